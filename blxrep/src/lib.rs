@@ -1,0 +1,2 @@
+//! Continuous block-level backup.
+pub mod model;
