@@ -134,7 +134,7 @@ impl fmt::Debug for AgentId {
 /// What makes a disk the same disk after a reboot: the first of WWN or EUI, serial, GPT GUID, MBR signature, or
 /// the name that the configuration gives it. Never a `/dev` name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase", tag = "kind", content = "value")]
+#[serde(rename_all = "lowercase")]
 pub enum DiskIdentity {
     Wwn(String),
     Serial(String),
