@@ -1,5 +1,6 @@
 //! The words of the product as types. Pure: imports nothing else of the crate, touches no OS.
 
+pub mod action;
 pub mod bitmap;
 pub mod granules;
 pub mod host;
