@@ -1,0 +1,88 @@
+//! `/ws/config`: who the agent is, what it offers, what it shall do, and how that goes.
+
+use crate::model::action::ActionState;
+use crate::model::host::Footprint;
+use crate::model::ids::{ActionId, CutId, DiskIdentity, Epoch, PointId};
+use crate::model::point::{Consistency, Coverage};
+use crate::model::policy::EffectivePolicy;
+use serde::{Deserialize, Serialize};
+
+/// A disk that the agent can protect, and what its maps know.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Offer {
+    pub identity: DiskIdentity,
+    pub device: String,
+    pub bytes: u64,
+    pub granule_shift: u32,
+    /// `None` while the disk is not tracked; `problem` says why.
+    pub epoch: Option<Epoch>,
+    /// The newest point that the dispatcher acknowledged under this epoch.
+    pub acked: Option<PointId>,
+    /// Why the disk cannot be protected, and what to do about it.
+    pub problem: Option<String>,
+}
+
+/// Where the protection of one disk stands; sent when it changes and at least every few seconds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskStatus {
+    pub identity: DiskIdentity,
+    pub coverage: Coverage,
+    /// Bytes dirty and not yet published.
+    pub backlog: u64,
+    /// What the audit cannot see on this disk, in words.
+    pub notes: Vec<String>,
+}
+
+/// How a requested sync ended for one disk.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SyncOutcome {
+    pub identity: DiskIdentity,
+    pub result: Result<SyncedPoint, String>,
+}
+
+/// The point that a sync published.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SyncedPoint {
+    pub point: PointId,
+    pub consistency: Consistency,
+    pub bytes: u64,
+    pub rounds: u32,
+}
+
+/// What an agent is told to do to an action.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Control {
+    Pause,
+    Resume,
+    Cancel,
+}
+
+/// Agent to dispatcher.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ToDispatcher {
+    /// First message of a session, and again when the host changed.
+    Inventory { footprint: Footprint, offers: Vec<Offer> },
+    /// Progress or end of an action.
+    Action { action: ActionId, state: ActionState, reason: String, done: u64, total: u64 },
+    /// Current state of the disks that are protected.
+    Status(Vec<DiskStatus>),
+    /// The cut that was asked for has ended.
+    Synced { request: CutId, outcomes: Vec<SyncOutcome> },
+    /// Answer to [`ToAgent::Ping`].
+    Pong(u64),
+}
+
+/// Dispatcher to agent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ToAgent {
+    /// Policy in force; also sent when it changes.
+    Policy(EffectivePolicy),
+    /// Take a full image of a disk and publish it as a base (or go on with the one that was begun).
+    Snapshot { action: ActionId, disk: DiskIdentity },
+    /// Keep a disk with a published base in sync. `paused` is how it starts.
+    Live { action: ActionId, disk: DiskIdentity, paused: bool },
+    /// Cut now. `disk` names one member of the group to cut; `None` is all of the agent's disks.
+    Sync { request: CutId, disk: Option<DiskIdentity> },
+    Control { action: ActionId, control: Control },
+    Ping(u64),
+}
