@@ -4,6 +4,8 @@
 //!
 //! - [`model`]: the words of the product as types. Pure.
 //! - [`wire`]: what travels between agent and dispatcher. Pure.
+//! - [`io`]: the only contact with the OS, the network and the kernel.
 
+pub mod io;
 pub mod model;
 pub mod wire;

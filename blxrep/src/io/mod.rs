@@ -1,0 +1,3 @@
+//! The only contact with the OS, the network and the kernel. Nothing here decides: no retries, no schedules.
+
+pub mod channel;
