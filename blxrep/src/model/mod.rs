@@ -5,6 +5,8 @@ pub mod bitmap;
 pub mod granules;
 pub mod host;
 pub mod ids;
+pub mod partition_table;
 pub mod point;
 pub mod policy;
+pub mod superblock;
 pub mod units;
