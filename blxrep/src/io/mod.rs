@@ -1,3 +1,4 @@
 //! The only contact with the OS, the network and the kernel. Nothing here decides: no retries, no schedules.
 
 pub mod channel;
+pub mod host;

@@ -8,5 +8,6 @@ pub mod ids;
 pub mod partition_table;
 pub mod point;
 pub mod policy;
+pub mod selection;
 pub mod superblock;
 pub mod units;
