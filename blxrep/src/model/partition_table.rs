@@ -328,7 +328,11 @@ mod tests {
             let mut header = vec![0; 92];
             header[..8].copy_from_slice(b"EFI PART");
             header[12..16].copy_from_slice(&92u32.to_le_bytes());
+            header[8..12].copy_from_slice(&0x1_0000u32.to_le_bytes());
             header[24..32].copy_from_slice(&(at as u64).to_le_bytes());
+            header[32..40].copy_from_slice(&(1 + last as u64 - at as u64).to_le_bytes());
+            header[40..48].copy_from_slice(&(2 + entry_blocks as u64).to_le_bytes());
+            header[48..56].copy_from_slice(&((last - entry_blocks - 1) as u64).to_le_bytes());
             header[56..72].copy_from_slice(&[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16]);
             header[72..80].copy_from_slice(&(table as u64).to_le_bytes());
             header[80..84].copy_from_slice(&128u32.to_le_bytes());
