@@ -6,6 +6,7 @@
 //! - [`wire`]: what travels between agent and dispatcher. Pure.
 //! - [`io`]: the only contact with the OS, the network and the kernel.
 
+pub mod config;
 pub mod io;
 pub mod model;
 pub mod wire;
