@@ -394,6 +394,31 @@ mod tests {
     }
 
     #[test]
+    fn the_sample_is_right_when_its_keys_are_uncommented() {
+        let sample = include_str!("../../../dist/config.yaml");
+        assert!(
+            file(sample).unwrap().agent.id.is_none(),
+            "as it is it says nothing"
+        );
+        let uncommented: Vec<&str> = sample
+            .lines()
+            .map(|line| match line.strip_prefix('#') {
+                Some(key) if key.starts_with("  ") || key.ends_with(':') => key,
+                _ => line,
+            })
+            .collect();
+        let full = file(&uncommented.join("\n")).unwrap();
+        let agent = AgentConfig::new(AgentSection::default(), full.agent).unwrap();
+        assert_eq!((agent.disks.len(), agent.bandwidth_limit), (2, Some(50 << 20)));
+        assert_eq!(
+            agent.max_map_memory, DEFAULT_MAP_MEMORY,
+            "the sample shows the defaults"
+        );
+        let dispatcher = DispatcherConfig::new(DispatcherSection::default(), full.dispatcher).unwrap();
+        assert_eq!(dispatcher.data_dir, Path::new("/var/lib/blxrep"));
+    }
+
+    #[test]
     fn only_a_file_that_was_named_must_exist() {
         assert!(ConfigFile::load(Some(Path::new("/nonexistent/config.yaml"))).is_err());
     }

@@ -309,6 +309,13 @@ targets:
     }
 
     #[test]
+    fn the_sample_is_right() {
+        let sample = parse(include_str!("../../../dist/policies/default.yaml")).unwrap();
+        assert_eq!(sample.live_sync_frequency, Some(DEFAULT_LIVE_SYNC));
+        assert_eq!(sample.not_in_force(), [""; 0]);
+    }
+
+    #[test]
     fn the_first_file_by_name_wins_and_the_others_are_named() {
         let policy = |name: &str, every: &str| {
             format!("name: {name}\nlive_sync_frequency: {every}\ntargets:\n  - pattern: \"*\"\n")
