@@ -16,8 +16,6 @@ pub struct Offer {
     pub granule_shift: u32,
     /// `None` while the disk is not tracked; `problem` says why.
     pub epoch: Option<Epoch>,
-    /// The newest point that the dispatcher acknowledged under this epoch.
-    pub acked: Option<PointId>,
     /// Why the disk cannot be protected, and what to do about it.
     pub problem: Option<String>,
 }

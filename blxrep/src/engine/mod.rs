@@ -1,0 +1,6 @@
+//! Decisions, without the OS: pure functions and state machines of `(now, event)`.
+
+pub mod backoff;
+pub mod cut;
+pub mod gather;
+pub mod limiter;
