@@ -63,8 +63,8 @@ mod tests {
         Action {
             id: ActionId(id),
             kind,
-            agent: "web1".parse().unwrap(),
-            disk: DiskId(1),
+            agent: Some("web1".parse().unwrap()),
+            disk: Some(DiskId(1)),
             state,
             reason: String::new(),
             created: Timestamp::UNIX_EPOCH,

@@ -9,12 +9,12 @@
 //!                                        pool
 //! ```
 //!
-//! Memory is the pool: [`Options::buffers`] of one batch each. Everything else is bounded by it.
+//! Memory is the pool: [`buffers`] of one batch each. Everything else is bounded by it.
 
 use super::buffer::{ALIGN, BufferPool, PooledBuf};
 use super::source::{DiskSource, SourceError};
 use crate::model::encoding::Encoding;
-use crate::wire::frame::{self, HEADER_BYTES};
+use crate::wire::frame::{Data, HEADER_BYTES};
 use bytes::Bytes;
 use std::ops::Range;
 use std::sync::Arc;
@@ -47,11 +47,16 @@ pub struct Options {
     pub compress: Arc<AtomicBool>,
 }
 
-impl Options {
-    /// Batches in memory: one being read by each worker, one waiting, and what the sender holds.
-    const fn buffers(workers: usize) -> usize {
-        workers * 2 + 2
-    }
+/// Batches in memory: one being read by each worker, one that waits to be taken, one being sent, and what a round
+/// holds back.
+const fn buffers(workers: usize) -> usize {
+    workers * 2 + 1 + hold_batches(workers)
+}
+
+/// Batches that the one who takes them may keep without stopping the workers.
+#[must_use]
+pub const fn hold_batches(workers: usize) -> usize {
+    workers * 2
 }
 
 /// One data frame, ready for the wire.
@@ -82,7 +87,7 @@ impl Reader {
         options: &Options,
     ) -> std::io::Result<Self> {
         let workers = options.workers.max(1);
-        let pool = BufferPool::new(Options::buffers(workers), BUFFER_BYTES);
+        let pool = BufferPool::new(buffers(workers), BUFFER_BYTES);
         let mut reader = Self { outputs: Vec::new(), next: 0, threads: Vec::new() };
         let mut inputs = Vec::new();
         for index in 0..workers {
@@ -199,9 +204,9 @@ fn to_frames(mut buffer: PooledBuf, batch: &Batch, zstd: &mut Zstd<'_, '_>) -> V
                 frames.push(ReadFrame { bytes: packed, range });
                 continue;
             }
-            let header = frame::data_header(Encoding::Raw, range.start, length(&range), &bytes[from..to]);
-            bytes[from - HEADER_BYTES..from].copy_from_slice(&header);
-            raw.push((frames.len(), from - HEADER_BYTES..to));
+            let place = from - HEADER_BYTES..to;
+            seal(Encoding::Raw, &range, &mut bytes[place.clone()]);
+            raw.push((frames.len(), place));
             frames.push(ReadFrame { bytes: Bytes::new(), range });
         }
     }
@@ -212,12 +217,18 @@ fn to_frames(mut buffer: PooledBuf, batch: &Batch, zstd: &mut Zstd<'_, '_>) -> V
     frames
 }
 
-fn length(range: &Range<u64>) -> u32 {
-    u32::try_from(range.end - range.start).unwrap_or(u32::MAX)
+/// Writes the header in front of the payload. The lengths are the reader's own, so they fit: a frame that was not
+/// sealed would be refused by the channel.
+fn seal(encoding: Encoding, range: &Range<u64>, message: &mut [u8]) {
+    let raw_length = u32::try_from(range.end - range.start).unwrap_or(u32::MAX);
+    let sealed = Data { encoding, offset: range.start, raw_length }.seal(message);
+    debug_assert!(sealed.is_ok(), "{sealed:?}");
 }
 
 fn zero_frame(range: &Range<u64>) -> Bytes {
-    Bytes::copy_from_slice(&frame::data_header(Encoding::Zero, range.start, length(range), &[]))
+    let mut message = [0; HEADER_BYTES];
+    seal(Encoding::Zero, range, &mut message);
+    Bytes::copy_from_slice(&message)
 }
 
 /// A frame with the payload compressed, if that is smaller by at least an eighth.
@@ -225,14 +236,12 @@ fn compressed(zstd: &mut zstd::bulk::Compressor<'_>, range: &Range<u64>, payload
     if payload.len() < ZSTD_MIN {
         return None;
     }
-    let packed = zstd.compress(payload).ok()?;
-    if packed.len() > payload.len() / 8 * 7 {
-        return None;
-    }
-    let mut bytes = Vec::with_capacity(HEADER_BYTES + packed.len());
-    bytes.extend_from_slice(&frame::data_header(Encoding::Zstd, range.start, length(range), &packed));
-    bytes.extend_from_slice(&packed);
-    Some(Bytes::from(bytes))
+    // A destination of seven eighths: what does not fit is not worth it, and zstd stops there.
+    let mut message = vec![0; HEADER_BYTES + payload.len() / 8 * 7];
+    let packed = zstd.compress_to_buffer(payload, &mut message[HEADER_BYTES..]).ok()?;
+    message.truncate(HEADER_BYTES + packed);
+    seal(Encoding::Zstd, range, &mut message);
+    Some(Bytes::from(message))
 }
 
 /// Cuts bytes into runs that are all zero (at least [`ZERO_RUN`] long, or everything) and runs that are not.
@@ -318,8 +327,8 @@ mod tests {
     }
 
     fn check(f: &ReadFrame, content: &[u8]) {
-        let (header, payload) = f.bytes.split_at(HEADER_BYTES);
-        let header = frame::Header::parse(header.try_into().unwrap()).unwrap();
+        let (header, payload) = crate::wire::frame::open(&f.bytes).unwrap();
+        let crate::wire::frame::Kind::Data(header) = header.kind else { panic!("not a data frame") };
         let expected = &content[usize::try_from(f.range.start).unwrap()..usize::try_from(f.range.end).unwrap()];
         assert_eq!(header.offset, f.range.start);
         assert_eq!(header.raw_length as usize, expected.len());

@@ -42,7 +42,7 @@ pub enum ToAgent {
     Discontinuous { reason: String },
     /// Nothing of this can be stored; says why and what to do.
     Refuse { reason: String },
-    /// Payload bytes of this point taken off the wire: the sender's credit.
+    /// Payload bytes of data frames taken off this connection since it began: the sender's credit.
     Received { bytes: u64 },
     Published { point: PointId },
     Failed { reason: String },

@@ -32,7 +32,7 @@ pub enum ToAgent {
     Start { point: PointId, offset: u64 },
     /// Nothing of this can be stored; says why and what to do.
     Refuse { reason: String },
-    /// Payload bytes taken off the wire since `Start`: the sender's credit.
+    /// Payload bytes of data frames taken off this connection since it began: the sender's credit.
     Received { bytes: u64 },
     /// The image below this offset is on stable storage.
     Durable { offset: u64 },
