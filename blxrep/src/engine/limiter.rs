@@ -17,7 +17,10 @@ pub struct Limiter {
 impl Limiter {
     #[must_use]
     pub fn new(rate: Option<u64>, now: Instant) -> Self {
-        Self { rate: rate.filter(|r| *r > 0), paid: now }
+        Self {
+            rate: rate.filter(|r| *r > 0),
+            paid: now,
+        }
     }
 
     /// Changes the rate from now on.
@@ -27,7 +30,9 @@ impl Limiter {
 
     /// Grants `bytes` and says how long to wait before they may be sent.
     pub fn take(&mut self, bytes: u64, now: Instant) -> Duration {
-        let Some(rate) = self.rate else { return Duration::ZERO };
+        let Some(rate) = self.rate else {
+            return Duration::ZERO;
+        };
         let burst = Duration::from_secs(1) / u32::try_from(BURST_PARTS).unwrap_or(1);
         let earliest = now.checked_sub(burst).unwrap_or(now);
         self.paid = self.paid.max(earliest) + cost(bytes, rate);

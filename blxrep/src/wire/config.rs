@@ -59,13 +59,25 @@ pub enum Control {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ToDispatcher {
     /// First message of a session, and again when the host changed.
-    Inventory { footprint: Footprint, offers: Vec<Offer> },
+    Inventory {
+        footprint: Footprint,
+        offers: Vec<Offer>,
+    },
     /// Progress or end of an action.
-    Action { action: ActionId, state: ActionState, reason: String, done: u64, total: u64 },
+    Action {
+        action: ActionId,
+        state: ActionState,
+        reason: String,
+        done: u64,
+        total: u64,
+    },
     /// Current state of the disks that are protected.
     Status(Vec<DiskStatus>),
     /// The cut that was asked for has ended.
-    Synced { request: CutId, outcomes: Vec<SyncOutcome> },
+    Synced {
+        request: CutId,
+        outcomes: Vec<SyncOutcome>,
+    },
     /// Answer to [`ToAgent::Ping`].
     Pong(u64),
 }
@@ -76,11 +88,24 @@ pub enum ToAgent {
     /// Policy in force; also sent when it changes.
     Policy(EffectivePolicy),
     /// Take a full image of a disk and publish it as a base (or go on with the one that was begun).
-    Snapshot { action: ActionId, disk: DiskIdentity },
+    Snapshot {
+        action: ActionId,
+        disk: DiskIdentity,
+    },
     /// Keep a disk with a published base in sync. `paused` is how it starts.
-    Live { action: ActionId, disk: DiskIdentity, paused: bool },
+    Live {
+        action: ActionId,
+        disk: DiskIdentity,
+        paused: bool,
+    },
     /// Cut now. `disk` names one member of the group to cut; `None` is all of the agent's disks.
-    Sync { request: CutId, disk: Option<DiskIdentity> },
-    Control { action: ActionId, control: Control },
+    Sync {
+        request: CutId,
+        disk: Option<DiskIdentity>,
+    },
+    Control {
+        action: ActionId,
+        control: Control,
+    },
     Ping(u64),
 }
