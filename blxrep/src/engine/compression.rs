@@ -28,11 +28,7 @@ impl Compression {
         self.total += total;
         if self.bytes >= WINDOW {
             let percent = self.waiting.as_nanos() * 100 / self.total.as_nanos().max(1);
-            self.on = if self.on {
-                percent >= OFF_PERCENT
-            } else {
-                percent >= ON_PERCENT
-            };
+            self.on = if self.on { percent >= OFF_PERCENT } else { percent >= ON_PERCENT };
             (self.bytes, self.waiting, self.total) = (0, Duration::ZERO, Duration::ZERO);
         }
         self.on

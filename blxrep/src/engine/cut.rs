@@ -46,10 +46,7 @@ pub struct Swept {
 pub fn sweep<W: Witnesses + ?Sized>(group: &[&W]) -> Vec<Swept> {
     let mut swept: Vec<Swept> = group
         .iter()
-        .map(|disk| Swept {
-            issued: disk.issued().sweep_into(&disk.pending()),
-            ..Swept::default()
-        })
+        .map(|disk| Swept { issued: disk.issued().sweep_into(&disk.pending()), ..Swept::default() })
         .collect();
     for (disk, swept) in group.iter().zip(&mut swept) {
         swept.again = disk.issued().peek();
@@ -88,10 +85,7 @@ impl OpenPoint {
     /// A point that carries the whole disk of `granules`, because coverage was lost.
     #[must_use]
     pub fn whole(granules: u32) -> Self {
-        Self {
-            carried: GranuleSet::full(granules),
-            valid: GranuleSet::new(),
-        }
+        Self { carried: GranuleSet::full(granules), valid: GranuleSet::new() }
     }
 
     /// Makes the point carry the whole disk. What was read validly stays valid only as far as the witnesses are
@@ -165,10 +159,7 @@ impl Default for Plan {
     /// Rounds shrink geometrically while the disk is read faster than it is written: after 32 of them the rest is
     /// a few granules that are rewritten all the time.
     fn default() -> Self {
-        Self {
-            max_rounds: 32,
-            deadline: Duration::from_secs(10),
-        }
+        Self { max_rounds: 32, deadline: Duration::from_secs(10) }
     }
 }
 
@@ -213,17 +204,8 @@ mod tests {
 
     impl Disk {
         fn new() -> Self {
-            let words = || {
-                (0..bitmap_words(u64::from(GRANULES)))
-                    .map(|_| AtomicU64::new(0))
-                    .collect()
-            };
-            Self {
-                issued: words(),
-                completed: words(),
-                pending: words(),
-                in_flight: RefCell::default(),
-            }
+            let words = || (0..bitmap_words(u64::from(GRANULES))).map(|_| AtomicU64::new(0)).collect();
+            Self { issued: words(), completed: words(), pending: words(), in_flight: RefCell::default() }
         }
     }
 
@@ -262,31 +244,18 @@ mod tests {
     #[test]
     fn what_was_read_stays_valid_until_a_witness_moves_it() {
         let mut point = OpenPoint::new();
-        let first = Swept {
-            issued: set(&[1, 2, 3]),
-            pending: set(&[1, 2, 3]),
-            ..Swept::default()
-        };
+        let first = Swept { issued: set(&[1, 2, 3]), pending: set(&[1, 2, 3]), ..Swept::default() };
         let read = point.form(&first);
         assert_eq!(point.validate(&first, &read, &set(&[2])), set(&[2]));
         assert_eq!(point.missing(), set(&[2]));
-        let second = Swept {
-            completed: set(&[3]),
-            pending: set(&[1, 2, 3]),
-            ..Swept::default()
-        };
+        let second = Swept { completed: set(&[3]), pending: set(&[1, 2, 3]), ..Swept::default() };
         assert_eq!(point.form(&second), set(&[2, 3]));
     }
 
     #[test]
     fn a_bit_set_again_during_the_sweep_contaminates_although_it_is_not_dirty() {
         let mut point = OpenPoint::new();
-        let swept = Swept {
-            issued: set(&[1]),
-            again: set(&[9]),
-            pending: set(&[1]),
-            ..Swept::default()
-        };
+        let swept = Swept { issued: set(&[1]), again: set(&[9]), pending: set(&[1]), ..Swept::default() };
         let read = point.form(&swept);
         assert_eq!(point.validate(&swept, &read, &set(&[])), set(&[9]));
         assert!(point.missing().contains(9));
@@ -295,18 +264,10 @@ mod tests {
     #[test]
     fn a_write_after_the_cut_to_a_granule_read_earlier_does_not_contaminate() {
         let mut point = OpenPoint::new();
-        let first = Swept {
-            issued: set(&[1, 2]),
-            pending: set(&[1, 2]),
-            ..Swept::default()
-        };
+        let first = Swept { issued: set(&[1, 2]), pending: set(&[1, 2]), ..Swept::default() };
         let read = point.form(&first);
         point.validate(&first, &read, &set(&[2]));
-        let second = Swept {
-            issued: set(&[2]),
-            pending: set(&[1, 2]),
-            ..Swept::default()
-        };
+        let second = Swept { issued: set(&[2]), pending: set(&[1, 2]), ..Swept::default() };
         let read = point.form(&second);
         assert_eq!(read, set(&[2]));
         assert!(point.validate(&second, &read, &set(&[1])).is_empty());
@@ -323,10 +284,7 @@ mod tests {
 
     #[test]
     fn rounds_go_on_until_one_passes_or_a_bound_is_met() {
-        let plan = Plan {
-            max_rounds: 3,
-            deadline: Duration::from_secs(1),
-        };
+        let plan = Plan { max_rounds: 3, deadline: Duration::from_secs(1) };
         let round = |contaminated, millis| RoundResult {
             read: 10,
             contaminated,
@@ -335,10 +293,7 @@ mod tests {
         assert_eq!(plan.next(&[]), Next::Round);
         assert_eq!(plan.next(&[round(0, 1)]), Next::Audit);
         assert_eq!(plan.next(&[round(1, 5000)]), Next::Round);
-        assert!(matches!(
-            plan.next(&[round(1, 5000), round(1, 1001)]),
-            Next::GiveUp(_)
-        ));
+        assert!(matches!(plan.next(&[round(1, 5000), round(1, 1001)]), Next::GiveUp(_)));
         assert!(matches!(plan.next(&[round(1, 1); 3]), Next::GiveUp(_)));
     }
 }

@@ -38,28 +38,19 @@ pub fn duty(facts: &Facts<'_>) -> Duty {
     let snapshot = facts.actions.iter().find(of(ActionKind::Snapshot));
     let live = facts.actions.iter().find(of(ActionKind::Live));
     if let Some(open) = snapshot.filter(|a| !a.state.is_final()) {
-        return if open.state == ActionState::Paused {
-            Duty::Idle
-        } else {
-            Duty::Snapshot(open.id)
-        };
+        return if open.state == ActionState::Paused { Duty::Idle } else { Duty::Snapshot(open.id) };
     }
     if facts.has_base {
         return match live {
-            Some(open) if !open.state.is_final() => Duty::Live {
-                action: open.id,
-                paused: open.state == ActionState::Paused,
-            },
+            Some(open) if !open.state.is_final() => {
+                Duty::Live { action: open.id, paused: open.state == ActionState::Paused }
+            }
             Some(ended) if ended.state == ActionState::Cancelled => Duty::Idle,
             _ => Duty::NewLive,
         };
     }
     let cancelled = snapshot.is_some_and(|a| a.state == ActionState::Cancelled);
-    if facts.in_policy && !cancelled {
-        Duty::NewSnapshot
-    } else {
-        Duty::Idle
-    }
+    if facts.in_policy && !cancelled { Duty::NewSnapshot } else { Duty::Idle }
 }
 
 #[cfg(test)]
@@ -84,11 +75,7 @@ mod tests {
     }
 
     fn decide(has_base: bool, in_policy: bool, actions: &[Action]) -> Duty {
-        duty(&Facts {
-            has_base,
-            in_policy,
-            actions: actions.iter().collect(),
-        })
+        duty(&Facts { has_base, in_policy, actions: actions.iter().collect() })
     }
 
     #[test]
@@ -103,31 +90,16 @@ mod tests {
         use ActionKind::{Live, Snapshot};
         use ActionState::{Cancelled, Failed, Paused, Queued, Running, Succeeded};
         let id = ActionId(1);
-        assert_eq!(
-            decide(false, false, &[action(1, Snapshot, Running)]),
-            Duty::Snapshot(id)
-        );
-        assert_eq!(
-            decide(true, true, &[action(1, Snapshot, Queued)]),
-            Duty::Snapshot(id)
-        );
+        assert_eq!(decide(false, false, &[action(1, Snapshot, Running)]), Duty::Snapshot(id));
+        assert_eq!(decide(true, true, &[action(1, Snapshot, Queued)]), Duty::Snapshot(id));
         assert_eq!(decide(false, true, &[action(1, Snapshot, Paused)]), Duty::Idle);
         assert_eq!(decide(false, true, &[action(1, Snapshot, Cancelled)]), Duty::Idle);
-        assert_eq!(
-            decide(false, true, &[action(1, Snapshot, Failed)]),
-            Duty::NewSnapshot
-        );
+        assert_eq!(decide(false, true, &[action(1, Snapshot, Failed)]), Duty::NewSnapshot);
         let done = action(2, Snapshot, Succeeded);
         assert_eq!(
             decide(true, true, &[action(1, Live, Paused), done.clone()]),
-            Duty::Live {
-                action: id,
-                paused: true
-            }
+            Duty::Live { action: id, paused: true }
         );
-        assert_eq!(
-            decide(true, true, &[action(1, Live, Cancelled), done]),
-            Duty::Idle
-        );
+        assert_eq!(decide(true, true, &[action(1, Live, Cancelled), done]), Duty::Idle);
     }
 }

@@ -46,9 +46,7 @@ pub struct Gather<A, T> {
 
 impl<A, T> Default for Gather<A, T> {
     fn default() -> Self {
-        Self {
-            cuts: BTreeMap::new(),
-        }
+        Self { cuts: BTreeMap::new() }
     }
 }
 
@@ -69,10 +67,10 @@ impl<A: Ord + Clone, T> Gather<A, T> {
         if !self.cuts.contains_key(&key) && self.cuts.len() >= MAX_WAITING {
             return Err((GatherError::TooMany, member));
         }
-        let waiting = self.cuts.entry(key.clone()).or_insert_with(|| Waiting {
-            expected: group.to_vec(),
-            ready: Vec::with_capacity(group.len()),
-        });
+        let waiting = self
+            .cuts
+            .entry(key.clone())
+            .or_insert_with(|| Waiting { expected: group.to_vec(), ready: Vec::with_capacity(group.len()) });
         if waiting.expected != group {
             return Err((GatherError::OtherGroup(disk.clone(), cut), member));
         }
@@ -90,9 +88,7 @@ impl<A: Ord + Clone, T> Gather<A, T> {
     /// A member will not come: hands back those that wait for it.
     pub fn abort(&mut self, agent: &A, cut: CutId) -> Vec<T> {
         let dissolved = self.cuts.remove(&(agent.clone(), cut));
-        dissolved
-            .map(|w| w.ready.into_iter().map(|(_, member)| member).collect())
-            .unwrap_or_default()
+        dissolved.map(|w| w.ready.into_iter().map(|(_, member)| member).collect()).unwrap_or_default()
     }
 }
 
@@ -110,10 +106,7 @@ mod tests {
         let group = [disk("a"), disk("b")];
         assert_eq!(gather.join(&"web1", CutId(7), &group, &group[0], 1), Ok(None));
         assert_eq!(gather.join(&"web10", CutId(7), &group, &group[1], 9), Ok(None));
-        assert_eq!(
-            gather.join(&"web1", CutId(7), &group, &group[1], 2),
-            Ok(Some(vec![1, 2]))
-        );
+        assert_eq!(gather.join(&"web1", CutId(7), &group, &group[1], 2), Ok(Some(vec![1, 2])));
         assert!(gather.abort(&"web1", CutId(7)).is_empty());
         assert_eq!(gather.abort(&"web10", CutId(7)), vec![9]);
     }
@@ -132,9 +125,6 @@ mod tests {
     #[test]
     fn a_group_of_one_is_complete_at_once() {
         let mut gather = Gather::default();
-        assert_eq!(
-            gather.join(&"x", CutId(1), &[disk("a")], &disk("a"), 1),
-            Ok(Some(vec![1]))
-        );
+        assert_eq!(gather.join(&"x", CutId(1), &[disk("a")], &disk("a"), 1), Ok(Some(vec![1])));
     }
 }

@@ -17,10 +17,7 @@ pub struct Limiter {
 impl Limiter {
     #[must_use]
     pub fn new(rate: Option<u64>, now: Instant) -> Self {
-        Self {
-            rate: rate.filter(|r| *r > 0),
-            paid: now,
-        }
+        Self { rate: rate.filter(|r| *r > 0), paid: now }
     }
 
     /// Changes the rate from now on.

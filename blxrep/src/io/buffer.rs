@@ -23,9 +23,7 @@ impl AlignedBuf {
         let layout = Self::layout(len);
         // SAFETY: the layout's size is at least ALIGN, so it is not zero.
         let raw = unsafe { alloc_zeroed(layout) };
-        let Some(at) = NonNull::new(raw) else {
-            handle_alloc_error(layout)
-        };
+        let Some(at) = NonNull::new(raw) else { handle_alloc_error(layout) };
         Self { at, len }
     }
 
@@ -91,10 +89,7 @@ impl BufferPool {
     /// A buffer, once one is free. Its content is whatever it held before.
     #[must_use]
     pub fn take(&self) -> Option<PooledBuf> {
-        self.free.recv().ok().map(|buf| PooledBuf {
-            buf: Some(buf),
-            back: self.back.clone(),
-        })
+        self.free.recv().ok().map(|buf| PooledBuf { buf: Some(buf), back: self.back.clone() })
     }
 }
 

@@ -88,11 +88,7 @@ impl Reader {
     ) -> std::io::Result<Self> {
         let workers = options.workers.max(1);
         let pool = BufferPool::new(buffers(workers), BUFFER_BYTES);
-        let mut reader = Self {
-            outputs: Vec::new(),
-            next: 0,
-            threads: Vec::new(),
-        };
+        let mut reader = Self { outputs: Vec::new(), next: 0, threads: Vec::new() };
         let mut inputs = Vec::new();
         for index in 0..workers {
             let (feed, batches) = std_mpsc::sync_channel::<(PooledBuf, Batch)>(1);
@@ -101,18 +97,10 @@ impl Reader {
             reader.outputs.push(output);
             let (disk, compress) = (Arc::clone(disk), Arc::clone(&options.compress));
             let work = move || worker(&disk, &compress, &batches, &frames);
-            reader.threads.push(
-                std::thread::Builder::new()
-                    .name(format!("read-{index}"))
-                    .spawn(work)?,
-            );
+            reader.threads.push(std::thread::Builder::new().name(format!("read-{index}")).spawn(work)?);
         }
         let feed = move || feeder(pieces, &inputs, &pool);
-        reader.threads.push(
-            std::thread::Builder::new()
-                .name("read-feed".to_owned())
-                .spawn(feed)?,
-        );
+        reader.threads.push(std::thread::Builder::new().name("read-feed".to_owned()).spawn(feed)?);
         Ok(reader)
     }
 
@@ -210,27 +198,18 @@ fn to_frames(mut buffer: PooledBuf, batch: &Batch, zstd: &mut Zstd<'_, '_>) -> V
         for (run, zero) in zero_runs(&bytes[start..start + len]) {
             let range = piece.start + run.start as u64..piece.start + run.end as u64;
             if zero {
-                frames.push(ReadFrame {
-                    bytes: zero_frame(&range),
-                    range,
-                });
+                frames.push(ReadFrame { bytes: zero_frame(&range), range });
                 continue;
             }
             let (from, to) = (start + run.start, start + run.end);
-            if let Some(packed) = zstd
-                .as_mut()
-                .and_then(|z| compressed(z, &range, &bytes[from..to]))
-            {
+            if let Some(packed) = zstd.as_mut().and_then(|z| compressed(z, &range, &bytes[from..to])) {
                 frames.push(ReadFrame { bytes: packed, range });
                 continue;
             }
             let place = from - HEADER_BYTES..to;
             seal(Encoding::Raw, &range, &mut bytes[place.clone()]);
             raw.push((frames.len(), place));
-            frames.push(ReadFrame {
-                bytes: Bytes::new(),
-                range,
-            });
+            frames.push(ReadFrame { bytes: Bytes::new(), range });
         }
     }
     let shared = Bytes::from_owner(buffer);
@@ -244,12 +223,7 @@ fn to_frames(mut buffer: PooledBuf, batch: &Batch, zstd: &mut Zstd<'_, '_>) -> V
 /// sealed would be refused by the channel.
 fn seal(encoding: Encoding, range: &Range<u64>, message: &mut [u8]) {
     let raw_length = u32::try_from(range.end - range.start).unwrap_or(u32::MAX);
-    let sealed = Data {
-        encoding,
-        offset: range.start,
-        raw_length,
-    }
-    .seal(message);
+    let sealed = Data { encoding, offset: range.start, raw_length }.seal(message);
     debug_assert!(sealed.is_ok(), "{sealed:?}");
 }
 
@@ -266,9 +240,7 @@ fn compressed(zstd: &mut zstd::bulk::Compressor<'_>, range: &Range<u64>, payload
     }
     // A destination of seven eighths: what does not fit is not worth it, and zstd stops there.
     let mut message = vec![0; HEADER_BYTES + payload.len() / 8 * 7];
-    let packed = zstd
-        .compress_to_buffer(payload, &mut message[HEADER_BYTES..])
-        .ok()?;
+    let packed = zstd.compress_to_buffer(payload, &mut message[HEADER_BYTES..]).ok()?;
     message.truncate(HEADER_BYTES + packed);
     seal(Encoding::Zstd, range, &mut message);
     Some(Bytes::from(message))
@@ -317,11 +289,7 @@ mod tests {
     async fn frames_come_in_order_and_hold_what_the_disk_holds() {
         let mut file = tempfile::NamedTempFile::new_in(".").unwrap();
         let mut content = vec![0u8; (3 << 20) + 512];
-        for (i, byte) in content
-            .iter_mut()
-            .enumerate()
-            .filter(|(i, _)| i / 300_000 % 2 == 0)
-        {
+        for (i, byte) in content.iter_mut().enumerate().filter(|(i, _)| i / 300_000 % 2 == 0) {
             *byte = u8::try_from(i % 251).unwrap();
         }
         file.write_all(&content).unwrap();
@@ -329,15 +297,10 @@ mod tests {
         let disk = Arc::new(DiskSource::open(file.path()).unwrap());
         for compress in [false, true] {
             let end = content.len() as u64;
-            let mut pieces: Vec<Range<u64>> = (0..end)
-                .step_by(4096 * 3)
-                .map(|s| s..(s + 4096 * 3).min(end))
-                .collect();
+            let mut pieces: Vec<Range<u64>> =
+                (0..end).step_by(4096 * 3).map(|s| s..(s + 4096 * 3).min(end)).collect();
             pieces.insert(0, 0..1 << 20);
-            let options = Options {
-                workers: 3,
-                compress: Arc::new(AtomicBool::new(compress)),
-            };
+            let options = Options { workers: 3, compress: Arc::new(AtomicBool::new(compress)) };
             let mut reader = Reader::start(&disk, pieces.clone().into_iter(), &options).unwrap();
             let mut covered = Vec::new();
             while let Some(frames) = reader.next().await {
@@ -361,9 +324,7 @@ mod tests {
 
     fn check(f: &ReadFrame, content: &[u8]) {
         let (header, payload) = crate::wire::frame::open(&f.bytes).unwrap();
-        let crate::wire::frame::Kind::Data(header) = header.kind else {
-            panic!("not a data frame")
-        };
+        let crate::wire::frame::Kind::Data(header) = header.kind else { panic!("not a data frame") };
         let expected =
             &content[usize::try_from(f.range.start).unwrap()..usize::try_from(f.range.end).unwrap()];
         assert_eq!(header.offset, f.range.start);

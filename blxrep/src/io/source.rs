@@ -11,11 +11,7 @@ pub enum SourceError {
     #[error("cannot open {} for direct reads: {error}; check that the disk exists and that the agent runs as root", path.display())]
     Open { path: PathBuf, error: rustix::io::Errno },
     #[error("cannot read {} at bytes {}..{}: {error}; look for I/O errors of the disk in the kernel's log", path.display(), range.start, range.end)]
-    Read {
-        path: PathBuf,
-        range: Range<u64>,
-        error: rustix::io::Errno,
-    },
+    Read { path: PathBuf, range: Range<u64>, error: rustix::io::Errno },
     #[error("{} ended at byte {at}, before {end}: the disk has become smaller", path.display())]
     Short { path: PathBuf, at: u64, end: u64 },
 }
@@ -31,14 +27,9 @@ impl DiskSource {
     /// Opens the node read-only with `O_DIRECT`.
     pub fn open(path: &Path) -> Result<Self, SourceError> {
         let flags = OFlags::RDONLY | OFlags::DIRECT | OFlags::CLOEXEC;
-        let fd = rustix::fs::open(path, flags, Mode::empty()).map_err(|error| SourceError::Open {
-            path: path.to_owned(),
-            error,
-        })?;
-        Ok(Self {
-            fd,
-            path: path.to_owned(),
-        })
+        let fd = rustix::fs::open(path, flags, Mode::empty())
+            .map_err(|error| SourceError::Open { path: path.to_owned(), error })?;
+        Ok(Self { fd, path: path.to_owned() })
     }
 
     /// Fills `buf` from byte `offset`. The buffer's address, its length and the offset are multiples of the
@@ -50,20 +41,12 @@ impl DiskSource {
             let at = offset + done as u64;
             match rustix::io::pread(&self.fd, &mut buf[done..], at) {
                 Ok(0) => {
-                    return Err(SourceError::Short {
-                        path: self.path.clone(),
-                        at,
-                        end,
-                    });
+                    return Err(SourceError::Short { path: self.path.clone(), at, end });
                 }
                 Ok(n) => done += n,
                 Err(rustix::io::Errno::INTR) => {}
                 Err(error) => {
-                    return Err(SourceError::Read {
-                        path: self.path.clone(),
-                        range: at..end,
-                        error,
-                    });
+                    return Err(SourceError::Read { path: self.path.clone(), range: at..end, error });
                 }
             }
         }

@@ -21,17 +21,9 @@ pub enum Encoding {
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum DecodeError {
     #[error("a {encoding:?} payload of {payload} bytes cannot stand for {expected} bytes")]
-    Length {
-        encoding: Encoding,
-        payload: usize,
-        expected: usize,
-    },
+    Length { encoding: Encoding, payload: usize, expected: usize },
     #[error("a zstd payload of {payload} bytes does not unpack to {expected} bytes: {reason}")]
-    Zstd {
-        payload: usize,
-        expected: usize,
-        reason: String,
-    },
+    Zstd { payload: usize, expected: usize, reason: String },
 }
 
 impl Encoding {
@@ -67,22 +59,14 @@ impl Encoding {
     /// Unpacks `payload` into `out`, which must be exactly as long as the stretch.
     pub fn decode_into(self, payload: &[u8], out: &mut [u8]) -> Result<(), DecodeError> {
         if !self.admits(payload.len(), out.len() as u64) {
-            return Err(DecodeError::Length {
-                encoding: self,
-                payload: payload.len(),
-                expected: out.len(),
-            });
+            return Err(DecodeError::Length { encoding: self, payload: payload.len(), expected: out.len() });
         }
         match self {
             Self::Raw => out.copy_from_slice(payload),
             Self::Zero => out.fill(0),
             Self::Zstd => {
                 let (payload_len, expected) = (payload.len(), out.len());
-                let wrong = |reason| DecodeError::Zstd {
-                    payload: payload_len,
-                    expected,
-                    reason,
-                };
+                let wrong = |reason| DecodeError::Zstd { payload: payload_len, expected, reason };
                 match zstd::bulk::decompress_to_buffer(payload, out) {
                     Ok(n) if n == out.len() => {}
                     Ok(n) => return Err(wrong(format!("it unpacks to {n}"))),
@@ -124,11 +108,7 @@ mod tests {
         let packed = zstd::bulk::compress(&[1; 4096], 1).unwrap();
         assert!(Encoding::Zstd.decode_into(&packed, &mut [0; 4095]).is_err());
         assert!(Encoding::Zstd.decode_into(&packed, &mut vec![0; 8192]).is_err());
-        assert!(
-            Encoding::Zstd
-                .decode_into(b"no zstd frame", &mut [0; 4096])
-                .is_err()
-        );
+        assert!(Encoding::Zstd.decode_into(b"no zstd frame", &mut [0; 4096]).is_err());
         assert!(Encoding::Raw.decode_into(&[1; 511], &mut [0; 512]).is_err());
         assert!(Encoding::Zero.decode_into(&[0], &mut [0; 512]).is_err());
     }

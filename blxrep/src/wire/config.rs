@@ -59,25 +59,13 @@ pub enum Control {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ToDispatcher {
     /// First message of a session, and again when the host changed.
-    Inventory {
-        footprint: Footprint,
-        offers: Vec<Offer>,
-    },
+    Inventory { footprint: Footprint, offers: Vec<Offer> },
     /// Progress or end of an action.
-    Action {
-        action: ActionId,
-        state: ActionState,
-        reason: String,
-        done: u64,
-        total: u64,
-    },
+    Action { action: ActionId, state: ActionState, reason: String, done: u64, total: u64 },
     /// Current state of the disks that are protected.
     Status(Vec<DiskStatus>),
     /// The cut that was asked for has ended.
-    Synced {
-        request: CutId,
-        outcomes: Vec<SyncOutcome>,
-    },
+    Synced { request: CutId, outcomes: Vec<SyncOutcome> },
     /// Answer to [`ToAgent::Ping`].
     Pong(u64),
 }
