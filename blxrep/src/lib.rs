@@ -4,6 +4,8 @@
 //!
 //! - [`model`]: the words of the product as types. Pure.
 //! - [`wire`]: what travels between agent and dispatcher. Pure.
+//! - [`api`]: the control plane between the dispatcher and people.
 
+pub mod api;
 pub mod model;
 pub mod wire;
