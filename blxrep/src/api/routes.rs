@@ -8,16 +8,18 @@ use super::types::{
     SnapshotBody, SyncBody, SyncRow, VerifyBody, VerifyReport,
 };
 use crate::model::ids::{ActionId, PointId};
-use axum::body::Bytes;
+use axum::body::{Bytes, HttpBody};
 use axum::extract::{FromRequest, Path, Query, Request, State};
 use axum::http::{StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::de::DeserializeOwned;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::time::timeout;
 
 /// Request bodies are a few names and a path; the longest path is 4 KiB.
 const MAX_BODY_BYTES: usize = 64 << 10;
@@ -233,19 +235,16 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, _: &S) -> Result<Self> {
-        let read = axum::body::to_bytes(request.into_body(), MAX_BODY_BYTES);
-        let bytes: Bytes = match tokio::time::timeout(BODY_PATIENCE, read).await {
-            Ok(Ok(bytes)) => bytes,
-            Ok(Err(error)) => {
-                return Err(ApiError::invalid(format!(
-                    "the body could not be read: {error} (at most {MAX_BODY_BYTES} bytes are taken)"
-                )));
-            }
-            Err(_) => {
-                return Err(ApiError::invalid(format!(
-                    "the body did not come within {BODY_PATIENCE:?}"
-                )));
-            }
+        let too_long = || ApiError::invalid(format!("the body is too long: at most {MAX_BODY_BYTES} bytes are taken"));
+        let body = request.into_body();
+        if body.size_hint().lower() > MAX_BODY_BYTES as u64 {
+            return Err(too_long());
+        }
+        let bytes: Bytes = match timeout(BODY_PATIENCE, Limited::new(body, MAX_BODY_BYTES).collect()).await {
+            Ok(Ok(body)) => body.to_bytes(),
+            Ok(Err(error)) if error.is::<LengthLimitError>() => return Err(too_long()),
+            Ok(Err(error)) => return Err(ApiError::invalid(format!("the body could not be read: {error}"))),
+            Err(_) => return Err(ApiError::invalid(format!("the body did not come within {BODY_PATIENCE:?}"))),
         };
         serde_json::from_slice(&bytes)
             .map(Self)
