@@ -313,7 +313,9 @@ async fn perform(
 async fn join(unit: &Arc<Unit>, dialer: &Dialer, pace: Pace) -> Result<LiveMember, LiveError> {
     let (connection, _) = dialer.dial(Channel::Live).await.map_err(LinkError::from)?;
     let mut link = Link::new(connection, pace);
-    link.say(&ToDispatcher::Disk { disk: unit.identity.clone(), epoch: unit.epoch() }).await?;
+    let (disk, device) = (unit.identity.clone(), unit.device());
+    let (bytes, granule_shift) = (unit.bytes(), unit.granule().shift());
+    link.say(&ToDispatcher::Disk { disk, device, bytes, granule_shift }).await?;
     Ok(Member::new(Arc::clone(unit), link))
 }
 
@@ -325,7 +327,8 @@ async fn open(member: &mut LiveMember, cut: CutId) -> Result<PointId, LiveError>
     // The second answer cannot be `Discontinuous`: a whole point stands on any parent.
     for _ in 0..2 {
         let (acked, open) = member.unit.continuity();
-        member.link.say(&ToDispatcher::Begin { point, cut, acked, open, whole: whole.clone() }).await?;
+        let (epoch, whole_now) = (member.unit.epoch(), whole.clone());
+        member.link.say(&ToDispatcher::Begin { point, cut, epoch, acked, open, whole: whole_now }).await?;
         match member.link.hear().await? {
             ToAgent::Accept { point: accepted, parent } if accepted == point => {
                 let record = |reason| LiveError::Record { disk: disk.clone(), reason };

@@ -75,6 +75,7 @@ async fn begin(
     let begin = ToDispatcher::Begin {
         action,
         disk: unit.identity.clone(),
+        device: unit.device(),
         bytes: unit.bytes(),
         granule_shift: unit.granule().shift(),
         epoch: unit.epoch(),

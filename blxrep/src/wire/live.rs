@@ -36,6 +36,7 @@ pub enum ToDispatcher {
     Begin {
         point: PointId,
         cut: CutId,
+        epoch: Epoch,
         acked: Option<PointId>,
         open: Option<PointId>,
         whole: Option<String>,

@@ -21,6 +21,7 @@ pub enum ToDispatcher {
     Begin {
         action: ActionId,
         disk: DiskIdentity,
+        device: String,
         bytes: u64,
         granule_shift: u32,
         epoch: Epoch,
