@@ -327,10 +327,10 @@ impl Hub {
     fn restore(&mut self, request: RestoreRequest) -> Result<ActionRow> {
         let point = self.store.point(request.point)?;
         let disk = self.store.disk(point.disk)?;
-        let restore = self.jobs.prepare_restore(&point, request)?;
+        self.jobs.check_restore(&request)?;
         let id = self.begin(ActionKind::Restore, Some(&disk))?;
         self.set_state(id, ActionState::Running, String::new());
-        self.jobs.restore(id, restore);
+        self.jobs.restore(id, request);
         self.action_row(id)
     }
 
@@ -339,6 +339,7 @@ impl Hub {
             Some(id) => Some(self.store.disk(self.store.point(id)?.disk)?),
             None => None,
         };
+        self.jobs.room()?;
         let id = self.begin(ActionKind::Verify, disk.as_ref())?;
         self.set_state(id, ActionState::Running, String::new());
         self.jobs.verify(id, point);

@@ -121,6 +121,8 @@ impl Hub {
                 note => self.take(note),
             }
         }
+        // Jobs that end from here on find nobody to tell.
+        drop(notes);
         self.jobs.stop();
     }
 
@@ -334,8 +336,8 @@ impl Hub {
         Ok(id)
     }
 
-    /// Moves an open action to a state and keeps that. A state that was kept is never taken back by a late word:
-    /// what a person paused stays paused until a person resumes it.
+    /// Moves an open action to a state and keeps that. The agent has the last word on pausing and resuming: it answers
+    /// every order with the state it is in then.
     pub fn set_state(&mut self, id: ActionId, state: ActionState, reason: String) {
         let Some(action) = self.open.get_mut(&id) else { return };
         if action.state == state && action.reason == reason {
