@@ -6,6 +6,8 @@ pub mod encoding;
 pub mod granules;
 pub mod host;
 pub mod ids;
+pub mod partition_table;
 pub mod point;
 pub mod policy;
+pub mod superblock;
 pub mod units;

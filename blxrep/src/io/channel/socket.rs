@@ -18,7 +18,7 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 const KEEPALIVE_PROBES: u32 = 4;
 
 /// Bytes asked of the kernel in one read. Measured on loopback: see `docs/protocol.md`.
-const READ_BUFFER: usize = 256 << 10;
+const READ_BUFFER: usize = 128 << 10;
 /// Before the hello nothing longer than one is read.
 const HELLO_READ_BUFFER: usize = 4 << 10;
 /// Room beside one message in the write buffer, for the WebSocket's own headers, pongs and close.
