@@ -33,6 +33,9 @@ pub enum DbError {
     Record { path: PathBuf, table: &'static str, key: String, reason: String },
     #[error("{}: a record of table {table} is longer than {MAX_RECORD_BYTES} bytes and cannot be kept", path.display())]
     TooLong { path: PathBuf, table: &'static str },
+    /// Whether the transaction is there can only be told after the file was opened again.
+    #[error("{}: a transaction could not be completed: {reason}; restart the dispatcher", path.display())]
+    Commit { path: PathBuf, reason: String },
     #[error("{}: {reason}", path.display())]
     Failed { path: PathBuf, reason: String },
 }
@@ -174,7 +177,7 @@ impl Db {
         let mut tx = guard.begin_write().map_err(|e| failed(&self.path, e))?;
         tx.set_durability(redb::Durability::Immediate).map_err(|e| failed(&self.path, e))?;
         let value = f(&Transaction { tx: &tx, path: &self.path })?;
-        tx.commit().map_err(|e| failed(&self.path, e))?;
+        tx.commit().map_err(|e| DbError::Commit { path: self.path.clone(), reason: e.to_string() })?;
         Ok(value)
     }
 
