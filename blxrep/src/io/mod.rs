@@ -2,5 +2,11 @@
 
 pub mod buffer;
 pub mod channel;
+pub mod db;
+pub mod host;
+pub mod random;
 pub mod reader;
+pub mod signals;
 pub mod source;
+pub mod storage;
+pub mod tracker;

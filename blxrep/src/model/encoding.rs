@@ -65,13 +65,13 @@ impl Encoding {
             Self::Raw => out.copy_from_slice(payload),
             Self::Zero => out.fill(0),
             Self::Zstd => {
-                let (payload_len, expected) = (payload.len(), out.len());
-                let wrong = |reason| DecodeError::Zstd { payload: payload_len, expected, reason };
-                match zstd::bulk::decompress_to_buffer(payload, out) {
-                    Ok(n) if n == out.len() => {}
-                    Ok(n) => return Err(wrong(format!("it unpacks to {n}"))),
-                    Err(e) => return Err(wrong(e.to_string())),
-                }
+                let expected = out.len();
+                let reason = match zstd::bulk::decompress_to_buffer(payload, out) {
+                    Ok(n) if n == expected => return Ok(()),
+                    Ok(n) => format!("it unpacks to {n}"),
+                    Err(e) => e.to_string(),
+                };
+                return Err(DecodeError::Zstd { payload: payload.len(), expected, reason });
             }
         }
         Ok(())
