@@ -228,3 +228,25 @@ async fn no_dispatcher_is_said_with_the_way_to_start_it() {
     let error = Client::new(dir.path()).status().await.unwrap_err().to_string();
     assert!(error.contains("control.sock") && error.contains("--mode dispatcher"), "{error}");
 }
+
+/// Credentials of a thread, by the kernel's rules, so that one thread of this process can be somebody else.
+#[test]
+fn another_user_is_refused_with_a_reason() {
+    const NOBODY: u32 = 65_534;
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("skipped: only root can become another user");
+        return;
+    }
+    let dispatcher = FakeDispatcher::start();
+    std::fs::set_permissions(dispatcher.path(), PermissionsExt::from_mode(0o755)).unwrap();
+    std::fs::set_permissions(socket_path(dispatcher.path()), PermissionsExt::from_mode(0o666)).unwrap();
+    let path = dispatcher.path().to_owned();
+    let answer = std::thread::spawn(move || {
+        let nobody = rustix::process::Uid::from_raw(NOBODY);
+        rustix::thread::set_thread_res_uid(nobody, nobody, nobody).unwrap();
+        raw(&path, b"GET /api/v1/agents HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+    });
+    let answer = answer.join().unwrap();
+    assert!(answer.starts_with("HTTP/1.1 403"), "{answer}");
+    assert!(answer.contains("user 65534") && !answer.contains("web1"), "{answer}");
+}

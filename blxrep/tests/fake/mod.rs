@@ -15,9 +15,10 @@ use jiff::{SignedDuration, Timestamp};
 use std::collections::BTreeMap;
 use std::future::pending;
 use std::ops::RangeInclusive;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
+use tempfile::TempDir;
 use tokio::sync::watch;
 
 /// The instant that the rows are told from.
@@ -213,26 +214,34 @@ impl Backend for Fake {
 /// The fake behind a real socket, on a thread of its own.
 #[derive(Debug)]
 pub struct FakeDispatcher {
-    pub data_dir: tempfile::TempDir,
+    path: PathBuf,
+    folder: Option<TempDir>,
     stop: watch::Sender<bool>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl FakeDispatcher {
     pub fn start() -> Self {
-        let data_dir = tempfile::tempdir().unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let mut started = Self::start_in(folder.path());
+        started.folder = Some(folder);
+        started
+    }
+
+    /// In a folder that somebody else keeps.
+    pub fn start_in(path: &Path) -> Self {
         let (stop, stopped) = watch::channel(false);
-        let socket = ControlSocket::bind(data_dir.path()).unwrap();
-        let fake = Arc::new(Fake::new(data_dir.path()));
+        let socket = ControlSocket::bind(path).unwrap();
+        let fake = Arc::new(Fake::new(path));
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(server::serve(socket, fake, stopped)).unwrap();
         });
-        Self { data_dir, stop, thread: Some(thread) }
+        Self { path: path.to_owned(), folder: None, stop, thread: Some(thread) }
     }
 
     pub fn path(&self) -> &Path {
-        self.data_dir.path()
+        &self.path
     }
 
     /// Returns when it has ended.
