@@ -235,7 +235,11 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, _: &S) -> Result<Self> {
-        let too_long = || ApiError::invalid(format!("the body is too long: at most {MAX_BODY_BYTES} bytes are taken"));
+        let too_long = || {
+            ApiError::invalid(format!(
+                "the body is too long: at most {MAX_BODY_BYTES} bytes are taken"
+            ))
+        };
         let body = request.into_body();
         if body.size_hint().lower() > MAX_BODY_BYTES as u64 {
             return Err(too_long());
@@ -244,7 +248,11 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
             Ok(Ok(body)) => body.to_bytes(),
             Ok(Err(error)) if error.is::<LengthLimitError>() => return Err(too_long()),
             Ok(Err(error)) => return Err(ApiError::invalid(format!("the body could not be read: {error}"))),
-            Err(_) => return Err(ApiError::invalid(format!("the body did not come within {BODY_PATIENCE:?}"))),
+            Err(_) => {
+                return Err(ApiError::invalid(format!(
+                    "the body did not come within {BODY_PATIENCE:?}"
+                )));
+            }
         };
         serde_json::from_slice(&bytes)
             .map(Self)

@@ -40,17 +40,14 @@ Exit codes:
 
 /// Continuous block-level backup for Linux servers, without a kernel module.
 ///
-/// An agent runs on each protected server and streams what changes on its disks to a dispatcher, which keeps
-/// recovery points. The other commands run on the dispatcher's host and talk to it through the socket in its data
-/// directory.
+/// An agent runs on each protected server and streams what changes on its disks
+/// to a dispatcher, which keeps recovery points. The other commands run on the
+/// dispatcher's host and talk to it through the socket in its data directory.
 #[derive(Debug, Parser)]
-#[command(name = "blxrep", version, after_long_help = EXIT_CODES, max_term_width = 110)]
+#[command(name = "blxrep", version, after_long_help = EXIT_CODES, verbatim_doc_comment)]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
-    /// What log lines on stderr look like; RUST_LOG chooses which there are
-    #[arg(long, global = true, value_enum, default_value_t, value_name = "FORMAT")]
-    log_format: LogFormat,
 }
 
 #[derive(Debug, Subcommand)]
@@ -150,7 +147,10 @@ impl Cli {
 
     #[must_use]
     pub fn log_format(&self) -> LogFormat {
-        self.log_format
+        match &self.command {
+            Command::Start(args) => args.log_format(),
+            _ => LogFormat::Text,
+        }
     }
 
     /// The level of logs where `RUST_LOG` says nothing.

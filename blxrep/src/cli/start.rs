@@ -3,6 +3,7 @@
 use super::error::CliError;
 use super::{DATA_DIR_VARIABLE, DEFAULT_DATA_DIR};
 use crate::model::ids::AgentId;
+use crate::observe::LogFormat;
 use clap::{Args, ValueEnum};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -35,6 +36,9 @@ pub struct StartArgs {
     /// Configuration file; what is given here counts more
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// What log lines on stderr look like; RUST_LOG chooses which there are
+    #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
+    log_format: LogFormat,
 
     /// Name of this agent
     #[arg(long, value_name = "ID", help_heading = "Agent")]
@@ -108,6 +112,10 @@ pub async fn run(args: StartArgs) -> Result<(), CliError> {
 }
 
 impl StartArgs {
+    pub fn log_format(&self) -> LogFormat {
+        self.log_format
+    }
+
     fn into_agent(self) -> Result<AgentArgs, CliError> {
         let foreign = [
             ("--data-dir", self.data_dir.is_some()),
