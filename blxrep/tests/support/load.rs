@@ -4,14 +4,14 @@ use super::fixture::{check_interrupted, run, sh};
 use super::process::Process;
 use anyhow::{Context, Result, ensure};
 use rustix::fs::FallocateFlags;
-use std::fs::File;
+use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// What is written to.
 #[derive(Clone, Debug)]
@@ -203,23 +203,26 @@ impl Drop for Background {
     }
 }
 
-/// Another tracer on the block tracepoints, attached and detached in a loop until stopped.
+/// Another tracer on the block tracepoints, attached and detached in a loop until stopped. bpftrace wants tracefs;
+/// where that is not mounted, it gets it in a mount namespace of its own.
 pub fn bpftrace_loop(logs: &Path) -> Background {
-    const PROGRAM: &str = "tracepoint:block:block_rq_issue { @issued = count(); } \
-                           tracepoint:block:block_rq_complete { @completed = count(); }";
+    const SCRIPT: &str = "mountpoint -q /sys/kernel/tracing || mount -t tracefs tracefs /sys/kernel/tracing; \
+                          exec bpftrace -e 'tracepoint:block:block_rq_issue { @issued = count(); } \
+                          tracepoint:block:block_rq_complete { @completed = count(); }'";
+    let log = logs.join("bpftrace.log");
     let logs = logs.to_owned();
     Background::start(move |_| {
-        let mut bpftrace = Process::spawn("bpftrace", Command::new("bpftrace").args(["-e", PROGRAM]), &logs)?;
-        let end = Instant::now() + Duration::from_millis(1500);
-        while Instant::now() < end && bpftrace.is_running()? {
-            std::thread::sleep(Duration::from_millis(50));
-        }
+        drop(fs::remove_file(&log));
+        let mut unshare = Command::new("unshare");
+        let mut bpftrace = Process::spawn("bpftrace", unshare.args(["--mount", "sh", "-c", SCRIPT]), &logs)?;
+        bpftrace.wait_for_output(&["attaching"], Duration::from_secs(30))?;
+        std::thread::sleep(Duration::from_secs(1));
         ensure!(
             bpftrace.is_running()?,
             "bpftrace ended by itself\n{}",
             bpftrace.tail()
         );
         bpftrace.signal(rustix::process::Signal::INT)?;
-        bpftrace.wait(Duration::from_secs(30)).map(drop)
+        bpftrace.succeed(Duration::from_secs(30))
     })
 }
