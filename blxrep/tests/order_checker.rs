@@ -3,6 +3,8 @@
 //! Histories are simulated: a disk that applies writes sector by sector, cut off at a chosen time. The last test uses
 //! real writers and a real, naive copier.
 
+#![expect(clippy::unwrap_used, reason = "the helpers of a test may panic as the test may")]
+
 mod support;
 
 use anyhow::{Result, ensure};

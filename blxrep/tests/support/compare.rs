@@ -1,9 +1,10 @@
 //! Two devices or files, byte by byte.
 
+use super::content::{Aligned, open_direct};
 use super::disk::device_bytes;
 use anyhow::{Context, Result, ensure};
-use std::fs::{File, OpenOptions};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 const GRANULE: usize = 4096;
@@ -16,7 +17,7 @@ pub fn ensure_identical(source: &Path, copy: &Path) -> Result<u64> {
     let (bytes, copied) = (device_bytes(&a)?, device_bytes(&b)?);
     let (from, to) = (source.display(), copy.display());
     ensure!(bytes == copied, "{to} has {copied} bytes, {from} has {bytes}");
-    let mut buffers = [vec![0; CHUNK + GRANULE], vec![0; CHUNK + GRANULE]];
+    let mut buffers = [Aligned::new(CHUNK), Aligned::new(CHUNK)];
     let (mut different, mut first) = (0u64, None);
     for offset in (0..bytes).step_by(CHUNK) {
         let length = usize::try_from((bytes - offset).min(CHUNK as u64))?;
@@ -40,23 +41,14 @@ pub fn ensure_identical(source: &Path, copy: &Path) -> Result<u64> {
 
 /// A block device is opened with O_DIRECT: its page cache may be older than what a filesystem wrote.
 fn open(path: &Path) -> Result<File> {
-    let is_device = path.starts_with("/dev") && !path.starts_with("/dev/shm");
-    let flags = if is_device {
-        rustix::fs::OFlags::DIRECT
-    } else {
-        rustix::fs::OFlags::empty()
-    };
-    OpenOptions::new()
-        .read(true)
-        .custom_flags(i32::try_from(flags.bits())?)
-        .open(path)
-        .with_context(|| format!("{}: opening", path.display()))
+    if path.starts_with("/dev") && !path.starts_with("/dev/shm") {
+        return open_direct(path);
+    }
+    File::open(path).with_context(|| format!("{}: opening", path.display()))
 }
 
-/// Reads into the aligned part of `buffer`, which is a granule longer than any read.
-fn read<'a>(file: &File, buffer: &'a mut [u8], length: usize, offset: u64) -> std::io::Result<&'a [u8]> {
-    let pad = buffer.as_ptr().align_offset(GRANULE);
-    let aligned = &mut buffer[pad..pad + length];
-    file.read_exact_at(aligned, offset)?;
-    Ok(aligned)
+fn read<'a>(file: &File, buffer: &'a mut Aligned, length: usize, offset: u64) -> Result<&'a [u8]> {
+    let block = &mut buffer.bytes()[..length];
+    file.read_exact_at(block, offset)?;
+    Ok(block)
 }

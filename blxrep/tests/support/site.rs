@@ -312,6 +312,7 @@ impl Site {
             id: id.to_owned(),
             devices: named.into_iter().map(|(device, _)| device).collect(),
             home,
+            secret: self.path("secret"),
             pins: PinDir::new()?,
         })
     }
@@ -338,6 +339,7 @@ pub struct AgentHome {
     pub id: String,
     devices: Vec<String>,
     home: PathBuf,
+    pub secret: PathBuf,
     pins: PinDir,
 }
 
@@ -362,7 +364,7 @@ impl AgentHome {
             command.args(["--disk", device]);
         }
         command.arg("--config").arg(self.home.join("config.yaml"));
-        command.arg("--secret-file").arg(site.path("secret"));
+        command.arg("--secret-file").arg(&self.secret);
         command.arg("--pin-dir").arg(self.pins.path());
         command
             .arg("--state-dir")

@@ -3,10 +3,11 @@
 //! Several threads write stamped granules with `O_DIRECT` to one or more disks, under one clock and one counter.
 //! A lock per granule keeps writes of a granule apart in time; locks are taken in rising order.
 
+use super::content::{Aligned, open_direct};
 use super::order::{self, GRANULE, Write};
 use anyhow::{Context, Result, ensure};
-use std::fs::{File, OpenOptions};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,8 +16,6 @@ use std::time::{Duration, Instant, SystemTime};
 
 /// Log entries of one writer: 48 bytes each, so 192 MiB; four times what two minutes at full speed need.
 const MAX_LOGGED: usize = 4 << 20;
-/// O_DIRECT buffers are aligned to the largest logical block in use.
-const ALIGN: usize = 4096;
 
 /// Where the writes go.
 #[derive(Clone, Copy, Debug)]
@@ -58,6 +57,20 @@ pub struct Stamper {
     shared: Arc<Shared>,
     writers: Vec<JoinHandle<Result<Vec<Write>>>>,
     started: SystemTime,
+}
+
+/// When the writers started, on the wall clock.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock {
+    started: SystemTime,
+}
+
+impl Clock {
+    /// A time of the wall clock on the clock of the log; 0 for before the start.
+    pub fn at(&self, time: SystemTime) -> u64 {
+        let since = time.duration_since(self.started).unwrap_or_default();
+        u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+    }
 }
 
 #[derive(Debug)]
@@ -123,10 +136,11 @@ impl Stamper {
         self.shared.now()
     }
 
-    /// A time of the wall clock on the clock of the log; 0 for before the start.
-    pub fn at(&self, time: SystemTime) -> u64 {
-        let since = time.duration_since(self.started).unwrap_or_default();
-        u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+    /// Turns times of the wall clock into times of the log, also after the writers have stopped.
+    pub fn clock(&self) -> Clock {
+        Clock {
+            started: self.started,
+        }
     }
 
     /// Writes completed so far.
@@ -173,13 +187,7 @@ impl Drop for Stamper {
 
 impl Target {
     fn open(path: &Path, disk: u32, plan: &Plan) -> Result<Self> {
-        let flags = rustix::fs::OFlags::DIRECT.bits();
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .custom_flags(i32::try_from(flags)?)
-            .open(path)
-            .with_context(|| format!("{}: opening for direct writes", path.display()))?;
+        let file = open_direct(path)?;
         let bytes = super::device_bytes(&file).with_context(|| format!("{}: size", path.display()))?;
         let all = bytes / GRANULE as u64;
         let used = match plan.pattern {
@@ -206,19 +214,19 @@ struct Writer<'a> {
     target: &'a Target,
     number: u32,
     random: Random,
-    buffer: Vec<u8>,
+    buffer: Aligned,
 }
 
 impl<'a> Writer<'a> {
     fn new(shared: &'a Shared, target: &'a Target, number: u32) -> Self {
-        let bytes = shared.plan.max_granules as usize * GRANULE + ALIGN;
+        let buffer = Aligned::new(shared.plan.max_granules as usize * GRANULE);
         let random = Random(shared.plan.seed.wrapping_add(u64::from(number) << 32));
         Self {
             shared,
             target,
             number,
             random,
-            buffer: vec![0; bytes],
+            buffer,
         }
     }
 
@@ -258,8 +266,7 @@ impl<'a> Writer<'a> {
             .map(|l| l.lock().unwrap_or_else(PoisonError::into_inner))
             .collect();
         let sequence = self.shared.sequence.fetch_add(1, Ordering::Relaxed);
-        let pad = self.buffer.as_ptr().align_offset(ALIGN);
-        let block = &mut self.buffer[pad..pad + usize::try_from(granules)? * GRANULE];
+        let block = &mut self.buffer.bytes()[..usize::try_from(granules)? * GRANULE];
         order::fill(block, self.target.disk, granule, self.number, sequence);
         let issued = self.shared.now();
         self.target
