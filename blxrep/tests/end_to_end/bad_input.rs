@@ -5,13 +5,10 @@ use crate::support::fixture::is_root;
 use crate::support::mount::Mount;
 use crate::support::process::Process;
 use crate::support::site::{DONE, FAILED, NOT_FOUND, Site};
-use crate::support::stamper::Random;
 use crate::{MIB, PATIENCE, program, require_root};
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use serde_json::Value;
 use std::fs;
-use std::io::{Read, Write};
-use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
@@ -21,7 +18,6 @@ use std::time::Duration;
 const USAGE: i32 = 2;
 /// A process that refuses to start does so within this time.
 const REFUSAL: Duration = Duration::from_secs(20);
-const ENDPOINTS: [&str; 4] = ["/ws/config", "/ws/snapshot", "/ws/live", "/ws/restore"];
 
 /// Runs a command that must end with an error that says one of `words`.
 fn refused(name: &str, command: &mut Command, site: &Site, words: &[&str]) -> Result<()> {
@@ -179,81 +175,6 @@ fn a_wrong_secret_and_a_disk_that_is_not_there() -> Result<()> {
         &["/dev/nothing"],
     )?;
     ensure!(dispatcher.is_running()?);
-    site.done();
-    Ok(())
-}
-
-/// A connection that was made a WebSocket, or the answer that it was not.
-fn upgrade(address: &str, path: &str) -> Result<(TcpStream, String)> {
-    let mut stream = TcpStream::connect(address)?;
-    stream.set_read_timeout(Some(Duration::from_secs(20)))?;
-    write!(
-        stream,
-        "GET {path} HTTP/1.1\r\nHost: {address}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
-    )?;
-    let mut answer = Vec::new();
-    let mut byte = [0];
-    while !answer.ends_with(b"\r\n\r\n") && stream.read(&mut byte)? == 1 {
-        answer.push(byte[0]);
-    }
-    Ok((stream, String::from_utf8_lossy(&answer).into_owned()))
-}
-
-/// A masked binary WebSocket message (the mask is zero) that claims `length` bytes and carries `payload`.
-fn message(length: u64, payload: &[u8]) -> Vec<u8> {
-    let mut bytes = vec![0x82, 0x80 | 127];
-    bytes.extend(length.to_be_bytes());
-    bytes.extend([0; 4]);
-    bytes.extend(payload);
-    bytes
-}
-
-/// Whether the peer ends the connection; what it says before does not matter.
-fn is_closed(stream: &mut TcpStream) -> Result<()> {
-    let mut rest = Vec::new();
-    match stream.read_to_end(&mut rest) {
-        Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
-            Err(error).context("the dispatcher left the connection open for 20 s")
-        }
-        _ => Ok(()),
-    }
-}
-
-#[test]
-fn garbage_on_every_endpoint() -> Result<()> {
-    let site = Site::new(program(), "1h")?;
-    let mut dispatcher = site.dispatcher()?;
-    let address = site.address()?;
-    let mut random = Random(7);
-    let garbage: Vec<u8> = (0..5000).map(|_| random.next() as u8).collect();
-    let before = dispatcher.usage()?.peak_rss;
-    for path in ENDPOINTS {
-        let longer = message(garbage.len() as u64, &garbage);
-        let empty = message(0, &[]);
-        let huge = message(4 << 30, &garbage);
-        for bytes in [&garbage, &longer, &empty, &huge] {
-            let (mut stream, answer) = upgrade(&address, path)?;
-            ensure!(answer.starts_with("HTTP/1.1 101"), "{path}: {answer}");
-            // The peer may close before it has read all of it.
-            drop(stream.write_all(bytes));
-            is_closed(&mut stream).context(path)?;
-        }
-    }
-    let (_, answer) = upgrade(&address, "/ws/none")?;
-    ensure!(answer.starts_with("HTTP/1.1 404"), "an unknown path: {answer}");
-    let mut stream = TcpStream::connect(&address)?;
-    stream.set_read_timeout(Some(Duration::from_secs(20)))?;
-    drop(stream.write_all(&garbage));
-    is_closed(&mut stream).context("garbage instead of HTTP")?;
-    ensure!(dispatcher.is_running()?, "{}", dispatcher.tail());
-    ensure!(!dispatcher.output().contains("panicked"), "{}", dispatcher.tail());
-    let grown = dispatcher.usage()?.peak_rss.saturating_sub(before);
-    ensure!(
-        grown < 64 * MIB,
-        "garbage made the dispatcher grow by {grown} bytes"
-    );
-    site.cli(&["agents"])?.expect(DONE, &[])?;
     site.done();
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! Real disks that vanish: loop devices over files in memory (request-based) and zram (bio-based).
 
-use super::fixture::{memory_dir, sh, unique, wait_for};
+use super::fixture::{memory_dir, remove, sh, unique};
 use anyhow::{Context, Result, bail};
 use rustix::ioctl::{IntegerSetter, ioctl};
 use std::fs::{self, File, OpenOptions};
@@ -108,7 +108,7 @@ impl Drop for LoopDisk {
         if let Err(error) = sh("losetup", &["--detach", &self.name()]) {
             eprintln!("{}: left behind: {error:#}", self.name());
         }
-        let removed = wait_for("removing a loop device", RELEASE, || {
+        let removed = remove("removing a loop device", RELEASE, || {
             // SAFETY: LOOP_CTL_REMOVE takes a plain number.
             unsafe {
                 ioctl(
@@ -116,7 +116,7 @@ impl Drop for LoopDisk {
                     IntegerSetter::<LOOP_CTL_REMOVE>::new_usize(self.number),
                 )
             }?;
-            Ok(Some(()))
+            Ok(())
         });
         if let Err(error) = removed {
             eprintln!("{}: left behind: {error:#}", self.name());
@@ -172,10 +172,10 @@ impl Disk for ZramDisk {
 
 impl Drop for ZramDisk {
     fn drop(&mut self) {
-        let removed = wait_for("removing a zram disk", RELEASE, || {
+        let removed = remove("removing a zram disk", RELEASE, || {
             fs::write(self.attribute("reset"), "1")?;
             fs::write("/sys/class/zram-control/hot_remove", self.number.to_string())?;
-            Ok(Some(()))
+            Ok(())
         });
         if let Err(error) = removed {
             eprintln!("{}: left behind: {error:#}", self.name());

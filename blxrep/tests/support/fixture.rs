@@ -1,10 +1,11 @@
 //! Names that no other run uses, root and its absence, external tools, and waiting.
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 /// A tag for everything that one `cargo xtask test` makes, so that it can look for leftovers.
@@ -15,7 +16,7 @@ pub const SKIPS_VARIABLE: &str = "BLXREP_SKIPS";
 pub const NAME_PREFIX: &str = "blxrep-test";
 
 /// Set by whoever handles signals: waiting ends early and everything unwinds through its destructors.
-pub static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+pub static INTERRUPTED: LazyLock<Arc<AtomicBool>> = LazyLock::new(Arc::default);
 
 /// Leaves a test that needs root, visibly and counted, when there is none.
 #[macro_export]
@@ -35,7 +36,8 @@ pub fn is_root() -> bool {
 /// Says that a test was skipped and counts it.
 pub fn skip(function: &str) -> Result<()> {
     let name = function.trim_end_matches("::here");
-    println!("SKIPPED (needs root): {name}");
+    // Not `println!`: the test harness would swallow it.
+    writeln!(std::io::stderr(), "SKIPPED (needs root): {name}")?;
     if let Some(path) = std::env::var_os(SKIPS_VARIABLE) {
         let mut file = std::fs::OpenOptions::new()
             .append(true)
@@ -106,19 +108,36 @@ pub fn pause(time: Duration) -> Result<()> {
 
 /// Asks until there is an answer. The last error is part of what is said when the time is over.
 pub fn wait_for<T>(what: &str, limit: Duration, mut ask: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+    retry(what, limit, || {
+        check_interrupted().map_err(Refused::ForGood)?;
+        ask().map_err(Refused::ForNow)
+    })
+}
+
+/// `wait_for` for the removal of things: no signal cuts it short.
+pub fn remove(what: &str, limit: Duration, mut remove: impl FnMut() -> Result<()>) -> Result<()> {
+    retry(what, limit, || remove().map(Some).map_err(Refused::ForNow))
+}
+
+enum Refused {
+    ForNow(anyhow::Error),
+    ForGood(anyhow::Error),
+}
+
+fn retry<T>(what: &str, limit: Duration, mut ask: impl FnMut() -> Result<Option<T>, Refused>) -> Result<T> {
     let end = Instant::now() + limit;
     loop {
         let reason = match ask() {
             Ok(Some(answer)) => return Ok(answer),
             Ok(None) => None,
-            Err(error) => Some(error),
+            Err(Refused::ForNow(error)) => Some(error),
+            Err(Refused::ForGood(error)) => return Err(error),
         };
-        check_interrupted()?;
         if Instant::now() >= end {
-            match reason {
-                Some(error) => return Err(error.context(format!("{what}: not within {limit:?}"))),
-                None => bail!("{what}: not within {limit:?}"),
-            }
+            return Err(match reason {
+                Some(error) => error.context(format!("{what}: not within {limit:?}")),
+                None => anyhow!("{what}: not within {limit:?}"),
+            });
         }
         std::thread::sleep(Duration::from_millis(50));
     }

@@ -1,6 +1,6 @@
 //! Filesystems on the test disks, and folders for pins.
 
-use super::fixture::{sh, unique, wait_for};
+use super::fixture::{remove, sh, unique};
 use anyhow::{Context, Result, ensure};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -71,8 +71,8 @@ impl Mount {
     fn end(&mut self) -> Result<()> {
         if self.mounted {
             // A writer that was just killed may hold the filesystem for a moment.
-            wait_for("unmounting", Duration::from_secs(20), || {
-                sh("umount", &[&self.point.to_string_lossy()]).map(Some)
+            remove("unmounting", Duration::from_secs(20), || {
+                sh("umount", &[&self.point.to_string_lossy()]).map(drop)
             })?;
             self.mounted = false;
         }

@@ -69,7 +69,6 @@ pub struct SyncRow {
 pub struct ActionRow {
     pub id: String,
     pub kind: String,
-    pub agent: String,
     pub state: String,
     pub reason: String,
     pub done: u64,
