@@ -118,9 +118,10 @@ where
         if self.sent + bytes > *self.taken.borrow() + CREDIT {
             let sent = self.sent;
             let room = self.taken.wait_for(|taken| sent + bytes <= *taken + CREDIT);
-            match tokio::time::timeout(STALLED, room).await {
-                Ok(Ok(_)) => {}
-                Ok(Err(_)) => return Err(self.why_closed().await),
+            let waited = tokio::time::timeout(STALLED, room).await.map(|room| room.is_ok());
+            match waited {
+                Ok(true) => {}
+                Ok(false) => return Err(self.why_closed().await),
                 Err(_) => return Err(LinkError::Stalled),
             }
         }

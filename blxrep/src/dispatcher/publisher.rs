@@ -4,7 +4,9 @@
 use crate::engine::gather::Gather;
 use crate::model::ids::{AgentId, CutId, DiskIdentity};
 use crate::model::point::Point;
-use crate::store::{ReadyPoint, Store};
+use crate::store::Store;
+use crate::store::publish::ReadyPoint;
+use jiff::Timestamp;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
@@ -101,7 +103,7 @@ fn take(gather: &mut Gather<AgentId, Member>, request: Request) -> Vec<Member> {
 async fn publish(store: &Store, members: Vec<Member>) {
     let (ready, replies): (Vec<_>, Vec<_>) = members.into_iter().map(|m| (m.ready, m.reply)).unzip();
     let store = store.clone();
-    let outcome = tokio::task::spawn_blocking(move || store.publish(ready)).await;
+    let outcome = tokio::task::spawn_blocking(move || store.publish(ready, Timestamp::now())).await;
     match outcome {
         Ok(Ok(points)) => {
             for (point, reply) in points.into_iter().zip(replies) {

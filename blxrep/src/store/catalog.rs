@@ -143,6 +143,13 @@ pub struct PointFilter {
     pub newest: Option<usize>,
 }
 
+impl PointFilter {
+    fn takes(&self, disk: &Disk) -> bool {
+        self.disk.is_none_or(|wanted| wanted == disk.id)
+            && self.agent.as_ref().is_none_or(|wanted| *wanted == disk.agent)
+    }
+}
+
 impl Store {
     /// Keeps what an agent says of its host.
     pub fn upsert_agent(&self, id: &AgentId, footprint: Footprint, now: Timestamp) -> Result<(), StoreError> {
@@ -201,10 +208,7 @@ impl Store {
 
     /// Points in the order of publication, disk after disk.
     pub fn points(&self, filter: &PointFilter) -> Result<Vec<Point>, StoreError> {
-        let disks = self.disks()?.into_iter().filter(|disk| {
-            filter.disk.is_none_or(|wanted| wanted == disk.id)
-                && filter.agent.as_ref().is_none_or(|wanted| *wanted == disk.agent)
-        });
+        let disks = self.disks()?.into_iter().filter(|disk| filter.takes(disk));
         let mut points = Vec::new();
         for disk in disks {
             let first = points.len();
@@ -226,6 +230,18 @@ impl Store {
             })?;
         }
         Ok(moments)
+    }
+
+    /// How many points there are.
+    pub fn count_points(&self, filter: &PointFilter) -> Result<u64, StoreError> {
+        let mut count = 0;
+        for disk in self.disks()?.into_iter().filter(|disk| filter.takes(disk)) {
+            self.db().scan::<Moment>(within(&of_disk(disk.id)), true, |_| {
+                count += 1;
+                true
+            })?;
+        }
+        Ok(count)
     }
 
     pub fn newest_point(&self, disk: DiskId) -> Result<Option<Point>, StoreError> {
