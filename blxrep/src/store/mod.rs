@@ -15,9 +15,10 @@
 //! - One open base or delta per disk. An open base has a row from its first byte and survives everything; an open
 //!   delta lives in its writer and is gone with it.
 
-pub mod append;
+mod append;
 pub mod base;
 pub mod catalog;
+mod check;
 pub mod continuity;
 pub mod delta;
 pub mod layout;

@@ -2,6 +2,7 @@
 
 use super::{StoredFile, ViewError};
 use crate::format::delta::{EXTENT_HEADER_BYTES, Extent};
+use crate::format::overlay::Run;
 use crate::io::storage::DataFile;
 use crate::model::units::GranuleSize;
 
@@ -60,6 +61,16 @@ impl<'a> ExtentFile<'a> {
             .decode_into(payload, &mut content)
             .map_err(|e| ViewError::decode(self.file.path(), at, extent.range(), &e))?;
         Ok(content)
+    }
+
+    /// Whether an extent holds what a run of the index says.
+    pub fn check_run(&self, run: &Run, extent: &Extent) -> Result<(), ViewError> {
+        let start = u64::from(run.start.saturating_sub(run.skip)) << self.granule.shift();
+        let end = self.granule.byte_range(run.start..run.end, self.disk_bytes).end;
+        if extent.start == start && extent.range().end >= end {
+            return Ok(());
+        }
+        Err(self.rotten(run.at, extent, "the index names it for other bytes".to_owned()))
     }
 
     fn rotten(&self, offset: u64, extent: &Extent, what: String) -> ViewError {

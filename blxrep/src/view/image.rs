@@ -3,6 +3,7 @@
 use super::{BaseFiles, StoredFile, ViewError};
 use crate::format::header::FileKind;
 use crate::format::sidecar::{Sidecar, WORD_BYTES};
+use crate::format::trailer::Digest;
 use crate::io::storage::{Access, DataFile, Storage};
 use crate::model::encoding::is_zero;
 use crate::model::units::GranuleSize;
@@ -16,8 +17,8 @@ const HOLE_GRANULES: u32 = 64 << 10;
 /// An open base image.
 #[derive(Debug)]
 pub struct Image {
-    pub(super) file: DataFile,
-    pub(super) sums: StoredFile,
+    file: DataFile,
+    sums: StoredFile,
     sidecar: Sidecar,
     scratch: Vec<u8>,
     words: Vec<u8>,
@@ -71,50 +72,55 @@ impl Image {
         let whole = self.sidecar.granule().byte_range(granules.clone(), self.sidecar.disk_bytes());
         if whole == (at..at + out.len() as u64) {
             self.file.read_at(out, at)?;
-            return self.check(granules, None, out);
+            return self.check(granules, out);
         }
         let mut scratch = std::mem::take(&mut self.scratch);
         scratch.resize(usize::try_from(whole.end - whole.start).unwrap_or(0), 0);
         self.file.read_at(&mut scratch, whole.start)?;
-        self.check(granules, None, &scratch)?;
+        self.check(granules, &scratch)?;
         let skip = usize::try_from(at - whole.start).unwrap_or(0);
         out.copy_from_slice(&scratch[skip..skip + out.len()]);
         self.scratch = scratch;
         Ok(())
     }
 
-    /// Checks whole granules against `words`, or against the sidecar's.
-    pub fn check(
-        &mut self,
-        granules: Range<u32>,
-        words: Option<&[u8]>,
-        bytes: &[u8],
-    ) -> Result<(), ViewError> {
-        let wrong = match words {
-            Some(words) => self.sidecar.first_wrong(granules.start, bytes, words),
-            None => {
-                self.load_words(granules.clone())?;
-                self.sidecar.first_wrong(granules.start, bytes, &self.words)
-            }
-        };
-        match wrong {
-            None => Ok(()),
-            Some(granule) => {
-                let disk = self.sidecar.granule().byte_range(granule..granule + 1, self.sidecar.disk_bytes());
-                Err(ViewError::Rotten {
-                    path: self.file.path().to_owned(),
-                    offset: disk.start,
-                    disk,
-                    what: "a granule has another checksum than its sidecar says".to_owned(),
-                })
-            }
-        }
+    /// Checks whole granules.
+    fn check(&mut self, granules: Range<u32>, bytes: &[u8]) -> Result<(), ViewError> {
+        let mut words = std::mem::take(&mut self.words);
+        self.words(granules.clone(), &mut words)?;
+        let wrong = self.sidecar.first_wrong(granules.start, bytes, &words);
+        self.words = words;
+        let Some(granule) = wrong else { return Ok(()) };
+        let disk = self.sidecar.granule().byte_range(granule..granule + 1, self.sidecar.disk_bytes());
+        Err(ViewError::Rotten {
+            path: self.file.path().to_owned(),
+            offset: disk.start,
+            disk,
+            what: "a granule has another checksum than its sidecar says".to_owned(),
+        })
     }
 
-    fn load_words(&mut self, granules: Range<u32>) -> Result<(), ViewError> {
+    /// Reads the sidecar's words of some granules.
+    pub fn words(&self, granules: Range<u32>, words: &mut Vec<u8>) -> Result<(), ViewError> {
         let at = self.sidecar.words_at(granules);
-        self.words.resize(usize::try_from(at.end - at.start).unwrap_or(0), 0);
-        Ok(self.sums.file.read_at(&mut self.words, at.start)?)
+        words.resize(usize::try_from(at.end - at.start).unwrap_or(0), 0);
+        Ok(self.sums.file.read_at(words, at.start)?)
+    }
+
+    /// Digest that the sidecar's words should have.
+    #[must_use]
+    pub const fn body_digest(&self) -> Digest {
+        self.sums.trailer.body_digest
+    }
+
+    /// Reads without a look at the sidecar.
+    pub fn read_unchecked(&self, offset: u64, out: &mut [u8]) -> Result<(), ViewError> {
+        Ok(self.file.read_at(out, offset)?)
+    }
+
+    /// Whether the image has a hole in all of a range.
+    pub fn is_hole(&self, range: Range<u64>) -> Result<bool, ViewError> {
+        Ok(self.file.extent_at(range.start, range.end)? == (true, range.end))
     }
 
     /// Whether the bytes from `at` on are zero because the image has a hole there (and its sidecar agrees), and
@@ -135,21 +141,20 @@ impl Image {
         if until <= at {
             return Ok((false, (at + granule).min(end)));
         }
-        let first = self.sidecar.granule().touched(at..until).start;
-        let last = self.sidecar.granule().touched(at..until).end.min(first.saturating_add(HOLE_GRANULES));
-        self.load_words(first..last)?;
-        let zero = match is_zero(&self.words) {
-            true => last,
-            false => {
-                let words = self.words.as_chunks::<WORD_BYTES>().0;
-                let run = words.iter().take_while(|word| **word == [0; WORD_BYTES]).count();
-                first + u32::try_from(run).unwrap_or(0)
-            }
+        let hole = self.sidecar.granule().touched(at..until);
+        let looked = hole.start..hole.end.min(hole.start.saturating_add(HOLE_GRANULES));
+        let mut words = std::mem::take(&mut self.words);
+        self.words(looked.clone(), &mut words)?;
+        let zero = match is_zero(&words) {
+            true => looked.len(),
+            false => words.as_chunks().0.iter().take_while(|word| **word == [0; WORD_BYTES]).count(),
         };
-        if zero == first {
+        self.words = words;
+        if zero == 0 {
             // The sidecar says that something was here: reading it names the damage.
             return Ok((false, (at + granule).min(end)));
         }
-        Ok((true, self.sidecar.granule().byte_range(first..zero, disk_end).end.min(end)))
+        let zero = hole.start..hole.start + u32::try_from(zero).unwrap_or(0);
+        Ok((true, self.sidecar.granule().byte_range(zero, disk_end).end.min(end)))
     }
 }

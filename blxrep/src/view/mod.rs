@@ -99,6 +99,16 @@ impl StoredFile {
 }
 
 impl ViewError {
+    /// The file that is damaged or cannot be read.
+    #[must_use]
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            Self::Storage(e) => Some(&e.path),
+            Self::Format { path, .. } | Self::Rotten { path, .. } | Self::Foreign { path } => Some(path),
+            Self::TooManyRuns(_) | Self::BehindEnd { .. } => None,
+        }
+    }
+
     fn decode(path: &Path, offset: u64, disk: Range<u64>, error: &DecodeError) -> Self {
         Self::Rotten { path: path.to_owned(), offset, disk, what: error.to_string() }
     }

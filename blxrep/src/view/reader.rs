@@ -156,15 +156,7 @@ impl PointReader {
     fn extent_of(&mut self, run: &Run) -> Result<Extent, ViewError> {
         let source = self.deltas.extents(run.layer)?;
         let extent = source.header(run.at)?;
-        let wanted = self.granule.byte_range(run.start - run.skip..run.end, source.disk_bytes);
-        if extent.start == wanted.start && extent.range().end >= wanted.end {
-            return Ok(extent);
-        }
-        Err(ViewError::Rotten {
-            path: source.file.path().to_owned(),
-            offset: run.at,
-            disk: wanted,
-            what: "the index names an extent with other bytes".to_owned(),
-        })
+        source.check_run(run, &extent)?;
+        Ok(extent)
     }
 }
