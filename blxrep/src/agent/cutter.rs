@@ -47,11 +47,19 @@ pub enum Command {
 /// What the cutter says.
 #[derive(Debug)]
 pub enum Event {
-    Synced { request: CutId, outcomes: Vec<SyncOutcome> },
+    Synced {
+        request: CutId,
+        outcomes: Vec<SyncOutcome>,
+    },
     /// A scheduled cut failed, and why; it is tried again.
-    Failed { actions: Vec<ActionId>, reason: String },
+    Failed {
+        actions: Vec<ActionId>,
+        reason: String,
+    },
     /// Cuts work again.
-    Recovered { actions: Vec<ActionId> },
+    Recovered {
+        actions: Vec<ActionId>,
+    },
 }
 
 type LiveMember = Member<ToDispatcher, ToAgent>;
@@ -131,7 +139,8 @@ impl Cutter {
                 if self.waiting.len() < MAX_WAITING {
                     self.waiting.push_back((request, disk));
                 } else {
-                    let reason = format!("{MAX_WAITING} syncs are waiting already; try again when they are done");
+                    let reason =
+                        format!("{MAX_WAITING} syncs are waiting already; try again when they are done");
                     self.answer(request, disk.as_ref(), &Err(reason)).await;
                 }
                 false
@@ -169,7 +178,8 @@ impl Cutter {
             return Some(());
         }
         let cut = asked.first().map_or_else(|| CutId(random::id()), |(request, _)| *request);
-        let taken = active.iter().map(|i| (Arc::clone(&self.slots[*i].unit), self.slots[*i].member.take())).collect();
+        let taken =
+            active.iter().map(|i| (Arc::clone(&self.slots[*i].unit), self.slots[*i].member.take())).collect();
         let result = {
             let work = perform(taken, self.dialer.clone(), self.pace.clone(), cut);
             tokio::pin!(work);
@@ -188,11 +198,7 @@ impl Cutter {
         Some(())
     }
 
-    async fn finish(
-        &mut self,
-        result: Result<Done, String>,
-        asked: Vec<(CutId, Option<DiskIdentity>)>,
-    ) {
+    async fn finish(&mut self, result: Result<Done, String>, asked: Vec<(CutId, Option<DiskIdentity>)>) {
         let outcome = result.map(|(members, outcomes)| {
             for member in members {
                 if let Some(slot) = self.slots.iter_mut().find(|s| Arc::ptr_eq(&s.unit, &member.unit)) {
@@ -210,6 +216,9 @@ impl Cutter {
                 }
             }
             Err(reason) => {
+                for slot in &self.slots {
+                    slot.unit.abandoned();
+                }
                 tracing::warn!(%reason, "no point was published; what changed stays dirty and is tried again");
                 self.due = Instant::now() + self.backoff.next(random::id()).min(self.every);
                 self.failing = true;
@@ -231,7 +240,8 @@ impl Cutter {
         let outcomes = match outcome {
             Ok(outcomes) => outcomes.clone(),
             Err(reason) => {
-                let all = self.slots.iter().map(|s| &s.unit.identity).filter(|i| disk.is_none_or(|d| d == *i));
+                let all =
+                    self.slots.iter().map(|s| &s.unit.identity).filter(|i| disk.is_none_or(|d| d == *i));
                 let named: Vec<DiskIdentity> = match (disk, all.cloned().collect::<Vec<_>>()) {
                     (Some(disk), known) if known.is_empty() => vec![disk.clone()],
                     (_, known) => known,

@@ -52,7 +52,8 @@ pub async fn attempt(
     cut: CutId,
 ) -> Result<PointId, ImageError> {
     let (connection, _) = dialer.dial(Channel::Snapshot).await.map_err(LinkError::from)?;
-    let mut member: Member<ToDispatcher, ToAgent> = Member::new(Arc::clone(&unit), Link::new(connection, pace));
+    let mut member: Member<ToDispatcher, ToAgent> =
+        Member::new(Arc::clone(&unit), Link::new(connection, pace));
     let (point, offset) = begin(&mut member, action).await?;
     unit.opened(point, None).map_err(ImageError::Record)?;
     stream(&mut member, offset).await?;

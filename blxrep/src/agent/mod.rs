@@ -103,7 +103,8 @@ impl Agent {
         let (tell, events) = mpsc::channel(EVENTS);
         let mut tasks = JoinSet::new();
         tasks.spawn(session::run(settings.dialer.clone(), hear, to_send));
-        tasks.spawn(Cutter::new(settings.dialer.clone(), pace.clone(), DEFAULT_LIVE_SYNC, tell).run(commands));
+        tasks
+            .spawn(Cutter::new(settings.dialer.clone(), pace.clone(), DEFAULT_LIVE_SYNC, tell).run(commands));
         Self {
             dialer: settings.dialer,
             pace,
@@ -246,7 +247,8 @@ impl Agent {
             (Control::Resume, None, Some(disk)) => self.protect(action, disk, false).await,
             (Control::Cancel, None, Some(disk)) => {
                 self.lives.remove(&disk);
-                self.command(Command::Release(disk)).await;
+                self.command(Command::Release(disk.clone())).await;
+                self.roll.release(disk).await;
                 self.state(action, ActionState::Cancelled, String::new()).await;
             }
             // An image is resumed by `Snapshot`; what is not known here has ended.

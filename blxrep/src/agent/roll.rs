@@ -77,7 +77,8 @@ impl Roll {
             }
             Err(_) => return (Footprint::default(), Vec::new()),
         };
-        self.offered = chosen.into_iter().map(|candidate| self.without_feedback(candidate, dispatcher)).collect();
+        self.offered =
+            chosen.into_iter().map(|candidate| self.without_feedback(candidate, dispatcher)).collect();
         let offers: Vec<Offer> = self.offered.iter().filter_map(offer).collect();
         for candidate in &self.offered {
             match &candidate.problem {
@@ -136,7 +137,10 @@ impl Roll {
     /// Whether the disk is still the one that tracking began with: a resized one must be tracked anew.
     fn still_fits(&self, unit: &Unit) -> bool {
         let of_unit = |c: &&Candidate| c.disk.identity.as_ref() == Some(&unit.identity);
-        self.offered.iter().find(of_unit).is_some_and(|c| c.disk.bytes == unit.bytes() && c.disk.device == unit.device())
+        self.offered
+            .iter()
+            .find(of_unit)
+            .is_some_and(|c| c.disk.bytes == unit.bytes() && c.disk.device == unit.device())
     }
 
     fn spec(&self, identity: &DiskIdentity) -> Result<DiskSpec, RollError> {
@@ -165,7 +169,7 @@ fn look(options: &HostOptions, named: &[PathBuf]) -> Result<(Inventory, Vec<Cand
     let mut numbers = Vec::new();
     for path in named {
         // Links may lead elsewhere since the start.
-        let device = host::resolve::resolve(path)?;
+        let device = host::resolve(path)?;
         numbers.push((device.major, device.minor));
     }
     let chosen = select(&inventory.candidates, &numbers);

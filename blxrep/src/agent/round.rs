@@ -39,7 +39,9 @@ pub enum CutError {
     Threads(std::io::Error),
     #[error("the audit of {disk} failed: {reason}")]
     Audit { disk: DiskIdentity, reason: String },
-    #[error("{disk}: {reason}; the disk was read as a whole {MAX_WIDENINGS} times and writes were missed each time")]
+    #[error(
+        "{disk}: {reason}; the disk was read as a whole {MAX_WIDENINGS} times and writes were missed each time"
+    )]
     NeverCovered { disk: DiskIdentity, reason: String },
     #[error("{0}")]
     Stopped(&'static str),
@@ -110,7 +112,11 @@ where
     }
 
     /// Reads a set, sending what does not fit into the hold; returns what is still held.
-    async fn read_round(&mut self, set: &GranuleSet, workers: usize) -> Result<VecDeque<Vec<ReadFrame>>, CutError> {
+    async fn read_round(
+        &mut self,
+        set: &GranuleSet,
+        workers: usize,
+    ) -> Result<VecDeque<Vec<ReadFrame>>, CutError> {
         let granule = self.unit.granule();
         let bytes = self.unit.bytes();
         let max = u32::try_from(u64::from(DELTA_PIECE) / granule.bytes()).unwrap_or(1).max(1);
@@ -131,7 +137,13 @@ where
         }
     }
 
-    fn summary(&self, cut: CutId, at: Timestamp, verdict: &Result<(), String>, group: &[DiskIdentity]) -> CutSummary {
+    fn summary(
+        &self,
+        cut: CutId,
+        at: Timestamp,
+        verdict: &Result<(), String>,
+        group: &[DiskIdentity],
+    ) -> CutSummary {
         let mut notes = self.notes.clone();
         let consistency = match verdict {
             Ok(()) => Consistency::Quiet,
@@ -155,7 +167,11 @@ where
 
 /// Rounds over all members until the cut is proven or given up. Returns what to seal each member's point with;
 /// every frame has been handed to the links by then.
-pub async fn run<S, R>(members: &mut [Member<S, R>], cut: CutId, plan: &Plan) -> Result<Vec<CutSummary>, CutError>
+pub async fn run<S, R>(
+    members: &mut [Member<S, R>],
+    cut: CutId,
+    plan: &Plan,
+) -> Result<Vec<CutSummary>, CutError>
 where
     S: Serialize + Send + 'static,
     R: DeserializeOwned + Credited + Send + std::fmt::Debug + 'static,
@@ -207,15 +223,18 @@ where
 {
     let began = Instant::now();
     let units: Vec<Arc<Unit>> = members.iter().map(|m| Arc::clone(&m.unit)).collect();
-    let swept = on_thread(move || cut::sweep(&units.iter().map(AsRef::as_ref).collect::<Vec<&Unit>>())).await?;
+    let swept =
+        on_thread(move || cut::sweep(&units.iter().map(AsRef::as_ref).collect::<Vec<&Unit>>())).await?;
     let sets: Vec<GranuleSet> = members.iter_mut().zip(&swept).map(|(m, s)| m.open.form(s)).collect();
     let workers = (WORKERS / members.len().max(1)).max(1);
     let reads = members.iter_mut().zip(&sets).map(|(member, set)| member.read_round(set, workers));
     let held = futures_util::future::try_join_all(reads).await?;
     // Every read of every disk has finished: only now may the second look be taken.
     let units: Vec<Arc<Unit>> = members.iter().map(|m| Arc::clone(&m.unit)).collect();
-    let issued = on_thread(move || units.iter().map(|u| cut::Witnesses::issued(u.as_ref()).peek()).collect::<Vec<_>>())
-        .await?;
+    let issued = on_thread(move || {
+        units.iter().map(|u| cut::Witnesses::issued(u.as_ref()).peek()).collect::<Vec<_>>()
+    })
+    .await?;
     let took = began.elapsed();
     let mut result = RoundResult { read: 0, contaminated: 0, took };
     for (index, member) in members.iter_mut().enumerate() {

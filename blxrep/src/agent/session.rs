@@ -82,7 +82,10 @@ async fn talk(
     }
 }
 
-async fn write(sender: &mut Sender<ToDispatcher>, outbound: &mut mpsc::Receiver<ToDispatcher>) -> Option<String> {
+async fn write(
+    sender: &mut Sender<ToDispatcher>,
+    outbound: &mut mpsc::Receiver<ToDispatcher>,
+) -> Option<String> {
     while let Some(message) = outbound.recv().await {
         if let Err(error) = sender.send_control(&message).await {
             return Some(error.to_string());

@@ -137,7 +137,10 @@ impl Unit {
     /// What the audit cannot see on this disk.
     pub fn notes(&self) -> Vec<String> {
         let classes = self.state().audit.not_audited();
-        classes.iter().map(|class| format!("{class} requests are not audited: the kernel does not account them")).collect()
+        classes
+            .iter()
+            .map(|class| format!("{class} requests are not audited: the kernel does not account them"))
+            .collect()
     }
 
     /// Looks at both witnesses until they prove something, for a bounded time. Blocks.
@@ -147,7 +150,10 @@ impl Unit {
     pub fn audit(&self) -> Result<AuditOutcome, String> {
         let mut proof = Proof::new();
         loop {
-            let sample = self.tracker.audit_sample().map_err(|e| format!("cannot read the kernel's statistics: {e}"))?;
+            let sample = self
+                .tracker
+                .audit_sample()
+                .map_err(|e| format!("cannot read the kernel's statistics: {e}"))?;
             let mut state = self.state();
             let verdict = proof.offer(&mut state.audit, &sample);
             if state.audit.take_changed() {
@@ -158,7 +164,9 @@ impl Unit {
                 None => std::thread::sleep(SAMPLE_PAUSE),
                 Some(Verdict::Proven) => return Ok(AuditOutcome::Proven(self.notes())),
                 Some(Verdict::Unproven(reason)) => {
-                    self.tracker.retire_stale().map_err(|e| format!("cannot read the kernel's statistics: {e}"))?;
+                    self.tracker
+                        .retire_stale()
+                        .map_err(|e| format!("cannot read the kernel's statistics: {e}"))?;
                     return Ok(AuditOutcome::Unproven(reason));
                 }
                 Some(Verdict::Gap(reason)) => {

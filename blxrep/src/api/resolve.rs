@@ -63,9 +63,7 @@ pub fn disk<'a>(disks: &'a [DiskRow], text: &str) -> Result<&'a DiskRow> {
 pub fn id_range(what: &str, text: &str) -> Result<RangeInclusive<u64>> {
     let digits = text.len();
     let hex = text.bytes().all(|b| b.is_ascii_hexdigit());
-    let prefix = u64::from_str_radix(text, 16)
-        .ok()
-        .filter(|_| hex && digits <= ID_DIGITS);
+    let prefix = u64::from_str_radix(text, 16).ok().filter(|_| hex && digits <= ID_DIGITS);
     let Some(prefix) = prefix.filter(|_| digits >= MIN_PREFIX_DIGITS) else {
         return Err(ApiError::invalid(format!(
             "`{text}` is no {what} id: give its {ID_DIGITS} hex digits, or the first {MIN_PREFIX_DIGITS} or more of them"
@@ -80,9 +78,7 @@ pub fn id_range(what: &str, text: &str) -> Result<RangeInclusive<u64>> {
 pub fn id<T: Copy + std::fmt::Display>(what: &str, text: &str, found: &[T]) -> Result<T> {
     match *found {
         [id] => Ok(id),
-        [] => Err(ApiError::not_found(format!(
-            "no {what} `{text}`; `blxrep {what}s` lists them"
-        ))),
+        [] => Err(ApiError::not_found(format!("no {what} `{text}`; `blxrep {what}s` lists them"))),
         _ => Err(ApiError::invalid(format!(
             "`{text}` begins more than one {what} id: {}; give more digits",
             list(found.iter().map(ToString::to_string))

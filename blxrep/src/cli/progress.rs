@@ -43,14 +43,7 @@ impl Progress {
         } else {
             Sink::Lines { last: None }
         };
-        Self {
-            label,
-            pace: Pace {
-                since: now,
-                done: action.done,
-            },
-            sink,
-        }
+        Self { label, pace: Pace { since: now, done: action.done }, sink }
     }
 
     pub fn show(&mut self, action: &ActionRow, now: Instant) {
@@ -71,9 +64,8 @@ impl Progress {
                 let due = last.is_none_or(|(at, state)| state != action.state || now - at >= LINE_EVERY);
                 if due {
                     *last = Some((now, action.state));
-                    let percent = percent(action.done, action.total)
-                        .map(|p| format!(" {p} %"))
-                        .unwrap_or_default();
+                    let percent =
+                        percent(action.done, action.total).map(|p| format!(" {p} %")).unwrap_or_default();
                     say(&format!("{}:{percent} {figures}", self.label));
                 }
             }
@@ -90,11 +82,8 @@ impl Progress {
     /// `1.2 GiB of 4.0 GiB, 200.0 MiB/s, 14 s left`, or why nothing moves.
     fn figures(&self, action: &ActionRow, now: Instant) -> String {
         if action.state != ActionState::Running {
-            let reason = if action.reason.is_empty() {
-                String::new()
-            } else {
-                format!(": {}", action.reason)
-            };
+            let reason =
+                if action.reason.is_empty() { String::new() } else { format!(": {}", action.reason) };
             return printable(&format!("{}{reason}", action.state));
         }
         let mut text = ByteCount(action.done).to_string();
@@ -124,11 +113,7 @@ impl Pace {
     fn rate(&self, done: u64, now: Instant) -> Option<u64> {
         let millis = u64::try_from(now.saturating_duration_since(self.since).as_millis()).ok()?;
         let moved = u128::from(done.saturating_sub(self.done));
-        if millis < 1_000 {
-            None
-        } else {
-            u64::try_from(moved * 1_000 / u128::from(millis)).ok()
-        }
+        if millis < 1_000 { None } else { u64::try_from(moved * 1_000 / u128::from(millis)).ok() }
     }
 }
 
@@ -139,19 +124,9 @@ mod tests {
     #[test]
     fn the_rate_counts_only_what_was_seen() {
         let since = Instant::now();
-        let pace = Pace {
-            since,
-            done: 1_000_000,
-        };
+        let pace = Pace { since, done: 1_000_000 };
         assert_eq!(pace.rate(2_000_000, since + Duration::from_millis(999)), None);
-        assert_eq!(
-            pace.rate(3_000_000, since + Duration::from_secs(4)),
-            Some(500_000)
-        );
-        assert_eq!(
-            pace.rate(500_000, since + Duration::from_secs(4)),
-            Some(0),
-            "begun again from the start"
-        );
+        assert_eq!(pace.rate(3_000_000, since + Duration::from_secs(4)), Some(500_000));
+        assert_eq!(pace.rate(500_000, since + Duration::from_secs(4)), Some(0), "begun again from the start");
     }
 }

@@ -5,7 +5,8 @@ use super::rows;
 use crate::api::backend::{Backend, Filter, RestoreRequest, SyncRequest};
 use crate::api::error::{ApiError, Result};
 use crate::api::types::{
-    ActionRow, AgentDetail, AgentRow, Control as Order, DiskRow, DispatcherStatus, PointRow, SyncRow, VerifyReport,
+    ActionRow, AgentDetail, AgentRow, Control as Order, DiskRow, DispatcherStatus, PointRow, SyncRow,
+    VerifyReport,
 };
 use crate::io::random;
 use crate::model::action::{Action, ActionKind, ActionState};
@@ -54,7 +55,10 @@ impl Control {
     }
 
     /// Runs a question or an order on the hub's thread.
-    async fn ask<T: Send + 'static>(&self, ask: impl FnOnce(&mut Hub) -> Result<T> + Send + 'static) -> Result<T> {
+    async fn ask<T: Send + 'static>(
+        &self,
+        ask: impl FnOnce(&mut Hub) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
         let (reply, answer) = oneshot::channel();
         let job = move |hub: &mut Hub| {
             // Who asked may have gone.
@@ -141,7 +145,8 @@ impl Backend for Control {
 
     async fn point_ids(&self, range: RangeInclusive<PointId>, limit: usize) -> Result<Vec<PointId>> {
         self.ask(move |hub| {
-            let mut ids: Vec<PointId> = hub.store.points(&PointFilter::default())?.iter().map(|p| p.id).collect();
+            let mut ids: Vec<PointId> =
+                hub.store.points(&PointFilter::default())?.iter().map(|p| p.id).collect();
             ids.retain(|id| range.contains(id));
             ids.sort();
             ids.truncate(limit);
@@ -188,7 +193,9 @@ impl Backend for Control {
     async fn verify_report(&self, action: ActionId) -> Result<VerifyReport> {
         self.ask(move |hub| {
             let found = hub.reports.iter().find(|r| r.action == action).cloned();
-            found.ok_or_else(|| ApiError::not_found(format!("no report of action {action}: it is no verify, or is not done")))
+            found.ok_or_else(|| {
+                ApiError::not_found(format!("no report of action {action}: it is no verify, or is not done"))
+            })
         })
         .await
     }
@@ -237,7 +244,9 @@ impl Hub {
     fn offer(&self, disk: &crate::model::point::Disk) -> Result<Option<String>> {
         let agent = &disk.agent;
         let session = self.sessions.get(agent).ok_or_else(|| {
-            ApiError::refused(format!("agent {agent} is not connected; start it, or see its log for why it cannot connect"))
+            ApiError::refused(format!(
+                "agent {agent} is not connected; start it, or see its log for why it cannot connect"
+            ))
         })?;
         let offer = session.offers.iter().find(|o| o.identity == disk.identity);
         let missing = || format!("agent {agent} does not offer {} ({}) now", disk.device, disk.identity);
@@ -256,16 +265,23 @@ impl Hub {
         }
         let agent = &request.agent;
         if !self.sessions.contains_key(agent) {
-            return Err(ApiError::refused(format!("agent {agent} is not connected; start it, then try again")));
+            return Err(ApiError::refused(format!(
+                "agent {agent} is not connected; start it, then try again"
+            )));
         }
         let live: Vec<DiskId> = self
             .open
             .values()
-            .filter(|a| a.kind == ActionKind::Live && a.state != ActionState::Paused && a.agent.as_ref() == Some(agent))
+            .filter(|a| {
+                a.kind == ActionKind::Live
+                    && a.state != ActionState::Paused
+                    && a.agent.as_ref() == Some(agent)
+            })
             .filter_map(|a| a.disk)
             .collect();
         let disks = self.store.disks()?;
-        let rows: Vec<SyncRow> = disks.iter().filter(|d| live.contains(&d.id)).map(|d| rows::sync(d, cut)).collect();
+        let rows: Vec<SyncRow> =
+            disks.iter().filter(|d| live.contains(&d.id)).map(|d| rows::sync(d, cut)).collect();
         let wanted = request.disk.is_none_or(|id| live.contains(&id));
         if rows.is_empty() || !wanted {
             return Err(ApiError::refused(format!(
@@ -292,7 +308,10 @@ impl Hub {
             Some(open) => open.clone(),
             None => {
                 let ended = self.store.action(id)?;
-                return Err(ApiError::refused(format!("action {id} has {} already: it cannot be changed", ended.state)));
+                return Err(ApiError::refused(format!(
+                    "action {id} has {} already: it cannot be changed",
+                    ended.state
+                )));
             }
         };
         if matches!(action.kind, ActionKind::Restore | ActionKind::Verify | ActionKind::Consolidate) {
@@ -318,7 +337,10 @@ impl Hub {
 
     fn control_job(&mut self, action: &Action, order: Order) -> Result<ActionRow> {
         if order != Order::Cancel {
-            return Err(ApiError::refused(format!("a {} can be cancelled, not paused: start it again later", action.kind)));
+            return Err(ApiError::refused(format!(
+                "a {} can be cancelled, not paused: start it again later",
+                action.kind
+            )));
         }
         self.jobs.cancel(action.id);
         self.action_row(action.id)

@@ -103,7 +103,8 @@ async fn admit(pending: Pending, house: &House) -> Result<(), ChannelError> {
         Channel::Snapshot => snapshot_link::serve(pending.accept(accepted).await?, agent, shared).await,
         Channel::Live => live_link::serve(pending.accept(accepted).await?, agent, shared).await,
         Channel::Restore => {
-            let reason = "this dispatcher restores to its own host only: use `blxrep restore POINT --to ...` there";
+            let reason =
+                "this dispatcher restores to its own host only: use `blxrep restore POINT --to ...` there";
             return pending.refuse(Refusal::new(RefusalCode::Unavailable, reason)).await;
         }
     }

@@ -35,13 +35,37 @@ type Job = Box<dyn FnOnce(&mut Hub) + Send>;
 /// What the hub is told.
 pub enum Note {
     /// An agent's config connection stands. The reply is the session's number.
-    Joined { agent: AgentId, address: SocketAddr, to_agent: mpsc::Sender<ToAgent>, reply: oneshot::Sender<u64> },
-    Said { agent: AgentId, session: u64, message: ToDispatcher },
-    Left { agent: AgentId, session: u64 },
-    Backlog { disk: DiskId, backlog: u64 },
-    Progress { action: ActionId, done: u64, total: u64 },
-    Published { point: Box<Point> },
-    BaseDone { action: ActionId, disk: DiskId },
+    Joined {
+        agent: AgentId,
+        address: SocketAddr,
+        to_agent: mpsc::Sender<ToAgent>,
+        reply: oneshot::Sender<u64>,
+    },
+    Said {
+        agent: AgentId,
+        session: u64,
+        message: ToDispatcher,
+    },
+    Left {
+        agent: AgentId,
+        session: u64,
+    },
+    Backlog {
+        disk: DiskId,
+        backlog: u64,
+    },
+    Progress {
+        action: ActionId,
+        done: u64,
+        total: u64,
+    },
+    Published {
+        point: Box<Point>,
+    },
+    BaseDone {
+        action: ActionId,
+        disk: DiskId,
+    },
     JobEnded(JobEnd),
     /// Policies may have changed, pings are due.
     Tick,
@@ -106,7 +130,9 @@ impl Hub {
                     let reason = "the dispatcher stopped before it was done; start it again".to_owned();
                     hub.set_state(id, ActionState::Failed, reason);
                 }
-                _ if state == ActionState::Running => hub.set_state(id, ActionState::Queued, waiting_for_agent()),
+                _ if state == ActionState::Running => {
+                    hub.set_state(id, ActionState::Queued, waiting_for_agent())
+                }
                 _ => {}
             }
         }
@@ -187,7 +213,8 @@ impl Hub {
         for action in running {
             self.set_state(action, ActionState::Queued, waiting_for_agent());
         }
-        let lost: Vec<CutId> = self.syncs.iter().filter(|(_, s)| s.agent == *agent).map(|(c, _)| *c).collect();
+        let lost: Vec<CutId> =
+            self.syncs.iter().filter(|(_, s)| s.agent == *agent).map(|(c, _)| *c).collect();
         for sync in lost.into_iter().filter_map(|cut| self.syncs.remove(&cut)) {
             let gone = ApiError::failed(format!("agent {agent} disconnected before the sync was done"));
             let _ = sync.reply.send(Err(gone));

@@ -1,6 +1,5 @@
 //! The way of bulk data from a connection to the thread that writes it, bounded in bytes.
 
-use crate::model::ids::DiskIdentity;
 use crate::wire::frame::Data;
 use bytes::Bytes;
 use std::sync::Arc;
@@ -86,9 +85,4 @@ impl Credit {
             self.taken
         })
     }
-}
-
-/// Why a disk's connection is of no more use, for the log.
-pub fn lost(disk: &DiskIdentity, error: &dyn std::fmt::Display) -> String {
-    format!("the connection for {disk} ended: {error}")
 }

@@ -7,6 +7,7 @@ use crate::api::types::{VerifyProblem, VerifyReport};
 use crate::model::action::ActionState;
 use crate::model::ids::{ActionId, PointId};
 use crate::store::restore::Progress;
+use crate::store::verify::Finding;
 use crate::store::{Store, StoreError};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -63,7 +64,9 @@ impl Jobs {
         if self.running.len() < MAX_JOBS {
             return Ok(());
         }
-        Err(ApiError::refused(format!("{MAX_JOBS} restores and verifies are running; wait for one or cancel it")))
+        Err(ApiError::refused(format!(
+            "{MAX_JOBS} restores and verifies are running; wait for one or cancel it"
+        )))
     }
 
     pub fn restore(&mut self, action: ActionId, request: RestoreRequest) {
@@ -81,11 +84,14 @@ impl Jobs {
             let problems = found.findings.iter().map(|f| VerifyProblem {
                 point: f.points.first().copied(),
                 file: f.file.display().to_string(),
-                what: f.to_string(),
+                what: describe(f),
             });
+            if found.more > 0 {
+                tracing::warn!(more = found.more, "more findings than a report names");
+            }
             Ok(Some(VerifyReport {
                 action,
-                points: found.points,
+                points: found.checked_points,
                 files: found.files,
                 bytes: found.bytes,
                 problems: problems.collect(),
@@ -96,7 +102,9 @@ impl Jobs {
     fn start(
         &mut self,
         action: ActionId,
-        work: impl FnOnce(&Store, Progress<'_>) -> std::result::Result<Option<VerifyReport>, StoreError> + Send + 'static,
+        work: impl FnOnce(&Store, Progress<'_>) -> std::result::Result<Option<VerifyReport>, StoreError>
+        + Send
+        + 'static,
     ) {
         let cancel = Arc::new(AtomicBool::new(false));
         let (store, notes, flag) = (self.store.clone(), self.notes.clone(), Arc::clone(&cancel));
@@ -144,6 +152,19 @@ impl Jobs {
             let _ = job.thread.join();
         }
     }
+}
+
+/// A finding in a sentence.
+fn describe(finding: &Finding) -> String {
+    let mut text = format!("byte {}: {}", finding.offset, finding.what);
+    if !finding.sectors.is_empty() {
+        text.push_str(&format!("; sectors {}..{} of the disk", finding.sectors.start, finding.sectors.end));
+    }
+    if !finding.points.is_empty() {
+        let points: Vec<String> = finding.points.iter().map(ToString::to_string).collect();
+        text.push_str(&format!("; points {}", points.join(", ")));
+    }
+    text
 }
 
 fn end_of(action: ActionId, ended: std::result::Result<Option<VerifyReport>, StoreError>) -> JobEnd {

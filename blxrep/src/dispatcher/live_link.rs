@@ -106,7 +106,9 @@ impl LiveLink {
                         let _ = open.intake.finish().await;
                     }
                 }
-                Incoming::Control(ToDispatcher::Disk { .. }) => return Err(LiveError::Unexpected("a second disk")),
+                Incoming::Control(ToDispatcher::Disk { .. }) => {
+                    return Err(LiveError::Unexpected("a second disk"));
+                }
                 Incoming::Closed { .. } => return Ok(()),
             }
         }
@@ -121,8 +123,7 @@ impl LiveLink {
         };
         let agent = self.agent.clone();
         let row = self.shared.blocking(move |store| {
-            let offer =
-                DiskOffer { agent: &agent, identity: &disk, device: &device, bytes, granule_shift };
+            let offer = DiskOffer { agent: &agent, identity: &disk, device: &device, bytes, granule_shift };
             store.upsert_disk(&offer, Timestamp::now())
         });
         row.await.map_err(LiveError::Refused)
@@ -140,7 +141,9 @@ impl LiveLink {
         let parent = match found {
             Ok(Continuity::Continue { parent }) => parent,
             Ok(Continuity::Discontinuous { parent: Some(parent), .. }) if whole => parent,
-            Ok(Continuity::Discontinuous { parent: Some(_), reason }) => return Ok(ToAgent::Discontinuous { reason }),
+            Ok(Continuity::Discontinuous { parent: Some(_), reason }) => {
+                return Ok(ToAgent::Discontinuous { reason });
+            }
             Ok(Continuity::Discontinuous { parent: None, reason }) => return Ok(ToAgent::Refuse { reason }),
             Err(reason) => return Ok(ToAgent::Refuse { reason }),
         };

@@ -59,7 +59,10 @@ pub(crate) struct Shared {
 
 impl Shared {
     /// Runs what blocks on a thread. Errors become text: they are told to an agent or a person.
-    async fn blocking<T, E>(&self, work: impl FnOnce(&Store) -> Result<T, E> + Send + 'static) -> Result<T, String>
+    async fn blocking<T, E>(
+        &self,
+        work: impl FnOnce(&Store) -> Result<T, E> + Send + 'static,
+    ) -> Result<T, String>
     where
         T: Send + 'static,
         E: std::fmt::Display + Send + 'static,
@@ -97,7 +100,8 @@ pub async fn run(args: DispatcherArgs) -> anyhow::Result<()> {
         .context("cannot read the open actions")?;
     let hub = std::thread::Builder::new().name("hub".to_owned()).spawn(move || hub.run(queue))?;
     let (publisher, publishing) = Publisher::new(store.clone());
-    let shared = Shared { store: store.clone(), publisher, locks: DiskLocks::default(), notes: notes.clone() };
+    let shared =
+        Shared { store: store.clone(), publisher, locks: DiskLocks::default(), notes: notes.clone() };
     let (stopping, stopped) = watch::channel(false);
     let mut tasks = JoinSet::new();
     tasks.spawn(publishing);

@@ -121,4 +121,3 @@ fn fail(replies: Vec<oneshot::Sender<Outcome>>, reason: &str) {
         let _ = reply.send(Err(reason.to_owned()));
     }
 }
-

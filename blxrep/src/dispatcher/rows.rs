@@ -120,7 +120,12 @@ pub fn disk(hub: &Hub, disk: &Disk) -> Result<DiskRow, StoreError> {
     })
 }
 
-fn disk_state(hub: &Hub, disk: &Disk, session: Option<&Session>, has_point: bool) -> (DiskState, Option<String>) {
+fn disk_state(
+    hub: &Hub,
+    disk: &Disk,
+    session: Option<&Session>,
+    has_point: bool,
+) -> (DiskState, Option<String>) {
     let Some(offer) = session.and_then(|s| s.offers.iter().find(|o| o.identity == disk.identity)) else {
         return (DiskState::Absent, None);
     };
@@ -128,7 +133,8 @@ fn disk_state(hub: &Hub, disk: &Disk, session: Option<&Session>, has_point: bool
         return (DiskState::Problem, Some(problem.clone()));
     }
     let open = |kind| hub.open.values().find(|a| a.disk == Some(disk.id) && a.kind == kind);
-    let troubled = |a: &Action| (a.state == ActionState::Running && !a.reason.is_empty()).then(|| a.reason.clone());
+    let troubled =
+        |a: &Action| (a.state == ActionState::Running && !a.reason.is_empty()).then(|| a.reason.clone());
     if let Some(snapshot) = open(ActionKind::Snapshot) {
         return match troubled(snapshot) {
             Some(reason) => (DiskState::Problem, Some(reason)),

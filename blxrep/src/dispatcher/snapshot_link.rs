@@ -60,13 +60,18 @@ async fn run(connection: &mut Snapshot, agent: &AgentId, shared: &Shared) -> Res
         Ok(writer) => writer,
         Err(reason) => return refuse(connection, reason).await,
     };
-    connection.sender.send_control(&ToAgent::Start { point: writer.point(), offset: writer.durable() }).await?;
+    connection
+        .sender
+        .send_control(&ToAgent::Start { point: writer.point(), offset: writer.durable() })
+        .await?;
     let (progress, seen) = watch::channel(Progress { received: writer.front(), durable: writer.durable() });
     let intake = Intake::start(move |pieces| write(writer, pieces, &progress));
     let received = receive(connection, &intake, seen, shared, spec).await;
     let written = intake.finish().await;
     match (received, written) {
-        (Ok(summary), Ok(writer)) => publish(connection, agent, shared, (&disk, spec.action), writer, summary).await,
+        (Ok(summary), Ok(writer)) => {
+            publish(connection, agent, shared, (&disk, spec.action), writer, summary).await
+        }
         (_, Err(reason)) => {
             connection.sender.send_control(&ToAgent::Failed { reason: reason.clone() }).await?;
             Err(SnapshotError::Failed(reason))
@@ -134,8 +139,12 @@ async fn receive(
             Incoming::Control(ToDispatcher::Seal(summary)) => sealed = Some(summary),
             Incoming::End { .. } => return sealed.ok_or(SnapshotError::Unexpected("an end without a seal")),
             Incoming::Control(ToDispatcher::Abort { reason }) => return Err(SnapshotError::Failed(reason)),
-            Incoming::Control(ToDispatcher::Begin { .. }) => return Err(SnapshotError::Unexpected("a second begin")),
-            Incoming::Closed { reason } => return Err(SnapshotError::Failed(format!("the agent left: {reason}"))),
+            Incoming::Control(ToDispatcher::Begin { .. }) => {
+                return Err(SnapshotError::Unexpected("a second begin"));
+            }
+            Incoming::Closed { reason } => {
+                return Err(SnapshotError::Failed(format!("the agent left: {reason}")));
+            }
         }
     }
 }
@@ -169,7 +178,11 @@ async fn publish(
 }
 
 /// The writing thread: unpacks, writes, and makes durable from time to time.
-fn write(mut writer: BaseWriter, mut pieces: Pieces, progress: &watch::Sender<Progress>) -> Result<BaseWriter, String> {
+fn write(
+    mut writer: BaseWriter,
+    mut pieces: Pieces,
+    progress: &watch::Sender<Progress>,
+) -> Result<BaseWriter, String> {
     let mut unpacked = Vec::new();
     let (mut since, mut last) = (0, Instant::now());
     while let Some(piece) = pieces.next() {

@@ -1,5 +1,6 @@
 //! Decisions, without the OS: pure functions and state machines of `(now, event)`.
 
+pub mod audit;
 pub mod backoff;
 pub mod compression;
 pub mod cut;

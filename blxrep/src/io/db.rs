@@ -101,7 +101,8 @@ impl Db {
     }
 
     fn with<T>(&self, f: impl FnOnce(&redb::Database) -> std::result::Result<T, DbError>) -> Result<T> {
-        let guard = self.inner.read().map_err(|_| failed(&self.path, "a thread died while it checked the file"))?;
+        let guard =
+            self.inner.read().map_err(|_| failed(&self.path, "a thread died while it checked the file"))?;
         f(&guard)
     }
 
@@ -173,7 +174,8 @@ impl Db {
         &self,
         f: impl FnOnce(&Transaction<'_>) -> std::result::Result<T, E>,
     ) -> std::result::Result<T, E> {
-        let guard = self.inner.read().map_err(|_| failed(&self.path, "a thread died while it checked the file"))?;
+        let guard =
+            self.inner.read().map_err(|_| failed(&self.path, "a thread died while it checked the file"))?;
         let mut tx = guard.begin_write().map_err(|e| failed(&self.path, e))?;
         tx.set_durability(redb::Durability::Immediate).map_err(|e| failed(&self.path, e))?;
         let value = f(&Transaction { tx: &tx, path: &self.path })?;

@@ -118,7 +118,13 @@ impl Storage {
             let direct = if access == Access::Read { None } else { open_direct(path)? };
             Ok((file, direct))
         })?;
-        Ok(DataFile { storage: self.clone(), path: path.to_owned(), file, direct, refused: AtomicBool::new(false) })
+        Ok(DataFile {
+            storage: self.clone(),
+            path: path.to_owned(),
+            file,
+            direct,
+            refused: AtomicBool::new(false),
+        })
     }
 
     /// Length in bytes, or `None` if there is no such file.
@@ -505,9 +511,12 @@ mod tests {
     fn the_gate_fails_an_operation_and_tears_a_write() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("f");
-        let storage = Storage::gated(|action, _| {
-            if action == "write" { Err(io::Error::other("injected")) } else { Ok(()) }
-        });
+        let storage =
+            Storage::gated(
+                |action, _| {
+                    if action == "write" { Err(io::Error::other("injected")) } else { Ok(()) }
+                },
+            );
         let file = storage.open(&path, Access::Create).unwrap();
         let error = file.write_at(&[1; 100], 0).unwrap_err();
         assert_eq!(error.to_string(), format!("cannot write {}: injected", path.display()));

@@ -9,5 +9,7 @@ pub mod ids;
 pub mod partition_table;
 pub mod point;
 pub mod policy;
+pub mod selection;
 pub mod superblock;
+pub mod tracking;
 pub mod units;

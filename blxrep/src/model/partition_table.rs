@@ -90,7 +90,8 @@ impl Disk {
             return None;
         }
         let (first, count, size) = (u64_at(&header, 72)?, u32_at(&header, 80)?, u32_at(&header, 84)?);
-        if count > MAX_GPT_ENTRIES || !(128..=MAX_GPT_ENTRY_BYTES).contains(&size) || !size.is_power_of_two() {
+        if count > MAX_GPT_ENTRIES || !(128..=MAX_GPT_ENTRY_BYTES).contains(&size) || !size.is_power_of_two()
+        {
             return None;
         }
         let size = usize::try_from(size).ok()?;
@@ -98,15 +99,18 @@ impl Disk {
         if crc32(&bytes) != u32_at(&header, 88)? {
             return None;
         }
-        let entries =
-            (1..).zip(bytes.chunks_exact(size)).filter_map(|(number, raw)| self.gpt_entry(number, raw)).collect();
+        let entries = (1..)
+            .zip(bytes.chunks_exact(size))
+            .filter_map(|(number, raw)| self.gpt_entry(number, raw))
+            .collect();
         Some(Table { id: TableId::Gpt(guid(header.get(56..72)?)?), entries })
     }
 
     fn gpt_entry(&self, number: u32, raw: &[u8]) -> Option<Entry> {
         let kind = raw.get(..16).filter(|kind| **kind != [0; 16]).and_then(guid)?;
         let (first, last) = (u64_at(raw, 32)?, u64_at(raw, 40)?);
-        let units: Vec<u16> = raw.get(56..128)?.as_chunks().0.iter().map(|pair| u16::from_le_bytes(*pair)).collect();
+        let units: Vec<u16> =
+            raw.get(56..128)?.as_chunks().0.iter().map(|pair| u16::from_le_bytes(*pair)).collect();
         let end = units.iter().position(|unit| *unit == 0).unwrap_or(units.len());
         let blocks = last.checked_sub(first)?.checked_add(1)?;
         self.entry(number, first, blocks, kind, String::from_utf16_lossy(&units[..end]))
@@ -169,7 +173,8 @@ impl Record {
 
 /// The records of an MBR; `None` if the sector is none, but a filesystem's boot sector, say.
 fn mbr_records(sector: &[u8]) -> Option<Vec<Record>> {
-    let is_boot_sector = sector.get(54..57)? == b"FAT" || sector.get(82..85)? == b"FAT" || sector.get(3..7)? == b"NTFS";
+    let is_boot_sector =
+        sector.get(54..57)? == b"FAT" || sector.get(82..85)? == b"FAT" || sector.get(3..7)? == b"NTFS";
     if sector.get(510..512)? != [0x55, 0xaa] || is_boot_sector {
         return None;
     }
@@ -178,7 +183,9 @@ fn mbr_records(sector: &[u8]) -> Option<Vec<Record>> {
         return None;
     }
     raw.iter()
-        .map(|record| Some(Record { kind: record[4], first: u32_at(record, 8)?, blocks: u32_at(record, 12)? }))
+        .map(|record| {
+            Some(Record { kind: record[4], first: u32_at(record, 8)?, blocks: u32_at(record, 12)? })
+        })
         .collect()
 }
 
@@ -229,9 +236,8 @@ mod tests {
     use proptest::prelude::*;
 
     const DISK: usize = 8 << 20;
-    const LINUX: [u8; 16] = [
-        0xaf, 0x3d, 0xc6, 0x0f, 0x83, 0x84, 0x72, 0x47, 0x8e, 0x79, 0x3d, 0x69, 0xd8, 0x47, 0x7d, 0xe4,
-    ];
+    const LINUX: [u8; 16] =
+        [0xaf, 0x3d, 0xc6, 0x0f, 0x83, 0x84, 0x72, 0x47, 0x8e, 0x79, 0x3d, 0x69, 0xd8, 0x47, 0x7d, 0xe4];
 
     fn read(image: &[u8]) -> impl FnMut(u64, usize) -> Option<Vec<u8>> {
         |at, length| image.get(usize::try_from(at).ok()?..)?.get(..length).map(<[u8]>::to_vec)
@@ -254,7 +260,9 @@ mod tests {
         let mut image = vec![0; DISK];
         record(&mut image, 0, 0, 0xee, 1, u32::MAX);
         let mut entries = vec![0; 128 * 128];
-        for (index, (first, last, name)) in [(64u64, 127u64, "boot"), (128, 1023, "data ü")].iter().enumerate() {
+        for (index, (first, last, name)) in
+            [(64u64, 127u64, "boot"), (128, 1023, "data ü")].iter().enumerate()
+        {
             let entry = &mut entries[index * 2 * 128..][..128];
             entry[..16].copy_from_slice(&LINUX);
             entry[32..40].copy_from_slice(&first.to_le_bytes());
@@ -293,8 +301,11 @@ mod tests {
             let table = parsed(&gpt(block), block as u32).unwrap();
             assert_eq!(table.id, TableId::Gpt("04030201-0605-0807-090a-0b0c0d0e0f10".to_owned()));
             let per_block = block as u64 / 512;
-            let found: Vec<_> =
-                table.entries.iter().map(|e| (e.number, e.first_sector, e.sectors, e.name.as_str())).collect();
+            let found: Vec<_> = table
+                .entries
+                .iter()
+                .map(|e| (e.number, e.first_sector, e.sectors, e.name.as_str()))
+                .collect();
             assert_eq!(
                 found,
                 [
@@ -315,7 +326,11 @@ mod tests {
             assert_eq!(parsed(&image, 512), good);
             let end = image.len() - 512 + 60;
             image[end] ^= 1;
-            assert_eq!(parsed(&image, 512).unwrap().id, TableId::Mbr(None), "only the protective MBR is left");
+            assert_eq!(
+                parsed(&image, 512).unwrap().id,
+                TableId::Mbr(None),
+                "only the protective MBR is left"
+            );
         }
     }
 

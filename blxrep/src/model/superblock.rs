@@ -119,12 +119,14 @@ fn md(fetch: &mut Fetch<'_>, head: &[u8], bytes: u64) -> Option<Superblock> {
     // 1.1 at the start, 1.2 after 4 KiB, 1.0 at least 8 KiB before the end, on a multiple of 4 KiB.
     let near_end = (bytes / 512).checked_sub(16).map(|sector| (sector & !7) * 512);
     let at_end = near_end.and_then(|at| fetch(at, 512));
-    [Some(head), head.get(4096..), at_end.as_deref()].into_iter().flatten().find_map(version_1).or_else(|| {
-        // 0.90 in the last whole 64 KiB, with its id in two pieces.
-        let sb = fetch((bytes & !0xffff).checked_sub(0x1_0000)?, 512)?;
-        let matches = sb.get(..4)? == MAGIC && u32_at(&sb, 4)? == 0;
-        matches.then(|| found(KIND, uuid(&[sb.get(20..24)?, sb.get(52..64)?].concat()), &[]))?
-    })
+    [Some(head), head.get(4096..), at_end.as_deref()].into_iter().flatten().find_map(version_1).or_else(
+        || {
+            // 0.90 in the last whole 64 KiB, with its id in two pieces.
+            let sb = fetch((bytes & !0xffff).checked_sub(0x1_0000)?, 512)?;
+            let matches = sb.get(..4)? == MAGIC && u32_at(&sb, 4)? == 0;
+            matches.then(|| found(KIND, uuid(&[sb.get(20..24)?, sb.get(52..64)?].concat()), &[]))?
+        },
+    )
 }
 
 fn vfat(head: &[u8]) -> Option<Superblock> {
@@ -198,10 +200,16 @@ mod tests {
             &[(512, b"LABELONE"), (512 + 20, &[32]), (512 + 24, b"LVM2 001"), (512 + 32, uuid)],
         );
         let member = found_in(&image).unwrap();
-        assert_eq!((member.kind, member.uuid.as_str()), ("LVM2_member", "abcdef-GHIJ-klmn-OPQR-stuv-WXYZ-012345"));
+        assert_eq!(
+            (member.kind, member.uuid.as_str()),
+            ("LVM2_member", "abcdef-GHIJ-klmn-OPQR-stuv-WXYZ-012345")
+        );
         let image = with(1 << 20, &[(0, b"LUKS\xba\xbe\0\x02"), (24, b"vault"), (168, b"1234-abcd")]);
         let luks = found_in(&image).unwrap();
-        assert_eq!((luks.kind, luks.uuid.as_str(), luks.label.as_str()), ("crypto_LUKS", "1234-abcd", "vault"));
+        assert_eq!(
+            (luks.kind, luks.uuid.as_str(), luks.label.as_str()),
+            ("crypto_LUKS", "1234-abcd", "vault")
+        );
     }
 
     #[test]

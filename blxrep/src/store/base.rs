@@ -58,10 +58,8 @@ impl Store {
         let granule = self.granule_of(disk.id, spec.granule_shift)?;
         let sidecar = Sidecar::new(granule, spec.bytes)
             .map_err(|e| StoreError::Refused(format!("disk {}: {e}", disk.device)))?;
-        let open = self
-            .generations(disk.id)?
-            .into_iter()
-            .find(|g| matches!(g.state, GenerationState::Open { .. }));
+        let open =
+            self.generations(disk.id)?.into_iter().find(|g| matches!(g.state, GenerationState::Open { .. }));
         let row = self.open_generation(&disk, &spec, open.as_ref(), &sidecar)?;
         self.db().write(|tx| tx.put(&row))?;
         self.base_writer(disk, lease, row, sidecar)

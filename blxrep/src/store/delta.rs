@@ -124,7 +124,10 @@ impl DeltaWriter {
             return refuse(e.to_string());
         }
         if crc32c::crc32c(payload) != payload_crc {
-            return refuse(format!("the payload for bytes {}..{} was damaged on its way", range.start, range.end));
+            return refuse(format!(
+                "the payload for bytes {}..{} was damaged on its way",
+                range.start, range.end
+            ));
         }
         self.extents.add(&extent, payload)
     }
@@ -217,7 +220,12 @@ struct Extents {
 }
 
 impl Extents {
-    fn create(storage: &Storage, path: &Path, granule: GranuleSize, disk_bytes: u64) -> Result<Self, StoreError> {
+    fn create(
+        storage: &Storage,
+        path: &Path,
+        granule: GranuleSize,
+        disk_bytes: u64,
+    ) -> Result<Self, StoreError> {
         let file = AppendFile::create(storage, path)?;
         Ok(Self { file, granule, disk_bytes, runs: Vec::new(), count: 0, ascending: true })
     }

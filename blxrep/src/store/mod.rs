@@ -91,7 +91,10 @@ struct Inner {
 
 impl std::fmt::Debug for Inner {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Inner").field("root", &self.layout.root()).field("id", &self.id).finish_non_exhaustive()
+        f.debug_struct("Inner")
+            .field("root", &self.layout.root())
+            .field("id", &self.id)
+            .finish_non_exhaustive()
     }
 }
 

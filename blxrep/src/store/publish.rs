@@ -94,7 +94,11 @@ impl Store {
         Ok(ready.into_iter().map(|point| point.point).collect())
     }
 
-    fn rename_all<'a>(&self, ready: &'a [ReadyPoint], renamed: &mut Vec<&'a Names>) -> Result<(), StoreError> {
+    fn rename_all<'a>(
+        &self,
+        ready: &'a [ReadyPoint],
+        renamed: &mut Vec<&'a Names>,
+    ) -> Result<(), StoreError> {
         let mut directories = BTreeSet::new();
         for names in ready.iter().flat_map(|point| &point.files) {
             self.storage().rename(&names.part, &names.published)?;

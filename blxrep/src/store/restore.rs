@@ -5,10 +5,11 @@
 
 use super::{Store, StoreError};
 use crate::io::storage::{Access, AlignedBuffer, DataFile, Storage};
-use crate::model::ids::PointId;
 use crate::model::encoding::is_zero;
+use crate::model::ids::PointId;
 use crate::view::PointReader;
 use crate::view::reader::Content;
+use std::io::{Seek, SeekFrom};
 use std::ops::Range;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -52,7 +53,39 @@ pub struct RestoreReport {
     pub verified: u64,
 }
 
+/// What a restore to a path would do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    pub device: bool,
+    /// What would be gone afterwards, as a sentence.
+    pub overwrites: Option<String>,
+}
+
 impl Store {
+    /// Refuses a target that a point cannot be restored to, before anything is written.
+    pub fn check_target(&self, id: PointId, target: &Path) -> Result<Target, StoreError> {
+        let point = self.point(id)?;
+        let Ok(meta) = std::fs::metadata(target) else {
+            self.part_of(target)?;
+            return Ok(Target { device: false, overwrites: None });
+        };
+        if meta.is_file() {
+            self.part_of(target)?;
+            let what = format!("the file {} exists and would be replaced", target.display());
+            return Ok(Target { device: false, overwrites: Some(what) });
+        }
+        if !meta.file_type().is_block_device() {
+            return refuse(target, "it is neither a file nor a block device");
+        }
+        refuse_mounted(target, meta.rdev())?;
+        let bytes = device_bytes(target);
+        if bytes.is_some_and(|bytes| bytes < point.disk_bytes) {
+            return too_small(target, bytes.unwrap_or(0), point.disk_bytes);
+        }
+        let what = format!("everything on {} would be overwritten", target.display());
+        Ok(Target { device: true, overwrites: Some(what) })
+    }
+
     /// Writes a point to a file or block device. What is there already is only overwritten with `overwrite`.
     pub fn restore_to_file(
         &self,
@@ -61,19 +94,15 @@ impl Store {
         overwrite: bool,
         progress: Progress<'_>,
     ) -> Result<RestoreReport, StoreError> {
+        let checked = self.check_target(id, target)?;
+        if let Some(what) = checked.overwrites.filter(|_| !overwrite) {
+            return refuse(target, &format!("{what}; say --yes to do it"));
+        }
         let mut reader = self.open_point(id)?;
-        let meta = std::fs::metadata(target).ok();
-        match meta {
-            Some(meta) if meta.file_type().is_block_device() => {
-                if !overwrite {
-                    return refuse(target, "everything on this device would be overwritten; say --yes to do it");
-                }
-                refuse_mounted(target, meta.rdev())?;
-                self.restore_device(&mut reader, target, progress)
-            }
-            Some(meta) if !meta.is_file() => refuse(target, "it is neither a file nor a block device"),
-            Some(_) if !overwrite => refuse(target, "the file exists; say --yes to replace it"),
-            _ => self.restore_file(&mut reader, target, overwrite, progress),
+        if checked.device {
+            self.restore_device(&mut reader, target, progress)
+        } else {
+            self.restore_file(&mut reader, target, overwrite, progress)
         }
     }
 
@@ -133,13 +162,16 @@ impl Store {
     ) -> Result<RestoreReport, StoreError> {
         let device = match self.storage().open(target, Access::Device) {
             Err(e) if e.source.raw_os_error() == Some(rustix::io::Errno::BUSY.raw_os_error()) => {
-                return refuse(target, "it or a partition of it is in use (mounted, swap, LVM, RAID); release it");
+                return refuse(
+                    target,
+                    "it or a partition of it is in use (mounted, swap, LVM, RAID); release it",
+                );
             }
             opened => opened?,
         };
         let (size, needed) = (device.len()?, reader.disk_bytes());
         if size < needed {
-            return refuse(target, &format!("it has {size} bytes and the point needs {needed}"));
+            return too_small(target, size, needed);
         }
         let total = 2 * needed;
         let mut copy = Copy { reader, file: &device, device: true, progress, total, written: 0 };
@@ -250,6 +282,15 @@ fn pieces(range: Range<u64>) -> impl Iterator<Item = Range<u64>> {
 
 fn length(piece: &Range<u64>) -> usize {
     usize::try_from(piece.end - piece.start).unwrap_or(CHUNK_BYTES)
+}
+
+/// Size of a block device; `None` if it cannot be opened, which the restore itself will report.
+fn device_bytes(target: &Path) -> Option<u64> {
+    std::fs::File::open(target).and_then(|mut device| device.seek(SeekFrom::End(0))).ok()
+}
+
+fn too_small<T>(target: &Path, bytes: u64, needed: u64) -> Result<T, StoreError> {
+    refuse(target, &format!("it has {bytes} bytes and the point needs {needed}: choose a larger device"))
 }
 
 fn refuse<T>(target: &Path, why: &str) -> Result<T, StoreError> {

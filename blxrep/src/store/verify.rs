@@ -36,6 +36,8 @@ pub struct Finding {
 /// What a verification saw.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct VerifyReport {
+    /// Points whose own files were read.
+    pub checked_points: u64,
     pub files: u64,
     pub bytes: u64,
     /// At most 1000; `more` counts the rest.
@@ -64,6 +66,7 @@ impl Store {
         let mut meter = Meter::new(progress, total);
         for family in generations.values() {
             for point in family.iter().filter(is_wanted) {
+                report.checked_points += 1;
                 for (path, damages) in self.check_files(point, &mut meter)? {
                     report.files += 1;
                     self.note(&mut report, &path, family, point, damages);
@@ -160,10 +163,8 @@ impl Store {
     /// For each damage the points that show it: from the damaged one on, until all of it was written anew.
     fn affected(&self, family: &[Point], from: &Point, damages: &[Damage]) -> Vec<Vec<PointId>> {
         let mut left: Vec<GranuleSet> = damages.iter().map(|damage| damage.granules.clone()).collect();
-        let mut affected: Vec<Vec<PointId>> = damages
-            .iter()
-            .map(|damage| if damage.only_here { vec![from.id] } else { Vec::new() })
-            .collect();
+        let mut affected: Vec<Vec<PointId>> =
+            damages.iter().map(|damage| if damage.only_here { vec![from.id] } else { Vec::new() }).collect();
         for point in family.iter().filter(|point| point.sequence >= from.sequence) {
             if point.sequence > from.sequence {
                 // What cannot be read hides nothing.

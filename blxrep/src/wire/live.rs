@@ -22,7 +22,12 @@ pub const MAX_REPORTED_RANGES: usize = 256;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ToDispatcher {
     /// Which disk this connection serves; its first message.
-    Disk { disk: DiskIdentity, device: String, bytes: u64, granule_shift: u32 },
+    Disk {
+        disk: DiskIdentity,
+        device: String,
+        bytes: u64,
+        granule_shift: u32,
+    },
     /// What changed since the last report. Advisory: the kernel's maps are the truth.
     Report {
         backlog: u64,

@@ -29,9 +29,7 @@ pub enum ToDispatcher {
     /// The last round passed (or is published as fuzzy): this is what the image stands for.
     Seal(CutSummary),
     /// Given up; what was stored stays for a later `Begin`.
-    Abort {
-        reason: String,
-    },
+    Abort { reason: String },
 }
 
 /// Dispatcher to agent.
