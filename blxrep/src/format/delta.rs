@@ -94,12 +94,7 @@ impl Extent {
             Encoding::Raw | Encoding::Zstd => MAX_PAYLOAD_BYTES as u64,
         };
         if self.bytes > limit {
-            return Err(FormatError::Limit {
-                part: EXTENT,
-                field: "the length",
-                value: self.bytes,
-                limit,
-            });
+            return Err(FormatError::Limit { part: EXTENT, field: "the length", value: self.bytes, limit });
         }
         let payload = usize::try_from(self.payload).unwrap_or(usize::MAX);
         if !self.encoding.admits(payload, self.bytes) {
@@ -213,8 +208,7 @@ mod tests {
         assert!(!ok(Extent { start: 409_600, ..extent() }), "ends behind the disk");
         assert!(!ok(Extent { encoding: Encoding::Raw, ..extent() }), "raw of another length");
         assert!(!ok(Extent { encoding: Encoding::Zero, ..extent() }), "zero with a payload");
-        let huge =
-            Extent { start: 0, bytes: 2 << 20, encoding: Encoding::Zstd, payload: 9, payload_crc: 0 };
+        let huge = Extent { start: 0, bytes: 2 << 20, encoding: Encoding::Zstd, payload: 9, payload_crc: 0 };
         assert!(huge.check(GranuleSize::default(), 1 << 30).is_err(), "unpacks to more than a payload may");
     }
 

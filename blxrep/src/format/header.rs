@@ -175,8 +175,8 @@ fn take_cut(c: &mut Cursor<'_>) -> Result<Option<CutFacts>, FormatError> {
         3 => Consistency::Fuzzy,
         _ => return Err(field("the consistency", u64::from(label))),
     };
-    let at = Timestamp::new(seconds, nanos)
-        .map_err(|_| field("the second of the cut", seconds.unsigned_abs()))?;
+    let at =
+        Timestamp::new(seconds, nanos).map_err(|_| field("the second of the cut", seconds.unsigned_abs()))?;
     Ok(Some(CutFacts { cut: CutId(cut), at, consistency, proven: proven == 1 }))
 }
 

@@ -18,7 +18,7 @@ const BUFFER_BYTES: usize = 2 << 20;
 /// Words of a short run of zeroes are written, not punched: punching less than this waits for the sidecar's
 /// dirty pages, and gives back no blocks to speak of.
 const PUNCH_WORDS_FROM: u64 = 64 << 10;
-const NO_WORDS: [u8; PUNCH_WORDS_FROM as usize] = [0; PUNCH_WORDS_FROM as usize];
+static NO_WORDS: [u8; PUNCH_WORDS_FROM as usize] = [0; PUNCH_WORDS_FROM as usize];
 
 /// What a base is made under; a resumed one must agree.
 #[derive(Clone, Copy, Debug)]
@@ -58,10 +58,8 @@ impl Store {
         let granule = self.granule_of(disk.id, spec.granule_shift)?;
         let sidecar = Sidecar::new(granule, spec.bytes)
             .map_err(|e| StoreError::Refused(format!("disk {}: {e}", disk.device)))?;
-        let open = self
-            .generations(disk.id)?
-            .into_iter()
-            .find(|g| matches!(g.state, GenerationState::Open { .. }));
+        let open =
+            self.generations(disk.id)?.into_iter().find(|g| matches!(g.state, GenerationState::Open { .. }));
         let row = self.open_generation(&disk, &spec, open.as_ref(), &sidecar)?;
         self.db().write(|tx| tx.put(&row))?;
         self.base_writer(disk, lease, row, sidecar)

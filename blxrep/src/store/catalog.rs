@@ -4,9 +4,7 @@ use super::{Store, StoreError};
 use crate::io::db::{Record, Transaction};
 use crate::model::action::Action;
 use crate::model::host::Footprint;
-use crate::model::ids::{
-    ActionId, AgentId, DiskId, DiskIdentity, Epoch, GenerationId, PointId, StoreId,
-};
+use crate::model::ids::{ActionId, AgentId, DiskId, DiskIdentity, Epoch, GenerationId, PointId, StoreId};
 use crate::model::point::{Disk, Point};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -31,7 +29,9 @@ pub struct AgentRow {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum GenerationState {
     /// Its image is being made; below `durable` it is on stable storage.
-    Open { durable: u64 },
+    Open {
+        durable: u64,
+    },
     Published,
 }
 

@@ -163,7 +163,13 @@ impl Store {
     }
 
     /// A change set that is wrong costs no content: it is what a rebuild and a consolidation would go by.
-    fn check_changes(&self, path: &Path, root: &Digest, disk: Geometry, held: Option<&GranuleSet>) -> Vec<Damage> {
+    fn check_changes(
+        &self,
+        path: &Path,
+        root: &Digest,
+        disk: Geometry,
+        held: Option<&GranuleSet>,
+    ) -> Vec<Damage> {
         self.forget(path);
         match read_changes(self.storage(), path, root, disk) {
             Ok(set) if held.is_none_or(|held| *held == set) => Vec::new(),

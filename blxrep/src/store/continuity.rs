@@ -27,12 +27,7 @@ impl Store {
     }
 }
 
-fn judge(
-    newest: Option<&Point>,
-    epoch: Epoch,
-    acked: Option<PointId>,
-    open: Option<PointId>,
-) -> Continuity {
+fn judge(newest: Option<&Point>, epoch: Epoch, acked: Option<PointId>, open: Option<PointId>) -> Continuity {
     let Some(newest) = newest else {
         return Continuity::Discontinuous { parent: None, reason: "the disk has no point yet".to_owned() };
     };

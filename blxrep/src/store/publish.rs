@@ -94,10 +94,15 @@ impl Store {
         Ok(ready.into_iter().map(|point| point.point).collect())
     }
 
-    fn rename_all<'a>(&self, ready: &'a [ReadyPoint], renamed: &mut Vec<&'a Names>) -> Result<(), StoreError> {
+    fn rename_all<'a>(
+        &self,
+        ready: &'a [ReadyPoint],
+        renamed: &mut Vec<&'a Names>,
+    ) -> Result<(), StoreError> {
         let mut directories = BTreeSet::new();
         for names in ready.iter().flat_map(|point| &point.files) {
-            self.storage().rename(&names.part, &names.published)?;
+            // A published file never changes, whatever went wrong with an id.
+            self.storage().rename_new(&names.part, &names.published)?;
             renamed.push(names);
             directories.extend(names.published.parent());
         }

@@ -104,7 +104,12 @@ impl Store {
         Expected { keep: files.collect(), open: Vec::new() }
     }
 
-    fn sweep(&self, directory: &Path, expected: &Expected, report: &mut OpenReport) -> Result<(), StoreError> {
+    fn sweep(
+        &self,
+        directory: &Path,
+        expected: &Expected,
+        report: &mut OpenReport,
+    ) -> Result<(), StoreError> {
         let mut seen = 0;
         let mut changed = false;
         for entry in self.storage().list(directory)? {

@@ -5,8 +5,8 @@
 
 use super::{Store, StoreError};
 use crate::io::storage::{Access, AlignedBuffer, DataFile, Storage};
-use crate::model::ids::PointId;
 use crate::model::encoding::is_zero;
+use crate::model::ids::PointId;
 use crate::view::PointReader;
 use crate::view::reader::Content;
 use std::ops::Range;
@@ -66,7 +66,10 @@ impl Store {
         match meta {
             Some(meta) if meta.file_type().is_block_device() => {
                 if !overwrite {
-                    return refuse(target, "everything on this device would be overwritten; say --yes to do it");
+                    return refuse(
+                        target,
+                        "everything on this device would be overwritten; say --yes to do it",
+                    );
                 }
                 refuse_mounted(target, meta.rdev())?;
                 self.restore_device(&mut reader, target, progress)
@@ -107,7 +110,9 @@ impl Store {
 
     /// The name beside `target` under which its file grows; refuses targets within the store.
     fn part_of(&self, target: &Path) -> Result<PathBuf, StoreError> {
-        let Some(name) = target.file_name() else { return refuse(target, "it names no file") };
+        let Some(name) = target.file_name() else {
+            return refuse(target, "it names no file");
+        };
         let parent = match target.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => parent,
             _ => Path::new("."),
@@ -133,11 +138,14 @@ impl Store {
     ) -> Result<RestoreReport, StoreError> {
         let device = match self.storage().open(target, Access::Device) {
             Err(e) if e.source.raw_os_error() == Some(rustix::io::Errno::BUSY.raw_os_error()) => {
-                return refuse(target, "it or a partition of it is in use (mounted, swap, LVM, RAID); release it");
+                return refuse(
+                    target,
+                    "it or a partition of it is in use (mounted, swap, LVM, RAID); release it",
+                );
             }
             opened => opened?,
         };
-        let (size, needed) = (device.len()?, reader.disk_bytes());
+        let (size, needed) = (device.length()?, reader.disk_bytes());
         if size < needed {
             return refuse(target, &format!("it has {size} bytes and the point needs {needed}"));
         }

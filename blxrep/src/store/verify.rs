@@ -160,10 +160,8 @@ impl Store {
     /// For each damage the points that show it: from the damaged one on, until all of it was written anew.
     fn affected(&self, family: &[Point], from: &Point, damages: &[Damage]) -> Vec<Vec<PointId>> {
         let mut left: Vec<GranuleSet> = damages.iter().map(|damage| damage.granules.clone()).collect();
-        let mut affected: Vec<Vec<PointId>> = damages
-            .iter()
-            .map(|damage| if damage.only_here { vec![from.id] } else { Vec::new() })
-            .collect();
+        let mut affected: Vec<Vec<PointId>> =
+            damages.iter().map(|damage| if damage.only_here { vec![from.id] } else { Vec::new() }).collect();
         for point in family.iter().filter(|point| point.sequence >= from.sequence) {
             if point.sequence > from.sequence {
                 // What cannot be read hides nothing.
@@ -181,7 +179,9 @@ impl Store {
 
     /// What a delta holds, by its index.
     pub(super) fn granules_of(&self, point: &Point) -> Result<GranuleSet, ViewError> {
-        let PointDigests::Delta { delta, .. } = point.digests else { return Ok(GranuleSet::new()) };
+        let PointDigests::Delta { delta, .. } = point.digests else {
+            return Ok(GranuleSet::new());
+        };
         let names = self.layout().delta(point.disk, point.generation, point.id);
         let kind = crate::format::header::FileKind::Delta;
         let stored = StoredFile::open(self.storage(), &names.published, kind, &delta)?;
