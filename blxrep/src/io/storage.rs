@@ -17,7 +17,7 @@ pub const DIRECT_ALIGNMENT: usize = 4096;
 const FILE_MODE: u32 = 0o600;
 const DIRECTORY_MODE: u32 = 0o700;
 /// Zeroes are written in pieces of this length where a filesystem cannot punch holes.
-const ZEROES: [u8; 64 << 10] = [0; 64 << 10];
+static ZEROES: [u8; 64 << 10] = [0; 64 << 10];
 
 /// What could not be done, to what, and why.
 #[derive(Debug, thiserror::Error)]
@@ -178,7 +178,12 @@ impl Storage {
     pub fn rename_new(&self, from: &Path, to: &Path) -> Result<()> {
         self.run("rename", from, || {
             let flags = rustix::fs::RenameFlags::NOREPLACE;
-            Ok(rustix::fs::renameat_with(rustix::fs::CWD, from, rustix::fs::CWD, to, flags)?)
+            match rustix::fs::renameat_with(rustix::fs::CWD, from, rustix::fs::CWD, to, flags) {
+                // Network filesystems cannot do both at once.
+                Err(rustix::io::Errno::INVAL) if !to.try_exists()? => std::fs::rename(from, to),
+                Err(rustix::io::Errno::INVAL) => Err(rustix::io::Errno::EXIST.into()),
+                done => Ok(done?),
+            }
         })
     }
 
@@ -324,7 +329,7 @@ impl DataFile {
     }
 
     /// Length of a file or block device.
-    pub fn len(&self) -> Result<u64> {
+    pub fn length(&self) -> Result<u64> {
         self.run("measure", || {
             if self.file.metadata()?.file_type().is_block_device() {
                 Ok(rustix::fs::seek(&self.file, SeekFrom::End(0))?)
@@ -467,7 +472,7 @@ mod tests {
         file.write_at(buffer.as_slice(), 4096).unwrap();
         file.write_at(&[9; 100], 0).unwrap();
         file.sync().unwrap();
-        assert_eq!(file.len().unwrap(), 14_096);
+        assert_eq!(file.length().unwrap(), 14_096);
         let mut out = vec![0; 10_000];
         file.read_at(&mut out, 4096).unwrap();
         assert_eq!(out, content);
@@ -520,6 +525,6 @@ mod tests {
         let file = storage.open(&path, Access::Create).unwrap();
         let error = file.write_at(&[1; 100], 0).unwrap_err();
         assert_eq!(error.to_string(), format!("cannot write {}: injected", path.display()));
-        assert_eq!(file.len().unwrap(), 50);
+        assert_eq!(file.length().unwrap(), 50);
     }
 }

@@ -18,7 +18,7 @@ const BUFFER_BYTES: usize = 2 << 20;
 /// Words of a short run of zeroes are written, not punched: punching less than this waits for the sidecar's
 /// dirty pages, and gives back no blocks to speak of.
 const PUNCH_WORDS_FROM: u64 = 64 << 10;
-const NO_WORDS: [u8; PUNCH_WORDS_FROM as usize] = [0; PUNCH_WORDS_FROM as usize];
+static NO_WORDS: [u8; PUNCH_WORDS_FROM as usize] = [0; PUNCH_WORDS_FROM as usize];
 
 /// What a base is made under; a resumed one must agree.
 #[derive(Clone, Copy, Debug)]

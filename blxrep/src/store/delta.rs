@@ -2,6 +2,7 @@
 
 use super::append::AppendFile;
 use super::base::facts;
+use super::catalog::key;
 use super::layout::Names;
 use super::publish::{Parts, ReadyPoint, Step};
 use super::{Lease, Store, StoreError};
@@ -61,6 +62,9 @@ impl Store {
         let refuse = |why: String| Err(StoreError::Refused(why));
         if self.newest_point(disk.id)?.is_none_or(|newest| newest.id != parent.id) {
             return refuse(format!("point {} is not the newest of disk {}", parent.id, disk.device));
+        }
+        if self.db().get::<Point>(&key(spec.point.0))?.is_some() {
+            return refuse(format!("point {} is published already", spec.point));
         }
         if generation.granule_shift != disk.granule_shift {
             return refuse(format!(
@@ -364,7 +368,9 @@ fn write_changes(
     let mut items = 0;
     let mut bytes = Vec::new();
     for run in seen.chunk_by(|a, b| a.end == b.start) {
-        let (Some(first), Some(last)) = (run.first(), run.last()) else { continue };
+        let (Some(first), Some(last)) = (run.first(), run.last()) else {
+            continue;
+        };
         let sectors = changes::sectors_of(header.granule, first.start..last.end, header.disk_bytes);
         changes::put_range(&mut bytes, &sectors);
         items += 1;

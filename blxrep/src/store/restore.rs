@@ -136,7 +136,9 @@ impl Store {
 
     /// The name beside `target` under which its file grows; refuses targets within the store.
     fn part_of(&self, target: &Path) -> Result<PathBuf, StoreError> {
-        let Some(name) = target.file_name() else { return refuse(target, "it names no file") };
+        let Some(name) = target.file_name() else {
+            return refuse(target, "it names no file");
+        };
         let parent = match target.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => parent,
             _ => Path::new("."),
@@ -169,7 +171,7 @@ impl Store {
             }
             opened => opened?,
         };
-        let (size, needed) = (device.len()?, reader.disk_bytes());
+        let (size, needed) = (device.length()?, reader.disk_bytes());
         if size < needed {
             return too_small(target, size, needed);
         }

@@ -34,7 +34,7 @@ impl Image {
             return Err(ViewError::Foreign { path: files.sidecar.clone() });
         }
         let file = storage.open(&files.image, Access::Read)?;
-        let length = file.len()?;
+        let length = file.length()?;
         if length != files.bytes {
             let what = format!("it is {length} bytes long and should be {}", files.bytes);
             let disk = length.min(files.bytes)..files.bytes;

@@ -76,7 +76,7 @@ impl StoredFile {
     pub fn open(storage: &Storage, path: &Path, kind: FileKind, root: &Digest) -> Result<Self, ViewError> {
         let file = storage.open(path, Access::Read)?;
         let format = |offset, source| ViewError::Format { path: path.to_owned(), offset, source };
-        let length = file.len()?;
+        let length = file.length()?;
         let least = HEADER_BYTES as u64 + TRAILER_LENGTH;
         if length < least {
             return Err(format(0, FormatError::Short { part: "the file", need: least, have: length }));

@@ -136,7 +136,9 @@ impl PointReader {
             }
             self.unpack(run)?;
         }
-        let Some(unpacked) = &self.unpacked else { return Ok(()) };
+        let Some(unpacked) = &self.unpacked else {
+            return Ok(());
+        };
         let skip = usize::try_from(at - unpacked.start).unwrap_or(usize::MAX);
         out.copy_from_slice(&unpacked.content[skip..skip + out.len()]);
         Ok(())
