@@ -1,2 +1,4 @@
 //! Continuous block-level backup.
+pub mod engine;
+pub mod io;
 pub mod model;

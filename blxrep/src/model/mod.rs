@@ -6,4 +6,5 @@ pub mod host;
 pub mod ids;
 pub mod point;
 pub mod policy;
+pub mod tracking;
 pub mod units;

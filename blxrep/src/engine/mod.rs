@@ -1,0 +1,3 @@
+//! Decisions: pure functions of what happened.
+
+pub mod audit;

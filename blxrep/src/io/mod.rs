@@ -1,0 +1,3 @@
+//! The only contact with the OS.
+
+pub mod tracker;
