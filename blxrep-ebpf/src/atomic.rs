@@ -27,4 +27,3 @@ pub unsafe fn compare_swap(word: *mut u64, old: u64, new: u64) -> u64 {
     }
     seen
 }
-

@@ -1,8 +1,8 @@
 //! The table of requests in flight: places of one bucket, claimed with compare-and-swap.
 
 use crate::{INFLIGHT, atomic};
-use core::arch::asm;
 use blxrep_ebpf::{BUCKET_ENTRIES, InflightBucket, InflightEntry, bucket};
+use core::arch::asm;
 
 #[unsafe(no_mangle)]
 static BUCKET_MASK: u32 = 0;
@@ -36,7 +36,12 @@ impl Place {
     #[inline(always)]
     unsafe fn at(bucket: *mut InflightBucket, index: usize) -> Self {
         // SAFETY: the caller keeps `index` below `BUCKET_ENTRIES`.
-        unsafe { Self { key: (&raw mut (*bucket).keys).cast::<u64>().add(index), entry: (&raw mut (*bucket).entries).cast::<InflightEntry>().add(index) } }
+        unsafe {
+            Self {
+                key: (&raw mut (*bucket).keys).cast::<u64>().add(index),
+                entry: (&raw mut (*bucket).entries).cast::<InflightEntry>().add(index),
+            }
+        }
     }
 
     #[inline(always)]

@@ -38,8 +38,12 @@ pub fn run() -> Result<()> {
     let object = root.join(OBJECT);
     fs::create_dir_all(object.parent().context("the object has a folder")?)?;
     strip(&built, &object)?;
-    let tools = Tools { rustc: version(RUSTC)?, linker: version(LINKER)? };
-    fs::write(root.join(DIGEST), digest_file(&root, &tools)?).with_context(|| format!("cannot write {DIGEST}"))?;
+    let tools = Tools {
+        rustc: version(RUSTC)?,
+        linker: version(LINKER)?,
+    };
+    fs::write(root.join(DIGEST), digest_file(&root, &tools)?)
+        .with_context(|| format!("cannot write {DIGEST}"))?;
     println!("{OBJECT}: {} bytes", fs::metadata(&object)?.len());
     Ok(())
 }
@@ -48,8 +52,18 @@ pub fn run() -> Result<()> {
 pub fn check() -> Result<()> {
     let root = root()?;
     let committed = fs::read_to_string(root.join(DIGEST)).with_context(|| format!("cannot read {DIGEST}"))?;
-    let line = |name: &str| committed.lines().find_map(|l| l.strip_prefix(name)).unwrap_or_default().trim().to_owned();
-    let tools = Tools { rustc: line("rustc:"), linker: line("linker:") };
+    let line = |name: &str| {
+        committed
+            .lines()
+            .find_map(|l| l.strip_prefix(name))
+            .unwrap_or_default()
+            .trim()
+            .to_owned()
+    };
+    let tools = Tools {
+        rustc: line("rustc:"),
+        linker: line("linker:"),
+    };
     if committed != digest_file(&root, &tools)? {
         bail!(
             "{OBJECT} does not belong to the sources beside it; rebuild it with `cargo xtask build-ebpf` and commit both files"
@@ -66,7 +80,10 @@ struct Tools {
 
 fn root() -> Result<PathBuf> {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-    Ok(here.parent().context("xtask lies in the workspace")?.to_path_buf())
+    Ok(here
+        .parent()
+        .context("xtask lies in the workspace")?
+        .to_path_buf())
 }
 
 /// The text of the digest file: one hash over everything that goes in, one over what came out.
@@ -99,7 +116,9 @@ fn digest_file(root: &Path, tools: &Tools) -> Result<String> {
 fn sources(root: &Path) -> Result<Vec<PathBuf>> {
     let folder = Path::new(CRATE).join("src");
     let mut paths = vec![Path::new(CRATE).join("Cargo.toml")];
-    for entry in fs::read_dir(root.join(&folder)).with_context(|| format!("cannot list {}", folder.display()))? {
+    for entry in
+        fs::read_dir(root.join(&folder)).with_context(|| format!("cannot list {}", folder.display()))?
+    {
         paths.push(folder.join(entry?.file_name()));
     }
     paths.sort();
@@ -109,7 +128,9 @@ fn sources(root: &Path) -> Result<Vec<PathBuf>> {
 /// Names, versions and checksums of the locked crates that end up in the object.
 fn locked(root: &Path) -> Result<String> {
     let lock = fs::read_to_string(root.join("Cargo.lock")).context("cannot read Cargo.lock")?;
-    let packages = lock.split("[[package]]").filter(|p| p.trim_start().starts_with("name = \"aya-ebpf"));
+    let packages = lock
+        .split("[[package]]")
+        .filter(|p| p.trim_start().starts_with("name = \"aya-ebpf"));
     let packages: String = packages.collect();
     if packages.is_empty() {
         bail!("Cargo.lock has no aya-ebpf; was it removed from {CRATE}/Cargo.toml?");
@@ -121,14 +142,22 @@ fn locked(root: &Path) -> Result<String> {
 fn compile(root: &Path) -> Result<PathBuf> {
     let target = root.join("target/ebpf");
     let cargo_home = std::env::var("CARGO_HOME").map(PathBuf::from);
-    let cargo_home = cargo_home.or_else(|_| std::env::var("HOME").map(|home| Path::new(&home).join(".cargo")));
+    let cargo_home =
+        cargo_home.or_else(|_| std::env::var("HOME").map(|home| Path::new(&home).join(".cargo")));
     let mut flags: Vec<String> = FLAGS.iter().map(ToString::to_string).collect();
     flags.push(format!("--remap-path-prefix={}=/blxrep", root.display()));
     if let Ok(home) = cargo_home {
         flags.push(format!("--remap-path-prefix={}=/cargo", home.display()));
     }
     let status = Command::new("cargo")
-        .args(["build", "--release", "--locked", "-Zbuild-std=core", "--target", TARGET])
+        .args([
+            "build",
+            "--release",
+            "--locked",
+            "-Zbuild-std=core",
+            "--target",
+            TARGET,
+        ])
         .args(["--package", CRATE, "--bin", CRATE, "--features", "bpf"])
         .current_dir(root)
         .env("RUSTC", RUSTC)
@@ -146,8 +175,15 @@ fn compile(root: &Path) -> Result<PathBuf> {
 /// Copies the object without DWARF; BTF stays.
 fn strip(built: &Path, object: &Path) -> Result<()> {
     let tool = Path::new(LLVM).join("bin/llvm-objcopy");
-    let status = Command::new(&tool).arg("--strip-debug").arg(built).arg(object).status();
-    if !status.with_context(|| format!("cannot run {}", tool.display()))?.success() {
+    let status = Command::new(&tool)
+        .arg("--strip-debug")
+        .arg(built)
+        .arg(object)
+        .status();
+    if !status
+        .with_context(|| format!("cannot run {}", tool.display()))?
+        .success()
+    {
         bail!("{} failed on {}", tool.display(), built.display());
     }
     Ok(())
@@ -155,8 +191,15 @@ fn strip(built: &Path, object: &Path) -> Result<()> {
 
 /// First line of `tool --version`.
 fn version(tool: &str) -> Result<String> {
-    let output = Command::new(tool).arg("--version").output().with_context(|| format!("cannot run {tool}"))?;
-    Ok(String::from_utf8_lossy(&output.stdout).lines().next().unwrap_or_default().to_owned())
+    let output = Command::new(tool)
+        .arg("--version")
+        .output()
+        .with_context(|| format!("cannot run {tool}"))?;
+    Ok(String::from_utf8_lossy(&output.stdout)
+        .lines()
+        .next()
+        .unwrap_or_default()
+        .to_owned())
 }
 
 /// Installs what is missing when that is possible, and says what is missing otherwise.
@@ -165,9 +208,14 @@ fn install_tools() -> Result<()> {
     if !(Path::new(RUSTC).exists() && Path::new(RUST_SOURCES).exists() && have_llvm) {
         let packages = PACKAGES.join(" ");
         if !rustix::process::geteuid().is_root() {
-            bail!("the eBPF programs are built with the packages {packages}; as root: apt-get install {packages}");
+            bail!(
+                "the eBPF programs are built with the packages {packages}; as root: apt-get install {packages}"
+            );
         }
-        let status = Command::new("apt-get").args(["install", "-y"]).args(PACKAGES).status();
+        let status = Command::new("apt-get")
+            .args(["install", "-y"])
+            .args(PACKAGES)
+            .status();
         if !status.context("cannot run apt-get")?.success() {
             bail!("apt-get could not install {packages}; they are in Debian 12 (security suite) and later");
         }
@@ -176,7 +224,13 @@ fn install_tools() -> Result<()> {
         return Ok(());
     }
     let status = Command::new("cargo")
-        .args(["install", &format!("{LINKER}@{LINKER_VERSION}"), "--no-default-features", "--features", "llvm-22"])
+        .args([
+            "install",
+            &format!("{LINKER}@{LINKER_VERSION}"),
+            "--no-default-features",
+            "--features",
+            "llvm-22",
+        ])
         .env("LLVM_SYS_221_PREFIX", LLVM)
         .env("RUSTFLAGS", format!("-L {LLVM}/lib"))
         .status()
@@ -199,11 +253,18 @@ mod tests {
     #[test]
     fn every_input_changes_the_digest() {
         let root = root().unwrap();
-        let tools = |rustc: &str| Tools { rustc: rustc.into(), linker: "l".into() };
+        let tools = |rustc: &str| Tools {
+            rustc: rustc.into(),
+            linker: "l".into(),
+        };
         let a = digest_file(&root, &tools("a")).unwrap();
         let b = digest_file(&root, &tools("b")).unwrap();
         assert_ne!(a.lines().next(), b.lines().next());
-        assert!(sources(&root).unwrap().contains(&PathBuf::from("blxrep-ebpf/src/main.rs")));
+        assert!(
+            sources(&root)
+                .unwrap()
+                .contains(&PathBuf::from("blxrep-ebpf/src/main.rs"))
+        );
         assert!(locked(&root).unwrap().contains("aya-ebpf-bindings"));
     }
 }

@@ -48,7 +48,9 @@ impl<'a> Slot<'a> {
     pub fn new(shared: &'a Shared, slot: u32) -> Self {
         const WORDS: usize = size_of::<DiskSlot>() / 8;
         let start = slot as usize * WORDS;
-        Self { words: &shared.slots.get()[start..start + WORDS] }
+        Self {
+            words: &shared.slots.get()[start..start + WORDS],
+        }
     }
 
     fn load(self, word: usize) -> u64 {
@@ -62,7 +64,8 @@ impl<'a> Slot<'a> {
     /// Tells the programs the disk's geometry and forgets what a former disk in this slot has counted.
     pub fn reset(self, granule: GranuleSize, granules: u32) {
         self.words.iter().for_each(|word| word.store(0, Ordering::SeqCst));
-        self.words[offset_of!(DiskSlot, shift) / 8].store(u64::from(granule.sector_shift()), Ordering::SeqCst);
+        self.words[offset_of!(DiskSlot, shift) / 8]
+            .store(u64::from(granule.sector_shift()), Ordering::SeqCst);
         self.words[offset_of!(DiskSlot, granules) / 8].store(u64::from(granules), Ordering::SeqCst);
     }
 
@@ -102,7 +105,14 @@ pub fn sample(files: &StatFiles, slot: &Slot<'_>, clock: Instant) -> io::Result<
     let second = files.stat()?;
     let after = slot.witness();
     let at = u64::try_from(clock.elapsed().as_nanos()).unwrap_or(u64::MAX);
-    Ok(Sample { at, before, stat: [first, second], inflight, after, disk_bytes })
+    Ok(Sample {
+        at,
+        before,
+        stat: [first, second],
+        inflight,
+        after,
+        disk_bytes,
+    })
 }
 
 /// One tracked disk. Every method is a few atomic reads, or a pass over a map.
@@ -161,7 +171,10 @@ impl DiskTracker {
         self.bitmap(&self.pending)
     }
 
-    #[expect(clippy::expect_used, reason = "each was mapped with the words that this many granules need")]
+    #[expect(
+        clippy::expect_used,
+        reason = "each was mapped with the words that this many granules need"
+    )]
     fn bitmap<'a>(&self, words: &'a Words) -> Bitmap<'a> {
         Bitmap::new(words.get(), self.granules).expect("a bitmap is mapped whole")
     }
@@ -212,7 +225,11 @@ impl DiskTracker {
             return Ok(0);
         }
         *suspects = None;
-        Ok(now.iter().filter(|entry| entry.meta & meta::REQUEUED == 0).filter(|entry| self.retire(entry)).count())
+        Ok(now
+            .iter()
+            .filter(|entry| entry.meta & meta::REQUEUED == 0)
+            .filter(|entry| self.retire(entry))
+            .count())
     }
 
     fn retire(&self, entry: &Entry) -> bool {
