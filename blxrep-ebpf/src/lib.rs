@@ -353,7 +353,10 @@ mod tests {
     fn an_entry_keeps_range_slot_and_flags_apart() {
         let word = meta::new(MAX_REQUEST_SECTORS, 63, meta::DISCARD);
         assert_eq!((meta::sectors(word), meta::slot(word)), (MAX_REQUEST_SECTORS, 63));
-        assert_eq!(word & (meta::REQUEUED | meta::DISCARD | meta::SCATTERED), meta::DISCARD);
+        assert_eq!(
+            word & (meta::REQUEUED | meta::DISCARD | meta::SCATTERED),
+            meta::DISCARD
+        );
     }
 
     #[test]

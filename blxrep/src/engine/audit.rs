@@ -56,7 +56,12 @@ pub struct Audit {
 impl Audit {
     #[must_use]
     pub fn new(baseline: Baseline, reporting: Reporting) -> Self {
-        Self { baseline, reporting, shortfall: None, changed: false }
+        Self {
+            baseline,
+            reporting,
+            shortfall: None,
+            changed: false,
+        }
     }
 
     /// The baseline as it is now, to be stored in the record.
@@ -94,24 +99,43 @@ impl Audit {
 
     /// Kernel's sectors minus settled ones, against the baseline.
     fn deficit(&self, sample: &Sample, c: usize) -> i64 {
-        sample.offset(c).wrapping_sub(self.baseline.offset[c]).cast_signed()
+        sample
+            .offset(c)
+            .wrapping_sub(self.baseline.offset[c])
+            .cast_signed()
     }
 
     /// What no sample can make good: requests that were not recorded, a disk of another size.
     fn unrecorded(&self, sample: &Sample) -> Option<String> {
         let (now, then) = (&sample.after, &self.baseline);
         let lost = [
-            (now.unlocatable, then.unlocatable, "passthrough commands that carry no range"),
-            (now.table_full, then.table_full, "requests that found the in-flight table full"),
-            (now.beyond_end, then.beyond_end, "requests beyond the size the disk had when tracking began"),
+            (
+                now.unlocatable,
+                then.unlocatable,
+                "passthrough commands that carry no range",
+            ),
+            (
+                now.table_full,
+                then.table_full,
+                "requests that found the in-flight table full",
+            ),
+            (
+                now.beyond_end,
+                then.beyond_end,
+                "requests beyond the size the disk had when tracking began",
+            ),
         ];
         for (now, then, what) in lost {
             if now != then {
                 return Some(format!("{} {what}", now.wrapping_sub(then)));
             }
         }
-        (sample.disk_bytes != then.disk_bytes)
-            .then(|| format!("the disk was resized from {} to {} bytes", then.disk_bytes, sample.disk_bytes))
+        (sample.disk_bytes != then.disk_bytes).then(|| {
+            format!(
+                "the disk was resized from {} to {} bytes",
+                then.disk_bytes, sample.disk_bytes
+            )
+        })
     }
 }
 
@@ -149,7 +173,11 @@ impl Proof {
         }
         let over = self.attempts >= MAX_ATTEMPTS || sample.at.saturating_sub(started) >= MAX_PROOF_NS;
         over.then(|| {
-            Verdict::Unproven(self.closest.take().unwrap_or_else(|| "the disk never stood still".into()))
+            Verdict::Unproven(
+                self.closest
+                    .take()
+                    .unwrap_or_else(|| "the disk never stood still".into()),
+            )
         })
     }
 
@@ -166,15 +194,22 @@ impl Proof {
         if audit.baseline.accounting[class::WRITE] == Accounting::NotAccounted {
             return Some("the kernel does not account writes of this disk (see queue/iostats)".into());
         }
-        let orphans = sample.after.orphan_requests.wrapping_sub(audit.baseline.orphan_requests);
+        let orphans = sample
+            .after
+            .orphan_requests
+            .wrapping_sub(audit.baseline.orphan_requests);
         if audit.reporting == Reporting::Requests && orphans != 0 {
             return Some(format!("{orphans} writes were seen at completion only"));
         }
         (0..class::COUNT).find_map(|c| {
             let deficit = audit.deficit(sample, c);
             let audited = audit.baseline.accounting[c] == Accounting::Accounted;
-            (audited && deficit != 0)
-                .then(|| format!("{} sectors: the kernel's count differs by {deficit}", CLASS_NAMES[c]))
+            (audited && deficit != 0).then(|| {
+                format!(
+                    "{} sectors: the kernel's count differs by {deficit}",
+                    CLASS_NAMES[c]
+                )
+            })
         })
     }
 
@@ -212,7 +247,9 @@ impl Proof {
                 let missing = deficit.unsigned_abs();
                 if missing > seen {
                     let unseen = missing - seen;
-                    return Some(Verdict::Gap(format!("{unseen} {name} sectors were seen at neither hook")));
+                    return Some(Verdict::Gap(format!(
+                        "{unseen} {name} sectors were seen at neither hook"
+                    )));
                 }
                 healed += missing;
             }
@@ -223,7 +260,9 @@ impl Proof {
             return None;
         }
         audit.shortfall = Some(written_off);
-        Some(Verdict::Unproven(format!("{healed} sectors were seen at completion only")))
+        Some(Verdict::Unproven(format!(
+            "{healed} sectors were seen at completion only"
+        )))
     }
 
     /// A class whose sectors settle while the kernel's count has never moved is not accounted; one whose count moves

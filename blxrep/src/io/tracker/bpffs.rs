@@ -20,8 +20,14 @@ pub fn mount_if_absent() -> Result<(), TrackerError> {
     if is_bpffs(Path::new(BPFFS)) {
         return Ok(());
     }
-    mount("bpf", BPFFS, "bpf", MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC, c"mode=0700")
-        .map_err(|e| TrackerError::io("mount bpffs at", Path::new(BPFFS))(e.into()))
+    mount(
+        "bpf",
+        BPFFS,
+        "bpf",
+        MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC,
+        c"mode=0700",
+    )
+    .map_err(|e| TrackerError::io("mount bpffs at", Path::new(BPFFS))(e.into()))
 }
 
 /// Whether `path`, or the nearest directory above it that exists, is on bpffs.
@@ -55,8 +61,13 @@ impl PinDir {
         }
         let lock = File::open(path).map_err(TrackerError::io("open", path))?;
         match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Self { path: path.to_path_buf(), _lock: lock }),
-            Err(rustix::io::Errno::WOULDBLOCK) => Err(TrackerError::InUse { path: path.to_path_buf() }),
+            Ok(()) => Ok(Self {
+                path: path.to_path_buf(),
+                _lock: lock,
+            }),
+            Err(rustix::io::Errno::WOULDBLOCK) => Err(TrackerError::InUse {
+                path: path.to_path_buf(),
+            }),
             Err(e) => Err(TrackerError::io("lock", path)(e.into())),
         }
     }
@@ -107,8 +118,10 @@ pub fn names(path: &Path) -> Result<Vec<String>, TrackerError> {
         Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
         Err(e) => return Err(TrackerError::io("list", path)(e)),
     };
-    let mut names: Vec<String> =
-        entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect();
+    let mut names: Vec<String> = entries
+        .flatten()
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .collect();
     names.sort_unstable();
     Ok(names)
 }
@@ -127,6 +140,11 @@ mod tests {
     fn an_ordinary_directory_is_no_place_for_pins() {
         let folder = tempfile::tempdir().unwrap();
         assert!(!is_bpffs(&folder.path().join("not/there")));
-        assert!(PinDir::open(folder.path()).unwrap_err().to_string().contains("not on a BPF file system"));
+        assert!(
+            PinDir::open(folder.path())
+                .unwrap_err()
+                .to_string()
+                .contains("not on a BPF file system")
+        );
     }
 }

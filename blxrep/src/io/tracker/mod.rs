@@ -144,7 +144,13 @@ impl Tracker {
         };
         // A canary that was out when the last agent died.
         shared.control.get()[0].store(0, std::sync::atomic::Ordering::SeqCst);
-        Ok(Self { options, pins, folder, object, shared: Arc::new(shared) })
+        Ok(Self {
+            options,
+            pins,
+            folder,
+            object,
+            shared: Arc::new(shared),
+        })
     }
 
     /// Tracks a disk: adopts what is pinned for it if that still fits, else starts a new epoch.
@@ -164,7 +170,10 @@ impl Tracker {
                 }
             },
         };
-        Ok((Arc::new(self.begin(spec, epoch_if_fresh)?), Attach::Fresh { reason }))
+        Ok((
+            Arc::new(self.begin(spec, epoch_if_fresh)?),
+            Attach::Fresh { reason },
+        ))
     }
 
     /// Stops tracking a disk and forgets it.
@@ -177,7 +186,11 @@ impl Tracker {
 
     /// Identities of the disks that are pinned.
     pub fn tracked(&self) -> Result<Vec<DiskIdentity>, TrackerError> {
-        Ok(self.slots()?.into_iter().filter_map(|slot| Some(self.record(slot)?.get().identity)).collect())
+        Ok(self
+            .slots()?
+            .into_iter()
+            .filter_map(|slot| Some(self.record(slot)?.get().identity))
+            .collect())
     }
 
     /// Detaches and unpins everything of this agent.
@@ -202,7 +215,9 @@ impl Tracker {
     /// Slots that have a whole folder.
     fn slots(&self) -> Result<Vec<u32>, TrackerError> {
         let names = bpffs::names(&self.folder)?;
-        let slots = names.iter().filter_map(|name| name.strip_prefix("disk-")?.parse().ok());
+        let slots = names
+            .iter()
+            .filter_map(|name| name.strip_prefix("disk-")?.parse().ok());
         Ok(slots.filter(|slot| *slot < MAX_DISKS).collect())
     }
 
@@ -212,14 +227,21 @@ impl Tracker {
     }
 
     fn pinned_slot(&self, identity: &DiskIdentity) -> Result<Option<(u32, RecordStore)>, TrackerError> {
-        let found = self.slots()?.into_iter().filter_map(|slot| Some((slot, self.record(slot)?)));
-        Ok(found.into_iter().find(|(_, record)| record.get().identity == *identity))
+        let found = self
+            .slots()?
+            .into_iter()
+            .filter_map(|slot| Some((slot, self.record(slot)?)));
+        Ok(found
+            .into_iter()
+            .find(|(_, record)| record.get().identity == *identity))
     }
 
     /// Why what is pinned cannot be adopted.
     fn mismatch(&self, slot: u32, record: &EpochRecord, spec: &DiskSpec) -> Option<String> {
         let differs = |what: &str, was: &dyn std::fmt::Debug, is: &dyn std::fmt::Debug| {
-            Some(format!("{what} was {was:?} when tracking began and is {is:?} now"))
+            Some(format!(
+                "{what} was {was:?} when tracking began and is {is:?} now"
+            ))
         };
         if record.boot_id != spec.boot_id {
             Some("the host was rebooted".into())
@@ -267,8 +289,10 @@ impl Tracker {
     fn begin(&mut self, spec: &DiskSpec, epoch: Epoch) -> Result<DiskTracker, TrackerError> {
         let taken = self.slots()?;
         let slot = (0..MAX_DISKS).find(|slot| !taken.contains(slot));
-        let slot =
-            slot.ok_or_else(|| TrackerError::TooManyDisks { node: spec.node.clone(), max: MAX_DISKS })?;
+        let slot = slot.ok_or_else(|| TrackerError::TooManyDisks {
+            node: spec.node.clone(),
+            max: MAX_DISKS,
+        })?;
         // What a half-made attach may have left under this number.
         self.clear_slot(slot)?;
         let folder = self.disk_folder(slot);
@@ -291,7 +315,10 @@ impl Tracker {
         let granules = granules(granule, spec)?;
         let reporting = reporting(spec);
         let words = bitmap_words(u64::from(granules));
-        let too_large = |_| TrackerError::TooLarge { node: spec.node.clone(), bytes: spec.bytes };
+        let too_large = |_| TrackerError::TooLarge {
+            node: spec.node.clone(),
+            bytes: spec.bytes,
+        };
         let groups = u32::try_from(bitmap_groups(u64::from(granules))).map_err(too_large)?;
         let files = StatFiles::open(&spec.sysfs)?;
 
@@ -302,8 +329,13 @@ impl Tracker {
         let record = object::new_words(record_words, &folder.join("record"))?;
         Slot::new(&self.shared, slot).reset(granule, granules);
         self.object.set_bitmaps(slot, &issued, &completed)?;
-        let mode = if reporting == Reporting::Bios { mode::BIO } else { mode::REQUEST };
-        self.object.set_disk(device_key(spec.major, spec.minor), DiskRef { slot, mode })?;
+        let mode = if reporting == Reporting::Bios {
+            mode::BIO
+        } else {
+            mode::REQUEST
+        };
+        self.object
+            .set_disk(device_key(spec.major, spec.minor), DiskRef { slot, mode })?;
         if reporting == Reporting::Bios {
             self.object.attach_bio_hooks()?;
         }
@@ -353,14 +385,21 @@ impl Tracker {
 
 /// Bio-based disks have no hardware queues.
 fn reporting(spec: &DiskSpec) -> Reporting {
-    if spec.sysfs.join("mq").exists() { Reporting::Requests } else { Reporting::Bios }
+    if spec.sysfs.join("mq").exists() {
+        Reporting::Requests
+    } else {
+        Reporting::Bios
+    }
 }
 
 fn granules(granule: GranuleSize, spec: &DiskSpec) -> Result<u32, TrackerError> {
     u32::try_from(granule.count(spec.bytes))
         .ok()
         .filter(|n| *n > 0)
-        .ok_or_else(|| TrackerError::TooLarge { node: spec.node.clone(), bytes: spec.bytes })
+        .ok_or_else(|| TrackerError::TooLarge {
+            node: spec.node.clone(),
+            bytes: spec.bytes,
+        })
 }
 
 /// Waits for samples that agree: then what was in flight at attach has ended, and the two witnesses can be compared.
@@ -380,5 +419,7 @@ fn find_baseline(
         }
         std::thread::sleep(SAMPLE_PAUSE);
     }
-    Err(TrackerError::NeverSettled { node: node.to_path_buf() })
+    Err(TrackerError::NeverSettled {
+        node: node.to_path_buf(),
+    })
 }

@@ -15,8 +15,10 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::path::{Path, PathBuf};
 
 /// Built by `cargo xtask build-ebpf` and committed, with a digest of its sources beside it.
-static OBJECT: &[u8] =
-    aya::include_bytes_aligned!(concat!(env!("CARGO_MANIFEST_DIR"), "/../blxrep-ebpf/object/blxrep.bpf.o"));
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(
+    env!("CARGO_MANIFEST_DIR"),
+    "/../blxrep-ebpf/object/blxrep.bpf.o"
+));
 
 /// `BPF_F_MMAPABLE`: the array can be mapped into memory.
 const MMAPABLE: u32 = 1 << 10;
@@ -71,7 +73,8 @@ pub fn load_into(folder: &Path, options: &TrackerOptions) -> Result<(), TrackerE
         .map_err(|e| TrackerError::bpf("load the eBPF object", &e))?;
     for name in maps::ALL {
         let map = object.map(name).ok_or_else(|| missing("map", name))?;
-        map.pin(folder.join(name)).map_err(|e| TrackerError::bpf(format!("pin the map {name}"), &e))?;
+        map.pin(folder.join(name))
+            .map_err(|e| TrackerError::bpf(format!("pin the map {name}"), &e))?;
     }
     new_bitmap(1, &folder.join(NOTHING))?;
     let btf = Btf::parse_file(&options.btf, Endianness::default())
@@ -79,14 +82,19 @@ pub fn load_into(folder: &Path, options: &TrackerOptions) -> Result<(), TrackerE
     for name in programs::REQUEST.iter().chain(&programs::BIO) {
         load_program(&mut object, name, &btf, folder)?;
     }
-    programs::REQUEST.iter().try_for_each(|name| attach(folder, folder, name))
+    programs::REQUEST
+        .iter()
+        .try_for_each(|name| attach(folder, folder, name))
 }
 
 fn load_program(object: &mut Ebpf, name: &str, btf: &Btf, folder: &Path) -> Result<(), TrackerError> {
     let program = object.program_mut(name).ok_or_else(|| missing("program", name))?;
-    let program: &mut BtfTracePoint =
-        program.try_into().map_err(|e| TrackerError::bpf(format!("use the program {name}"), &e))?;
-    program.load(name, btf).map_err(|e| TrackerError::bpf(format!("load the program {name}"), &e))?;
+    let program: &mut BtfTracePoint = program
+        .try_into()
+        .map_err(|e| TrackerError::bpf(format!("use the program {name}"), &e))?;
+    program
+        .load(name, btf)
+        .map_err(|e| TrackerError::bpf(format!("load the program {name}"), &e))?;
     program
         .pin(program_pin(folder, name))
         .map_err(|e| TrackerError::bpf(format!("pin the program {name}"), &e))
@@ -142,14 +150,18 @@ impl Object {
 
     /// The slots of all disks.
     pub fn slots(&self) -> Result<Words, TrackerError> {
-        self.words(maps::SLOTS, u64::from(MAX_DISKS) * (size_of::<DiskSlot>() as u64 / 8))
+        self.words(
+            maps::SLOTS,
+            u64::from(MAX_DISKS) * (size_of::<DiskSlot>() as u64 / 8),
+        )
     }
 
     /// The in-flight table, as large as it was made.
     pub fn table(&self) -> Result<Words, TrackerError> {
         let map = pinned(&self.folder, maps::INFLIGHT)?;
-        let info =
-            map.info().map_err(|e| TrackerError::bpf("ask for the size of the in-flight table", &e))?;
+        let info = map
+            .info()
+            .map_err(|e| TrackerError::bpf("ask for the size of the in-flight table", &e))?;
         let words = u64::from(info.max_entries()) * (size_of::<InflightBucket>() as u64 / 8);
         Words::map(map.fd(), words, maps::INFLIGHT)
     }
@@ -165,8 +177,12 @@ impl Object {
 
     /// Attaches the bio hooks, once there is a disk that needs them.
     pub fn attach_bio_hooks(&self) -> Result<(), TrackerError> {
-        let missing = programs::BIO.iter().filter(|name| !link_pin(&self.folder, name).exists());
-        missing.into_iter().try_for_each(|name| attach(&self.folder, &self.folder, name))
+        let missing = programs::BIO
+            .iter()
+            .filter(|name| !link_pin(&self.folder, name).exists());
+        missing
+            .into_iter()
+            .try_for_each(|name| attach(&self.folder, &self.folder, name))
     }
 
     /// Hands the programs the bitmaps of a slot. Returns when every program that runs uses them (the kernel waits for
@@ -191,15 +207,24 @@ impl Object {
 
     /// From now on, requests of this device are tracked.
     pub fn set_disk(&mut self, key: u64, disk: DiskRef) -> Result<(), TrackerError> {
-        self.disks.insert(key, PodRef(disk), 0).map_err(|e| TrackerError::bpf("enter the disk", &e))
+        self.disks
+            .insert(key, PodRef(disk), 0)
+            .map_err(|e| TrackerError::bpf("enter the disk", &e))
     }
 
     /// From now on they are not. Programs that run meanwhile may still use the old entry.
     pub fn forget_slot(&mut self, slot: u32) -> Result<(), TrackerError> {
-        let keys: Vec<u64> =
-            self.disks.iter().flatten().filter(|(_, d)| d.0.slot == slot).map(|(k, _)| k).collect();
+        let keys: Vec<u64> = self
+            .disks
+            .iter()
+            .flatten()
+            .filter(|(_, d)| d.0.slot == slot)
+            .map(|(k, _)| k)
+            .collect();
         for key in keys {
-            self.disks.remove(&key).map_err(|e| TrackerError::bpf("forget the disk", &e))?;
+            self.disks
+                .remove(&key)
+                .map_err(|e| TrackerError::bpf("forget the disk", &e))?;
         }
         Ok(())
     }
@@ -212,7 +237,9 @@ impl Object {
     /// Events that the kernel skipped because a program was running already, over all programs.
     pub fn recursion_misses(&self) -> Result<u64, TrackerError> {
         let misses = self.programs.iter().map(|program| {
-            let fd = program.fd().map_err(|e| TrackerError::bpf("ask a program for its misses", &e))?;
+            let fd = program
+                .fd()
+                .map_err(|e| TrackerError::bpf("ask a program for its misses", &e))?;
             let path = PathBuf::from(format!("/proc/self/fdinfo/{}", fd.as_fd().as_raw_fd()));
             let text = fs::read_to_string(&path).map_err(TrackerError::io("read", &path))?;
             Ok(fdinfo_field(&text, "recursion_misses:"))
@@ -223,12 +250,20 @@ impl Object {
     /// Runs and nanoseconds of each program; 0 unless the sysctl `kernel.bpf_stats_enabled` is on.
     pub fn run_times(&self) -> Result<Vec<(String, u64, u64)>, TrackerError> {
         let times = self.programs.iter().map(|program| {
-            let fd = program.fd().map_err(|e| TrackerError::bpf("ask a program for its run time", &e))?;
+            let fd = program
+                .fd()
+                .map_err(|e| TrackerError::bpf("ask a program for its run time", &e))?;
             let path = PathBuf::from(format!("/proc/self/fdinfo/{}", fd.as_fd().as_raw_fd()));
             let text = fs::read_to_string(&path).map_err(TrackerError::io("read", &path))?;
-            let info = program.info().map_err(|e| TrackerError::bpf("ask a program for its name", &e))?;
+            let info = program
+                .info()
+                .map_err(|e| TrackerError::bpf("ask a program for its name", &e))?;
             let name = info.name_as_str().unwrap_or_default().to_owned();
-            Ok((name, fdinfo_field(&text, "run_cnt:"), fdinfo_field(&text, "run_time_ns:")))
+            Ok((
+                name,
+                fdinfo_field(&text, "run_cnt:"),
+                fdinfo_field(&text, "run_time_ns:"),
+            ))
         });
         times.collect()
     }
