@@ -71,6 +71,7 @@ pub struct ActionRow {
     pub kind: String,
     pub state: String,
     pub reason: String,
+    pub created: String,
     pub done: u64,
     pub total: u64,
 }
@@ -112,9 +113,14 @@ impl Reply {
 impl Site {
     /// A site whose policy covers every agent, with a point every `live_sync` (`2s`, `1h`).
     pub fn new(program: &Path, live_sync: &str) -> Result<Self> {
+        Self::under(&std::env::temp_dir(), program, live_sync)
+    }
+
+    /// The same in a folder of `parent`, which decides the disk that images are written to.
+    pub fn under(parent: &Path, program: &Path, live_sync: &str) -> Result<Self> {
         let folder = tempfile::Builder::new()
             .prefix(&format!("{}-", unique()))
-            .tempdir()?;
+            .tempdir_in(parent)?;
         let site = Self {
             folder,
             program: program.to_owned(),
