@@ -15,6 +15,7 @@ mod test;
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use std::path::Path;
+use std::process::ExitCode;
 
 /// Chores of the blxrep repository
 #[derive(Debug, Parser)]
@@ -38,16 +39,28 @@ enum Task {
     BuildEbpf,
 }
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
+    match run(Arguments::parse().task) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(task: Task) -> Result<ExitCode> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"))
         .parent()
         .context("xtask lies in the workspace")?;
     std::env::set_current_dir(root).with_context(|| format!("{}: entering the workspace", root.display()))?;
-    match Arguments::parse().task {
-        Task::Demo => demo::run(),
-        Task::Test => test::run(),
-        Task::Bench(options) => bench::run(&options),
-        Task::Soak(options) => soak::run(&options),
-        Task::BuildEbpf => build_ebpf::run(),
+    match task {
+        // Its totals are the last line, also when there are failures.
+        Task::Test => return test::run(),
+        Task::Demo => demo::run()?,
+        Task::Bench(options) => bench::run(&options)?,
+        Task::Soak(options) => soak::run(&options)?,
+        Task::BuildEbpf => build_ebpf::run()?,
     }
+    Ok(ExitCode::SUCCESS)
 }

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 /// Suites with these names load eBPF programs and keep disks busy: their tests run one after the other, so that the
@@ -43,7 +43,7 @@ impl Outcome {
     }
 }
 
-pub fn run() -> Result<()> {
+pub fn run() -> Result<ExitCode> {
     packages::ensure_rust_components()?;
     if is_root() {
         packages::ensure_tools(&packages::FOR_TESTS)?;
@@ -84,7 +84,7 @@ pub fn run() -> Result<()> {
         );
         Ok(())
     }));
-    summarize(&outcomes)
+    Ok(summarize(&outcomes))
 }
 
 fn is_serial(suite: &Executable) -> bool {
@@ -189,7 +189,7 @@ fn succeed(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-fn summarize(outcomes: &[Outcome]) -> Result<()> {
+fn summarize(outcomes: &[Outcome]) -> ExitCode {
     println!(
         "\n{:>8} {:>7} {:>8} {:>9}  suite or check",
         "passed", "failed", "skipped", "time"
@@ -214,10 +214,11 @@ fn summarize(outcomes: &[Outcome]) -> Result<()> {
         sum(|o| o.passed),
         sum(|o| o.skipped.len() as u64)
     );
-    if failed > 0 {
-        std::process::exit(1);
+    if failed == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
     }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use super::disk::Disk;
 use super::fixture::{unique, wait_for};
 use super::mount::PinDir;
 use super::process::Process;
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -186,15 +186,16 @@ impl Site {
             &self.logs(),
         )?;
         let address = wait_for("the dispatcher noting its address", START, || {
-            ensure!(
-                dispatcher.is_running()?,
-                "the dispatcher has ended\n{}",
-                dispatcher.tail()
-            );
-            Ok(fs::read_to_string(&note)
-                .ok()
-                .map(|text| text.trim().to_owned())
-                .filter(|a| !a.is_empty()))
+            let ended = !dispatcher.is_running()?;
+            let noted = fs::read_to_string(&note).unwrap_or_default().trim().to_owned();
+            Ok((ended || !noted.is_empty()).then_some((ended, noted)))
+        })
+        .and_then(|(ended, noted)| {
+            if ended {
+                Err(anyhow!("the dispatcher has ended"))
+            } else {
+                Ok(noted)
+            }
         })
         .with_context(|| dispatcher.tail())?;
         *self.address.lock().unwrap_or_else(PoisonError::into_inner) = Some(address);
