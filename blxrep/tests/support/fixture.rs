@@ -15,6 +15,9 @@ pub const SKIPS_VARIABLE: &str = "BLXREP_SKIPS";
 /// What every name begins with.
 pub const NAME_PREFIX: &str = "blxrep-test";
 
+/// Between two questions while waiting: most of them start a process, which must not become the load.
+const POLL: Duration = Duration::from_millis(100);
+
 /// Set by whoever handles signals: waiting ends early and everything unwinds through its destructors.
 pub static INTERRUPTED: LazyLock<Arc<AtomicBool>> = LazyLock::new(Arc::default);
 
@@ -130,6 +133,6 @@ fn retry<T>(what: &str, limit: Duration, mut ask: impl FnMut() -> Result<Option<
                 None => anyhow!("{what}: not within {limit:?}"),
             });
         }
-        std::thread::sleep(Duration::from_millis(50));
+        std::thread::sleep(POLL);
     }
 }
