@@ -122,7 +122,7 @@ mod tests {
         let text = table(&[["a", "1"], ["longer", ""], ["x\u{1b}[31m", "12345"]]).render(false);
         assert_eq!(
             text,
-            "NAME      SIZE\na            1\nlonger       -\nx [31m   12345\n"
+            "NAME     SIZE\na           1\nlonger      -\nx [31m  12345\n"
         );
     }
 
