@@ -11,9 +11,7 @@ use std::sync::Arc;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<()> {
-    let dir = std::env::args()
-        .nth(1)
-        .ok_or_else(|| anyhow::anyhow!("name a directory"))?;
+    let dir = std::env::args().nth(1).ok_or_else(|| anyhow::anyhow!("name a directory"))?;
     let dir = Path::new(&dir);
     let (stop, stopped) = tokio::sync::watch::channel(false);
     let served = server::serve(ControlSocket::bind(dir)?, Arc::new(fake::Fake::new(dir)), stopped);

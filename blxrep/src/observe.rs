@@ -15,12 +15,8 @@ pub enum LogFormat {
 
 /// Starts logging. `level` counts where `RUST_LOG` says nothing.
 pub fn init(format: LogFormat, level: LevelFilter) {
-    let filter = EnvFilter::builder()
-        .with_default_directive(level.into())
-        .from_env_lossy();
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(io::stderr);
+    let filter = EnvFilter::builder().with_default_directive(level.into()).from_env_lossy();
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
     let started = match format {
         LogFormat::Text => {
             let colour = io::IsTerminal::is_terminal(&io::stderr());

@@ -1,10 +1,6 @@
 //! The command line as a user runs it, against a fake dispatcher behind the real socket.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    reason = "a test may stop where it stands"
-)]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test may stop where it stands")]
 
 mod fake;
 
@@ -35,10 +31,7 @@ struct Ended {
 impl From<Output> for Ended {
     fn from(output: Output) -> Self {
         Self {
-            code: output
-                .status
-                .code()
-                .unwrap_or_else(|| panic!("killed: {output:?}")),
+            code: output.status.code().unwrap_or_else(|| panic!("killed: {output:?}")),
             out: String::from_utf8(output.stdout).unwrap(),
             err: String::from_utf8(output.stderr).unwrap(),
         }
@@ -53,27 +46,14 @@ impl Ended {
 
 fn blxrep(data_dir: &Path, args: &str) -> Ended {
     let mut command = Command::new(cargo_bin("blxrep"));
-    command
-        .args(args.split_whitespace())
-        .arg("--data-dir")
-        .arg(data_dir)
-        .env_remove("RUST_LOG");
+    command.args(args.split_whitespace()).arg("--data-dir").arg(data_dir).env_remove("RUST_LOG");
     command.timeout(Duration::from_secs(60)).output().unwrap().into()
 }
 
 fn spawn(data_dir: &Path, args: &[&str]) -> Child {
     let mut command = std::process::Command::new(cargo_bin("blxrep"));
-    command
-        .args(args)
-        .arg("--data-dir")
-        .arg(data_dir)
-        .env_remove("RUST_LOG");
-    command
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap()
+    command.args(args).arg("--data-dir").arg(data_dir).env_remove("RUST_LOG");
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
 }
 
 /// Waits until `child` has said something that contains `text` on stderr, and returns all of it.
@@ -99,17 +79,8 @@ fn points_are_an_array_with_stable_fields() {
         let ended = blxrep(dispatcher.path(), &format!("{name} --json"));
         assert_eq!(ended.code, 0, "{ended:?}");
         let rows = ended.json();
-        let ids: Vec<_> = rows
-            .as_array()
-            .unwrap()
-            .iter()
-            .map(|row| row["id"].as_str().unwrap())
-            .collect();
-        assert_eq!(
-            ids,
-            [FUZZY.to_string(), BASE.to_string(), DELTA.to_string()],
-            "oldest cut first"
-        );
+        let ids: Vec<_> = rows.as_array().unwrap().iter().map(|row| row["id"].as_str().unwrap()).collect();
+        assert_eq!(ids, [FUZZY.to_string(), BASE.to_string(), DELTA.to_string()], "oldest cut first");
     }
     insta::assert_json_snapshot!(blxrep(dispatcher.path(), "points --json --agent db1").json());
     let newest = blxrep(dispatcher.path(), "points --json --newest 1").json();
@@ -128,10 +99,7 @@ fn lists_without_a_terminal_are_aligned_text() {
     ] {
         let ended = blxrep(dispatcher.path(), args);
         assert_eq!(ended.code, 0, "{ended:?}");
-        assert!(
-            !ended.out.contains('\u{1b}') && !ended.err.contains('\u{1b}'),
-            "{ended:?}"
-        );
+        assert!(!ended.out.contains('\u{1b}') && !ended.err.contains('\u{1b}'), "{ended:?}");
         insta::assert_snapshot!(format!("list_{name}"), format!("{}---\n{}", ended.out, ended.err));
     }
 }
@@ -152,10 +120,7 @@ fn a_sync_prints_one_row_per_disk_with_one_cut() {
 
     let failed = blxrep(dispatcher.path(), "sync db1 --wait --json");
     assert_eq!(failed.code, 1, "{failed:?}");
-    assert!(
-        failed.json()[0]["error"].as_str().unwrap().contains("snapshot"),
-        "{failed:?}"
-    );
+    assert!(failed.json()[0]["error"].as_str().unwrap().contains("snapshot"), "{failed:?}");
 }
 
 #[test]
@@ -180,10 +145,7 @@ fn exit_codes_say_what_kind_of_no_it_was() {
         let ended = blxrep(dispatcher.path(), args);
         assert_eq!(ended.code, code, "{args}: {ended:?}");
         assert!(ended.err.contains(says), "{args}: {ended:?}");
-        assert!(
-            code == 0 || ended.out.is_empty(),
-            "stdout holds only results: {args}: {ended:?}"
-        );
+        assert!(code == 0 || ended.out.is_empty(), "stdout holds only results: {args}: {ended:?}");
     }
 }
 
@@ -193,28 +155,15 @@ fn a_role_is_started_only_with_what_it_needs() {
         ("start", "--mode"),
         ("start --mode agent", "--id"),
         ("start --mode agent --id web1", "--dispatcher-addr"),
-        (
-            "start --mode agent --id a/b --dispatcher-addr b:1",
-            "cannot name an agent",
-        ),
+        ("start --mode agent --id a/b --dispatcher-addr b:1", "cannot name an agent"),
         ("start --mode agent --id web1 --dispatcher-addr b", "HOST:PORT"),
-        (
-            "start --mode agent --id web1 --dispatcher-addr b:1 --listen 127.0.0.1:1",
-            "--listen",
-        ),
-        (
-            "start --mode agent --id web1 --dispatcher-addr b:1 --bandwidth-limit 0",
-            "bytes per second",
-        ),
+        ("start --mode agent --id web1 --dispatcher-addr b:1 --listen 127.0.0.1:1", "--listen"),
+        ("start --mode agent --id web1 --dispatcher-addr b:1 --bandwidth-limit 0", "bytes per second"),
         ("start --mode dispatcher --disk /dev/sda", "--disk"),
         ("start --mode dispatcher --listen here", "invalid socket address"),
     ] {
         let mut command = Command::new(cargo_bin("blxrep"));
-        let output = command
-            .args(args.split_whitespace())
-            .timeout(Duration::from_secs(60))
-            .output()
-            .unwrap();
+        let output = command.args(args.split_whitespace()).timeout(Duration::from_secs(60)).output().unwrap();
         let ended = Ended::from(output);
         assert_eq!(ended.code, 2, "{args}: {ended:?}");
         assert!(ended.err.contains(says), "{args}: {ended:?}");
@@ -226,19 +175,14 @@ fn no_dispatcher_is_an_error_that_says_how_to_start_one() {
     let folder = tempfile::tempdir().unwrap();
     let ended = blxrep(folder.path(), "agents");
     assert_eq!(ended.code, 1, "{ended:?}");
-    assert!(
-        ended.err.contains("control.sock") && ended.err.contains("start --mode dispatcher"),
-        "{ended:?}"
-    );
+    assert!(ended.err.contains("control.sock") && ended.err.contains("start --mode dispatcher"), "{ended:?}");
 }
 
 #[test]
 fn the_data_directory_may_come_from_the_environment() {
     let dispatcher = FakeDispatcher::start();
     let mut command = Command::new(cargo_bin("blxrep"));
-    command
-        .args(["agents", "--json"])
-        .env("BLXREP_DATA_DIR", dispatcher.path());
+    command.args(["agents", "--json"]).env("BLXREP_DATA_DIR", dispatcher.path());
     let ended = Ended::from(command.timeout(Duration::from_secs(60)).output().unwrap());
     assert_eq!((ended.code, ended.json().as_array().unwrap().len()), (0, 2));
 }
@@ -251,45 +195,18 @@ fn a_restore_overwrites_only_when_told_to() {
     let there = there.display();
     let refused = blxrep(dispatcher.path(), &format!("restore 9a00 --to {there}"));
     assert_eq!(refused.code, 4, "{refused:?}");
-    assert!(
-        refused.err.contains("--yes") && refused.err.contains("there.img"),
-        "{refused:?}"
-    );
-    let told = blxrep(
-        dispatcher.path(),
-        &format!("restore 9a00 --to {there} --yes --json"),
-    );
-    assert_eq!(
-        (told.code, told.json()["state"].as_str()),
-        (0, Some("succeeded")),
-        "{told:?}"
-    );
-    assert!(
-        told.err.contains("of 4.00 GiB"),
-        "progress goes to stderr: {told:?}"
-    );
+    assert!(refused.err.contains("--yes") && refused.err.contains("there.img"), "{refused:?}");
+    let told = blxrep(dispatcher.path(), &format!("restore 9a00 --to {there} --yes --json"));
+    assert_eq!((told.code, told.json()["state"].as_str()), (0, Some("succeeded")), "{told:?}");
+    assert!(told.err.contains("of 4.00 GiB"), "progress goes to stderr: {told:?}");
 
     let new = dispatcher.path().join("new.img");
-    let begun = blxrep(
-        dispatcher.path(),
-        &format!("restore 9a00 --to {} --no-wait --json", new.display()),
-    );
-    assert_eq!(
-        (begun.code, begun.json()["state"].as_str()),
-        (0, Some("queued")),
-        "{begun:?}"
-    );
+    let begun = blxrep(dispatcher.path(), &format!("restore 9a00 --to {} --no-wait --json", new.display()));
+    assert_eq!((begun.code, begun.json()["state"].as_str()), (0, Some("queued")), "{begun:?}");
 
     let fails = dispatcher.path().join("fails.img");
-    let failed = blxrep(
-        dispatcher.path(),
-        &format!("restore 9a00 --to {} --json", fails.display()),
-    );
-    assert_eq!(
-        (failed.code, failed.json()["state"].as_str()),
-        (1, Some("failed")),
-        "{failed:?}"
-    );
+    let failed = blxrep(dispatcher.path(), &format!("restore 9a00 --to {} --json", fails.display()));
+    assert_eq!((failed.code, failed.json()["state"].as_str()), (1, Some("failed")), "{failed:?}");
     assert!(failed.err.contains("the target is full"), "{failed:?}");
 }
 
@@ -300,22 +217,8 @@ fn terminal() -> (File, File) {
     unlockpt(&ours).unwrap();
     let name = ptsname(&ours, Vec::new()).unwrap().into_string().unwrap();
     let noctty = OFlags::NOCTTY.bits().cast_signed();
-    let theirs = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .custom_flags(noctty)
-        .open(name)
-        .unwrap();
-    tcsetwinsize(
-        &theirs,
-        Winsize {
-            ws_row: 24,
-            ws_col: 80,
-            ws_xpixel: 0,
-            ws_ypixel: 0,
-        },
-    )
-    .unwrap();
+    let theirs = OpenOptions::new().read(true).write(true).custom_flags(noctty).open(name).unwrap();
+    tcsetwinsize(&theirs, Winsize { ws_row: 24, ws_col: 80, ws_xpixel: 0, ws_ypixel: 0 }).unwrap();
     (ours.into(), theirs)
 }
 
@@ -325,15 +228,8 @@ fn restore_on_terminal(data_dir: &Path, answer: &str) -> (i32, String) {
     std::fs::write(&there, "precious").unwrap();
     let (mut ours, theirs) = terminal();
     let mut command = std::process::Command::new(cargo_bin("blxrep"));
-    command
-        .args(["restore", "9a00", "--to"])
-        .arg(&there)
-        .arg("--data-dir")
-        .arg(data_dir);
-    command
-        .stdin(theirs.try_clone().unwrap())
-        .stdout(Stdio::piped())
-        .stderr(theirs);
+    command.args(["restore", "9a00", "--to"]).arg(&there).arg("--data-dir").arg(data_dir);
+    command.stdin(theirs.try_clone().unwrap()).stdout(Stdio::piped()).stderr(theirs);
     let mut child = command.spawn().unwrap();
     drop(command);
     ours.write_all(answer.as_bytes()).unwrap();
@@ -348,10 +244,7 @@ fn restore_on_terminal(data_dir: &Path, answer: &str) -> (i32, String) {
 fn on_a_terminal_a_restore_asks() {
     let dispatcher = FakeDispatcher::start();
     let (code, said) = restore_on_terminal(dispatcher.path(), "n\n");
-    assert!(
-        code == 4 && said.contains("[y/N]") && said.contains("nothing was written"),
-        "{code} {said}"
-    );
+    assert!(code == 4 && said.contains("[y/N]") && said.contains("nothing was written"), "{code} {said}");
     let (code, said) = restore_on_terminal(dispatcher.path(), "\n");
     assert_eq!(code, 4, "no answer is a no: {said}");
     let (code, said) = restore_on_terminal(dispatcher.path(), "y\n");
@@ -362,10 +255,7 @@ fn on_a_terminal_a_restore_asks() {
 fn interrupting_a_restore_cancels_it() {
     let dispatcher = FakeDispatcher::start();
     let to = dispatcher.path().join("slow.img");
-    let mut child = spawn(
-        dispatcher.path(),
-        &["restore", "9a00", "--to", to.to_str().unwrap()],
-    );
+    let mut child = spawn(dispatcher.path(), &["restore", "9a00", "--to", to.to_str().unwrap()]);
     wait_for(&mut child, "queued");
     interrupt(&child);
     let ended = Ended::from(child.wait_with_output().unwrap());
@@ -378,9 +268,8 @@ fn interrupting_a_restore_cancels_it() {
 #[test]
 fn interrupting_a_wait_leaves_the_work_alone() {
     let dispatcher = FakeDispatcher::start();
-    let child = spawn(dispatcher.path(), &["sync", "web1", "sdb", "--wait"]);
-    // It says nothing while it waits; what matters is that its handler stands.
-    std::thread::sleep(Duration::from_secs(1));
+    let mut child = spawn(dispatcher.path(), &["sync", "web1", "sdb", "--wait"]);
+    wait_for(&mut child, "sync of web1: waiting for");
     interrupt(&child);
     let ended = Ended::from(child.wait_with_output().unwrap());
     assert_eq!(ended.code, 130, "{ended:?}");
@@ -421,12 +310,7 @@ fn a_reader_that_goes_away_is_no_failure() {
         let (reader, writer) = std::io::pipe().unwrap();
         drop(reader);
         let mut command = std::process::Command::new(cargo_bin("blxrep"));
-        command
-            .args(&args)
-            .arg("--data-dir")
-            .arg(dispatcher.path())
-            .stdout(writer)
-            .stderr(Stdio::piped());
+        command.args(&args).arg("--data-dir").arg(dispatcher.path()).stdout(writer).stderr(Stdio::piped());
         let output = command.spawn().unwrap().wait_with_output().unwrap();
         let ended = Ended::from(output);
         assert_eq!((ended.code, ended.err.as_str()), (0, ""), "{args:?}");
@@ -438,15 +322,7 @@ fn doctor_tells_its_findings() {
     let dispatcher = FakeDispatcher::start();
     let ended = blxrep(dispatcher.path(), "doctor --json");
     let checks = ended.json();
-    let found = |name: &str| {
-        checks
-            .as_array()
-            .unwrap()
-            .iter()
-            .find(|c| c["name"] == name)
-            .unwrap()
-            .clone()
-    };
+    let found = |name: &str| checks.as_array().unwrap().iter().find(|c| c["name"] == name).unwrap().clone();
     assert_eq!(found("dispatcher")["verdict"], "ok", "{ended:?}");
     assert_eq!(found("writing")["verdict"], "ok", "{ended:?}");
     let missing = blxrep(&dispatcher.path().join("none"), "doctor");
@@ -460,10 +336,7 @@ fn the_screen_needs_a_terminal() {
     let began = Instant::now();
     let ended = Ended::from(spawn(dispatcher.path(), &["tui"]).wait_with_output().unwrap());
     assert_eq!(ended.code, 1, "{ended:?}");
-    assert!(
-        ended.err.contains("terminal") && began.elapsed() < Duration::from_secs(30),
-        "{ended:?}"
-    );
+    assert!(ended.err.contains("terminal") && began.elapsed() < Duration::from_secs(30), "{ended:?}");
 }
 
 /// What a program writes to a terminal, read on a thread of its own so that it never waits for us.
@@ -485,10 +358,7 @@ impl Drawn {
                 }
             }
         });
-        Self {
-            chunks,
-            text: String::new(),
-        }
+        Self { chunks, text: String::new() }
     }
 
     fn wait_for(&mut self, text: &str) {
@@ -513,19 +383,13 @@ fn the_screen_gives_the_terminal_back() {
         let before = tcgetattr(&theirs).unwrap();
         let mut command = std::process::Command::new(cargo_bin("blxrep"));
         command.arg("tui").arg("--data-dir").arg(dispatcher.path());
-        command
-            .stdin(theirs.try_clone().unwrap())
-            .stdout(theirs.try_clone().unwrap())
-            .stderr(Stdio::piped());
+        command.stdin(theirs.try_clone().unwrap()).stdout(theirs.try_clone().unwrap()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let mut drawn = Drawn::on(&ours);
         // Blanks are not drawn again, so a single word is what can be looked for.
         drawn.wait_for("Newest");
         assert!(
-            !tcgetattr(&theirs)
-                .unwrap()
-                .local_modes
-                .contains(LocalModes::ICANON),
+            !tcgetattr(&theirs).unwrap().local_modes.contains(LocalModes::ICANON),
             "raw while it is shown"
         );
         leave(&child, &mut ours);
@@ -533,9 +397,6 @@ fn the_screen_gives_the_terminal_back() {
         drawn.wait_for("\u{1b}[?1049l");
         assert!(child.wait().unwrap().success());
         let after = tcgetattr(&theirs).unwrap();
-        assert_eq!(
-            (after.local_modes, after.input_modes),
-            (before.local_modes, before.input_modes)
-        );
+        assert_eq!((after.local_modes, after.input_modes), (before.local_modes, before.input_modes));
     }
 }

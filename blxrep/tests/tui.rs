@@ -1,10 +1,6 @@
 //! The screen as text, and what events do to it. No terminal, no clock, no dispatcher.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    reason = "a test may stop where it stands"
-)]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test may stop where it stands")]
 
 mod fake;
 
@@ -69,13 +65,7 @@ fn wide() {
 #[test]
 fn empty() {
     let mut model = model();
-    let nothing = Data {
-        agents: vec![],
-        disks: vec![],
-        points: vec![],
-        actions: vec![],
-        ..data()
-    };
+    let nothing = Data { agents: vec![], disks: vec![], points: vec![], actions: vec![], ..data() };
     let _ = update(&mut model, Event::Loaded(Box::new(nothing)));
     press(&mut model, &[Key::Down, Key::Bottom, Key::NextPane, Key::Up]);
     insta::assert_snapshot!(drawn(&model, NARROW));
@@ -92,11 +82,7 @@ fn disconnected() {
     let why = "no dispatcher answers at /var/lib/blxrep/control.sock: Connection refused";
     let _ = update(&mut model, Event::Failed(why.into()));
     let later = fake::now() + SignedDuration::from_secs(75);
-    assert_eq!(
-        update(&mut model, Event::Tick(later)),
-        [Effect::Fetch],
-        "it keeps trying"
-    );
+    assert_eq!(update(&mut model, Event::Tick(later)), [Effect::Fetch], "it keeps trying");
     press(&mut model, &[Key::Bottom]);
     insta::assert_snapshot!(drawn(&model, NARROW));
 }
@@ -135,11 +121,7 @@ fn any_size_can_be_drawn() {
 fn one_look_at_a_time() {
     let mut model = model();
     assert_eq!(update(&mut model, Event::Tick(fake::now())), [Effect::Fetch]);
-    assert_eq!(
-        update(&mut model, Event::Tick(fake::now())),
-        [],
-        "the first has not ended"
-    );
+    assert_eq!(update(&mut model, Event::Tick(fake::now())), [], "the first has not ended");
     let _ = update(&mut model, Event::Failed("no".into()));
     assert_eq!(update(&mut model, Event::Tick(fake::now())), [Effect::Fetch]);
     let _ = update(&mut model, Event::Loaded(Box::new(data())));

@@ -34,11 +34,7 @@ pub enum ClientError {
         socket.display(),
         data_dir.display()
     )]
-    Unreachable {
-        socket: PathBuf,
-        data_dir: PathBuf,
-        source: io::Error,
-    },
+    Unreachable { socket: PathBuf, data_dir: PathBuf, source: io::Error },
     #[error("may not use {}: run this as root or as the user that runs the dispatcher", .0.display())]
     NotAllowed(PathBuf),
     #[error("the dispatcher at {} broke off: {what}", socket.display())]
@@ -61,10 +57,7 @@ pub struct Client {
 impl Client {
     #[must_use]
     pub fn new(data_dir: &Path) -> Self {
-        Self {
-            data_dir: data_dir.to_owned(),
-            socket: socket_path(data_dir),
-        }
+        Self { data_dir: data_dir.to_owned(), socket: socket_path(data_dir) }
     }
 
     /// The socket it talks to.
@@ -107,8 +100,7 @@ impl Client {
 
     /// `action` is an id or the beginning of one.
     pub async fn control(&self, action: &str, control: Control) -> Result<ActionRow> {
-        self.post(&format!("/api/v1/actions/{}/{control}", Encoded(action)), &())
-            .await
+        self.post(&format!("/api/v1/actions/{}/{control}", Encoded(action)), &()).await
     }
 
     pub async fn snapshot(&self, body: &SnapshotBody) -> Result<ActionRow> {
@@ -118,8 +110,7 @@ impl Client {
     /// With `body.wait` this takes as long as the sync does: the dispatcher ends it.
     pub async fn sync(&self, body: &SyncBody) -> Result<Vec<SyncRow>> {
         let patience = (!body.wait).then_some(ANSWER_PATIENCE);
-        self.ask(Method::POST, "/api/v1/syncs", encode(body)?, patience)
-            .await
+        self.ask(Method::POST, "/api/v1/syncs", encode(body)?, patience).await
     }
 
     pub async fn restore(&self, body: &RestoreBody) -> Result<ActionRow> {
@@ -131,13 +122,11 @@ impl Client {
     }
 
     async fn get<T: DeserializeOwned>(&self, target: &str) -> Result<T> {
-        self.ask(Method::GET, target, Bytes::new(), Some(ANSWER_PATIENCE))
-            .await
+        self.ask(Method::GET, target, Bytes::new(), Some(ANSWER_PATIENCE)).await
     }
 
     async fn post<T: DeserializeOwned>(&self, target: &str, body: &impl Serialize) -> Result<T> {
-        self.ask(Method::POST, target, encode(body)?, Some(ANSWER_PATIENCE))
-            .await
+        self.ask(Method::POST, target, encode(body)?, Some(ANSWER_PATIENCE)).await
     }
 
     async fn ask<T: DeserializeOwned>(
@@ -150,14 +139,9 @@ impl Client {
         let exchange = self.exchange(method, target, body);
         let (status, answer) = match patience {
             None => exchange.await?,
-            Some(patience) => {
-                tokio::time::timeout(patience, exchange)
-                    .await
-                    .map_err(|_| ClientError::TimedOut {
-                        socket: self.socket.clone(),
-                        patience,
-                    })??
-            }
+            Some(patience) => tokio::time::timeout(patience, exchange)
+                .await
+                .map_err(|_| ClientError::TimedOut { socket: self.socket.clone(), patience })??,
         };
         if status.is_success() {
             return serde_json::from_slice(&answer).map_err(|error| self.broken(&error));
@@ -171,9 +155,8 @@ impl Client {
     /// One request on its own connection.
     async fn exchange(&self, method: Method, target: &str, body: Bytes) -> Result<(StatusCode, Bytes)> {
         let stream = self.connect()?;
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
-            .await
-            .map_err(|e| self.broken(&e))?;
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| self.broken(&e))?;
         // Owns the connection: it ends with this exchange, also when that is dropped half-way.
         let mut driver = JoinSet::new();
         driver.spawn(connection);
@@ -189,9 +172,7 @@ impl Client {
         let body = Limited::new(answer.into_body(), MAX_ANSWER_BYTES).collect().await;
         let body = body.map_err(|error| {
             if error.is::<LengthLimitError>() {
-                self.broken(&format!(
-                    "its answer is longer than {MAX_ANSWER_BYTES} bytes; ask for less"
-                ))
+                self.broken(&format!("its answer is longer than {MAX_ANSWER_BYTES} bytes; ask for less"))
             } else {
                 self.broken(&error)
             }
@@ -200,26 +181,17 @@ impl Client {
     }
 
     fn connect(&self) -> Result<UnixStream> {
-        connect(&self.socket)
-            .and_then(UnixStream::from_std)
-            .map_err(|source| match source.kind() {
-                io::ErrorKind::PermissionDenied => ClientError::NotAllowed(self.socket.clone()),
-                _ => {
-                    let (socket, data_dir) = (self.socket.clone(), self.data_dir.clone());
-                    ClientError::Unreachable {
-                        socket,
-                        data_dir,
-                        source,
-                    }
-                }
-            })
+        connect(&self.socket).and_then(UnixStream::from_std).map_err(|source| match source.kind() {
+            io::ErrorKind::PermissionDenied => ClientError::NotAllowed(self.socket.clone()),
+            _ => {
+                let (socket, data_dir) = (self.socket.clone(), self.data_dir.clone());
+                ClientError::Unreachable { socket, data_dir, source }
+            }
+        })
     }
 
     fn broken(&self, what: &dyn std::fmt::Display) -> ClientError {
-        ClientError::Broken {
-            socket: self.socket.clone(),
-            what: what.to_string(),
-        }
+        ClientError::Broken { socket: self.socket.clone(), what: what.to_string() }
     }
 }
 
@@ -230,11 +202,7 @@ fn encode(body: &impl Serialize) -> Result<Bytes> {
 
 fn with_query(path: &str, query: &ListQuery) -> String {
     let newest = query.newest.map(|n| n.to_string());
-    let given = [
-        ("agent", &query.agent),
-        ("disk", &query.disk),
-        ("newest", &newest),
-    ];
+    let given = [("agent", &query.agent), ("disk", &query.disk), ("newest", &newest)];
     let mut target = path.to_owned();
     let mut separator = '?';
     for (name, value) in given {

@@ -63,9 +63,7 @@ pub fn disk<'a>(disks: &'a [DiskRow], text: &str) -> Result<&'a DiskRow> {
 pub fn id_range(what: &str, text: &str) -> Result<RangeInclusive<u64>> {
     let digits = text.len();
     let hex = text.bytes().all(|b| b.is_ascii_hexdigit());
-    let prefix = u64::from_str_radix(text, 16)
-        .ok()
-        .filter(|_| hex && digits <= ID_DIGITS);
+    let prefix = u64::from_str_radix(text, 16).ok().filter(|_| hex && digits <= ID_DIGITS);
     let Some(prefix) = prefix.filter(|_| digits >= MIN_PREFIX_DIGITS) else {
         return Err(ApiError::invalid(format!(
             "`{text}` is no {what} id: give its {ID_DIGITS} hex digits, or the first {MIN_PREFIX_DIGITS} or more of them"
@@ -80,9 +78,7 @@ pub fn id_range(what: &str, text: &str) -> Result<RangeInclusive<u64>> {
 pub fn id<T: Copy + std::fmt::Display>(what: &str, text: &str, found: &[T]) -> Result<T> {
     match *found {
         [id] => Ok(id),
-        [] => Err(ApiError::not_found(format!(
-            "no {what} `{text}`; `blxrep {what}s` lists them"
-        ))),
+        [] => Err(ApiError::not_found(format!("no {what} `{text}`; `blxrep {what}s` lists them"))),
         _ => Err(ApiError::invalid(format!(
             "`{text}` begins more than one {what} id: {}; give more digits",
             list(found.iter().map(ToString::to_string))
@@ -132,11 +128,7 @@ mod tests {
         let new = row("web1", "/dev/sda", 2, DiskState::Protected);
         let disks = [old, new];
         assert_eq!(disk(&disks, "sda").map(|d| d.id), Ok(DiskId(2)));
-        assert_eq!(
-            disk(&disks, "serial:1").map(|d| d.id),
-            Ok(DiskId(1)),
-            "the old one has its own names"
-        );
+        assert_eq!(disk(&disks, "serial:1").map(|d| d.id), Ok(DiskId(1)), "the old one has its own names");
     }
 
     #[test]
@@ -156,11 +148,7 @@ mod tests {
         let ids: Vec<PointId> = (1..=50).map(PointId).collect();
         let error = id("point", "0000", &ids).unwrap_err();
         assert!(error.message.contains("and more"), "{error}");
-        assert_eq!(
-            error.message.matches("00000000000000").count(),
-            MAX_CANDIDATES,
-            "{error}"
-        );
+        assert_eq!(error.message.matches("00000000000000").count(), MAX_CANDIDATES, "{error}");
     }
 
     proptest! {

@@ -152,31 +152,16 @@ async fn sync<B: Backend>(State(b): State<Arc<B>>, Body(body): Body<SyncBody>) -
         Some(text) => Some(resolve::disk(&b.disks(Some(agent.clone())).await?, text)?.id),
         None => None,
     };
-    b.sync(SyncRequest {
-        agent,
-        disk,
-        wait: body.wait,
-    })
-    .await
-    .map(Json)
+    b.sync(SyncRequest { agent, disk, wait: body.wait }).await.map(Json)
 }
 
 async fn restore<B: Backend>(State(b): State<Arc<B>>, Body(body): Body<RestoreBody>) -> Answer<ActionRow> {
     let to = PathBuf::from(&body.to);
     if !to.is_absolute() || body.to.contains('\0') {
-        return Err(ApiError::invalid(format!(
-            "cannot restore to `{}`: give an absolute path",
-            body.to
-        )));
+        return Err(ApiError::invalid(format!("cannot restore to `{}`: give an absolute path", body.to)));
     }
     let point = point_id(&*b, &body.point).await?;
-    b.restore(RestoreRequest {
-        point,
-        to,
-        yes: body.yes,
-    })
-    .await
-    .map(Json)
+    b.restore(RestoreRequest { point, to, yes: body.yes }).await.map(Json)
 }
 
 async fn verify<B: Backend>(State(b): State<Arc<B>>, Body(body): Body<VerifyBody>) -> Answer<ActionRow> {
@@ -190,21 +175,13 @@ async fn verify<B: Backend>(State(b): State<Arc<B>>, Body(body): Body<VerifyBody
 async fn point_id<B: Backend>(b: &B, text: &str) -> Result<PointId> {
     let range = resolve::id_range("point", text)?;
     let range = PointId(*range.start())..=PointId(*range.end());
-    resolve::id(
-        "point",
-        text,
-        &b.point_ids(range, resolve::MAX_CANDIDATES + 1).await?,
-    )
+    resolve::id("point", text, &b.point_ids(range, resolve::MAX_CANDIDATES + 1).await?)
 }
 
 async fn action_id<B: Backend>(b: &B, text: &str) -> Result<ActionId> {
     let range = resolve::id_range("action", text)?;
     let range = ActionId(*range.start())..=ActionId(*range.end());
-    resolve::id(
-        "action",
-        text,
-        &b.action_ids(range, resolve::MAX_CANDIDATES + 1).await?,
-    )
+    resolve::id("action", text, &b.action_ids(range, resolve::MAX_CANDIDATES + 1).await?)
 }
 
 /// A list's query with its names resolved. A disk may be named without its agent if only one disk is called so.
@@ -235,11 +212,8 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, _: &S) -> Result<Self> {
-        let too_long = || {
-            ApiError::invalid(format!(
-                "the body is too long: at most {MAX_BODY_BYTES} bytes are taken"
-            ))
-        };
+        let too_long =
+            || ApiError::invalid(format!("the body is too long: at most {MAX_BODY_BYTES} bytes are taken"));
         let body = request.into_body();
         if body.size_hint().lower() > MAX_BODY_BYTES as u64 {
             return Err(too_long());
@@ -249,9 +223,7 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
             Ok(Err(error)) if error.is::<LengthLimitError>() => return Err(too_long()),
             Ok(Err(error)) => return Err(ApiError::invalid(format!("the body could not be read: {error}"))),
             Err(_) => {
-                return Err(ApiError::invalid(format!(
-                    "the body did not come within {BODY_PATIENCE:?}"
-                )));
+                return Err(ApiError::invalid(format!("the body did not come within {BODY_PATIENCE:?}")));
             }
         };
         serde_json::from_slice(&bytes)

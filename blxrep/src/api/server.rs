@@ -32,15 +32,8 @@ pub async fn serve<B: Backend>(
     backend: Arc<B>,
     mut stop: watch::Receiver<bool>,
 ) -> Result<(), SocketError> {
-    let failed = |source| SocketError::Io {
-        action: "serve",
-        path: socket.path().to_owned(),
-        source,
-    };
-    let listener = socket
-        .listener()
-        .and_then(UnixListener::from_std)
-        .map_err(failed)?;
+    let failed = |source| SocketError::Io { action: "serve", path: socket.path().to_owned(), source };
+    let listener = socket.listener().and_then(UnixListener::from_std).map_err(failed)?;
     let routes = routes::router(backend);
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let mut connections = JoinSet::new();

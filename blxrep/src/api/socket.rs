@@ -20,11 +20,7 @@ const BACKLOG: i32 = 128;
 #[derive(Debug, thiserror::Error)]
 pub enum SocketError {
     #[error("cannot {action} the control socket {}: {source}", path.display())]
-    Io {
-        action: &'static str,
-        path: PathBuf,
-        source: io::Error,
-    },
+    Io { action: &'static str, path: PathBuf, source: io::Error },
     #[error("cannot make the control socket {}: another dispatcher answers there; stop it first", .0.display())]
     InUse(PathBuf),
     #[error("cannot make the control socket {}: something that is no socket is there; move it away", .0.display())]
@@ -97,10 +93,7 @@ pub struct Peer {
 impl Peer {
     pub fn of(stream: &impl AsFd) -> io::Result<Self> {
         let credentials = rustix::net::sockopt::socket_peercred(stream)?;
-        Ok(Self {
-            uid: credentials.uid.as_raw(),
-            pid: credentials.pid.as_raw_nonzero().get(),
-        })
+        Ok(Self { uid: credentials.uid.as_raw(), pid: credentials.pid.as_raw_nonzero().get() })
     }
 
     /// Root and the dispatcher's own user may use the API; both could read the data directory anyway.
@@ -126,35 +119,21 @@ struct Address {
 impl Address {
     fn of(path: &Path) -> io::Result<Self> {
         if path.as_os_str().len() <= MAX_ADDRESS_BYTES {
-            return Ok(Self {
-                path: path.to_owned(),
-                _folder: None,
-            });
+            return Ok(Self { path: path.to_owned(), _folder: None });
         }
         let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
             return Err(io::ErrorKind::InvalidFilename.into());
         };
-        let folder = rustix::fs::open(
-            parent,
-            OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
-            Mode::empty(),
-        )?;
+        let folder =
+            rustix::fs::open(parent, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
         let path = PathBuf::from(format!("/proc/self/fd/{}", folder.as_raw_fd())).join(name);
-        Ok(Self {
-            path,
-            _folder: Some(folder),
-        })
+        Ok(Self { path, _folder: Some(folder) })
     }
 }
 
 fn stream_socket() -> io::Result<OwnedFd> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    Ok(rustix::net::socket_with(
-        AddressFamily::UNIX,
-        SocketType::STREAM,
-        flags,
-        None,
-    )?)
+    Ok(rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?)
 }
 
 fn listen(address: &Address) -> io::Result<UnixListener> {
@@ -168,13 +147,7 @@ fn listen(address: &Address) -> io::Result<UnixListener> {
 
 /// Removes the socket that a dispatcher left behind when it was killed.
 fn remove_stale(path: &Path) -> Result<(), SocketError> {
-    let failed = |action| {
-        move |source| SocketError::Io {
-            action,
-            path: path.to_owned(),
-            source,
-        }
-    };
+    let failed = |action| move |source| SocketError::Io { action, path: path.to_owned(), source };
     match std::fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(failed("look at")(error)),

@@ -22,10 +22,7 @@ pub struct Span(pub u64);
 impl fmt::Display for Span {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         const UNITS: [(u64, &str); 4] = [(86_400, "d"), (3_600, "h"), (60, "min"), (1, "s")];
-        let first = UNITS
-            .iter()
-            .position(|(seconds, _)| self.0 >= *seconds)
-            .unwrap_or(UNITS.len() - 1);
+        let first = UNITS.iter().position(|(seconds, _)| self.0 >= *seconds).unwrap_or(UNITS.len() - 1);
         let (seconds, name) = UNITS[first];
         write!(f, "{} {name}", self.0 / seconds)?;
         match UNITS.get(first + 1) {
@@ -53,9 +50,7 @@ pub fn percent(done: u64, total: u64) -> Option<u8> {
 /// Text from an agent, made harmless for a terminal: control characters become spaces.
 #[must_use]
 pub fn printable(text: &str) -> String {
-    text.chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .collect()
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 #[cfg(test)]
@@ -65,17 +60,8 @@ mod tests {
     #[test]
     fn spans_show_two_units() {
         let shown = [0, 59, 60, 125, 3_600, 11_400, 86_399, 86_400, 440_000].map(|s| Span(s).to_string());
-        let expected = [
-            "0 s",
-            "59 s",
-            "1 min",
-            "2 min 5 s",
-            "1 h",
-            "3 h 10 min",
-            "23 h 59 min",
-            "1 d",
-            "5 d 2 h",
-        ];
+        let expected =
+            ["0 s", "59 s", "1 min", "2 min 5 s", "1 h", "3 h 10 min", "23 h 59 min", "1 d", "5 d 2 h"];
         assert_eq!(shown, expected);
     }
 

@@ -4,6 +4,7 @@ use super::Common;
 use super::error::CliError;
 use super::follow::{Interrupt, follow};
 use super::output::ask;
+use super::progress::waiting;
 use super::table::Column::{Number, Text, Word};
 use super::table::Table;
 use crate::api::client::{Client, ClientError};
@@ -118,12 +119,7 @@ pub struct VerifyArgs {
 
 pub async fn snapshot(args: SnapshotArgs) -> Result<(), CliError> {
     let client = args.common.client();
-    let mut action = client
-        .snapshot(&SnapshotBody {
-            agent: args.agent,
-            disk: args.disk,
-        })
-        .await?;
+    let mut action = client.snapshot(&SnapshotBody { agent: args.agent, disk: args.disk }).await?;
     if args.wait {
         action = follow(&client, action, Interrupt::Leaves).await?;
     }
@@ -132,13 +128,10 @@ pub async fn snapshot(args: SnapshotArgs) -> Result<(), CliError> {
 
 pub async fn sync(args: SyncArgs) -> Result<(), CliError> {
     let client = args.common.client();
-    let body = SyncBody {
-        agent: args.agent,
-        disk: args.disk,
-        wait: args.wait,
-    };
+    let body = SyncBody { agent: args.agent, disk: args.disk, wait: args.wait };
+    let label = format!("sync of {}", body.agent);
     let rows = tokio::select! {
-        rows = client.sync(&body) => rows?,
+        rows = waiting(&label, client.sync(&body)) => rows?,
         interrupted = tokio::signal::ctrl_c() => {
             interrupted.map_err(CliError::Terminal)?;
             return Err(CliError::Interrupted("no longer waiting; the sync goes on".into()));
@@ -147,10 +140,7 @@ pub async fn sync(args: SyncArgs) -> Result<(), CliError> {
     args.common.output().table(&rows, |rows| sync_table(rows))?;
     match rows.iter().filter(|row| row.error.is_some()).count() {
         0 => Ok(()),
-        failed => Err(CliError::Failed(format!(
-            "{failed} of {} disks could not be synced",
-            rows.len()
-        ))),
+        failed => Err(CliError::Failed(format!("{failed} of {} disks could not be synced", rows.len()))),
     }
 }
 
@@ -162,15 +152,7 @@ pub async fn control(args: ControlArgs, control: Control) -> Result<(), CliError
 pub async fn restore(args: RestoreArgs) -> Result<(), CliError> {
     let client = args.common.client();
     let to = absolute(&args.to)?;
-    let mut action = begin_restore(
-        &client,
-        RestoreBody {
-            point: args.point,
-            to,
-            yes: args.yes,
-        },
-    )
-    .await?;
+    let mut action = begin_restore(&client, RestoreBody { point: args.point, to, yes: args.yes }).await?;
     if !args.no_wait {
         action = follow(&client, action, Interrupt::Cancels).await?;
     }
@@ -187,10 +169,9 @@ pub async fn verify(args: VerifyArgs) -> Result<(), CliError> {
     let report = match client.report(action.id).await {
         Ok(report) => report,
         // It ended before it could find anything; its own reason says more than the missing report.
-        Err(ClientError::Api(ApiError {
-            code: ErrorCode::NotFound,
-            ..
-        })) if action.state != ActionState::Succeeded => {
+        Err(ClientError::Api(ApiError { code: ErrorCode::NotFound, .. }))
+            if action.state != ActionState::Succeeded =>
+        {
             return finished(&args.common, &action);
         }
         Err(error) => return Err(error.into()),
@@ -214,9 +195,7 @@ async fn begin_restore(client: &Client, mut body: RestoreBody) -> Result<ActionR
             Some(true) => body.yes = true,
             Some(false) => return Err(CliError::Refused("not restored: nothing was written".into())),
             None => {
-                return Err(CliError::Refused(format!(
-                    "{unconfirmed}; give --yes to overwrite it"
-                )));
+                return Err(CliError::Refused(format!("{unconfirmed}; give --yes to overwrite it")));
             }
         }
     }
@@ -239,10 +218,9 @@ fn finished(common: &Common, action: &ActionRow) -> Result<(), CliError> {
 
 fn outcome(action: &ActionRow) -> Result<(), CliError> {
     match action.state {
-        ActionState::Failed => Err(CliError::Failed(format!(
-            "the {} failed: {}",
-            action.kind, action.reason
-        ))),
+        ActionState::Failed => {
+            Err(CliError::Failed(format!("the {} failed: {}", action.kind, action.reason)))
+        }
         ActionState::Cancelled => Err(CliError::Failed(format!("the {} was cancelled", action.kind))),
         ActionState::Queued | ActionState::Running | ActionState::Paused | ActionState::Succeeded => Ok(()),
     }
@@ -290,10 +268,7 @@ fn sync_table(rows: &[SyncRow]) -> Table {
 
 fn report_text(report: &VerifyReport) -> String {
     let bytes = ByteCount(report.bytes);
-    let mut text = format!(
-        "checked {} points, {} files, {bytes}: ",
-        report.points, report.files
-    );
+    let mut text = format!("checked {} points, {} files, {bytes}: ", report.points, report.files);
     match report.problems.len() {
         0 => text.push_str("all is as it was stored\n"),
         n => {
@@ -303,12 +278,7 @@ fn report_text(report: &VerifyReport) -> String {
     }
     for problem in &report.problems {
         let point = problem.point.map(|p| format!(" (point {p})")).unwrap_or_default();
-        let _ = writeln!(
-            text,
-            "{}{point}: {}",
-            printable(&problem.file),
-            printable(&problem.what)
-        );
+        let _ = writeln!(text, "{}{point}: {}", printable(&problem.file), printable(&problem.what));
     }
     text
 }

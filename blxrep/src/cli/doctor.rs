@@ -60,32 +60,17 @@ pub struct Check {
 impl Check {
     #[must_use]
     pub fn ok(name: &str, what: impl Into<String>) -> Self {
-        Self {
-            name: name.into(),
-            verdict: Verdict::Ok,
-            what: what.into(),
-            remedy: String::new(),
-        }
+        Self { name: name.into(), verdict: Verdict::Ok, what: what.into(), remedy: String::new() }
     }
 
     #[must_use]
     pub fn warning(name: &str, what: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self {
-            name: name.into(),
-            verdict: Verdict::Warning,
-            what: what.into(),
-            remedy: remedy.into(),
-        }
+        Self { name: name.into(), verdict: Verdict::Warning, what: what.into(), remedy: remedy.into() }
     }
 
     #[must_use]
     pub fn failed(name: &str, what: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self {
-            name: name.into(),
-            verdict: Verdict::Failed,
-            what: what.into(),
-            remedy: remedy.into(),
-        }
+        Self { name: name.into(), verdict: Verdict::Failed, what: what.into(), remedy: remedy.into() }
     }
 }
 
@@ -95,11 +80,7 @@ pub async fn run(args: DoctorArgs) -> Result<(), CliError> {
         found.push(check);
     }
     args.common.output().table(&found, |found| table(found))?;
-    match found
-        .iter()
-        .filter(|check| check.verdict == Verdict::Failed)
-        .count()
-    {
+    match found.iter().filter(|check| check.verdict == Verdict::Failed).count() {
         0 => Ok(()),
         1 => Err(CliError::Failed("1 check failed".into())),
         failed => Err(CliError::Failed(format!("{failed} checks failed"))),
@@ -116,20 +97,10 @@ fn checks(data_dir: &DataDir) -> Vec<Check> {
 fn table(checks: &[Check]) -> Table {
     let mut table = Table::new(
         "Nothing was checked.",
-        &[
-            ("CHECK", Word),
-            ("RESULT", Word),
-            ("FOUND", Text),
-            ("TO DO", Text),
-        ],
+        &[("CHECK", Word), ("RESULT", Word), ("FOUND", Text), ("TO DO", Text)],
     );
     for check in checks {
-        table.row([
-            check.name.clone(),
-            check.verdict.to_string(),
-            check.what.clone(),
-            check.remedy.clone(),
-        ]);
+        table.row([check.name.clone(), check.verdict.to_string(), check.what.clone(), check.remedy.clone()]);
     }
     table
 }
@@ -141,40 +112,25 @@ fn privileges() -> Check {
     let status = match std::fs::read_to_string("/proc/self/status") {
         Ok(status) => status,
         Err(error) => {
-            return Check::failed(
-                NAME,
-                format!("cannot read /proc/self/status: {error}"),
-                "mount /proc",
-            );
+            return Check::failed(NAME, format!("cannot read /proc/self/status: {error}"), "mount /proc");
         }
     };
     let missing = missing_capabilities(&status);
     let user = rustix::process::geteuid().as_raw();
     match (missing.is_empty(), user) {
         (true, 0) => Check::ok(NAME, "root, with the capabilities that an agent needs"),
-        (true, _) => Check::ok(
-            NAME,
-            format!("user {user}, with the capabilities that an agent needs"),
-        ),
-        (false, _) => Check::failed(
-            NAME,
-            format!("user {user} lacks {}: no agent can run", missing.join(", ")),
-            REMEDY,
-        ),
+        (true, _) => Check::ok(NAME, format!("user {user}, with the capabilities that an agent needs")),
+        (false, _) => {
+            Check::failed(NAME, format!("user {user} lacks {}: no agent can run", missing.join(", ")), REMEDY)
+        }
     }
 }
 
 /// Which of [`CAPABILITIES`] a `/proc/PID/status` does not have in effect.
 fn missing_capabilities(status: &str) -> Vec<&'static str> {
     let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
-    let effective = line
-        .and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok())
-        .unwrap_or(0);
-    CAPABILITIES
-        .iter()
-        .filter(|(_, bit)| effective >> bit & 1 == 0)
-        .map(|(name, _)| *name)
-        .collect()
+    let effective = line.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok()).unwrap_or(0);
+    CAPABILITIES.iter().filter(|(_, bit)| effective >> bit & 1 == 0).map(|(name, _)| *name).collect()
 }
 
 /// Whether the data directory can hold a store. A host without one that nobody asked about runs only an agent.
@@ -185,17 +141,10 @@ fn data_dir_checks(data_dir: &DataDir) -> Vec<Check> {
     match std::fs::metadata(path) {
         Ok(found) if found.is_dir() => {}
         Ok(_) => {
-            return vec![Check::failed(
-                NAME,
-                format!("{shown} is no directory"),
-                "name one with --data-dir",
-            )];
+            return vec![Check::failed(NAME, format!("{shown} is no directory"), "name one with --data-dir")];
         }
         Err(_) if !data_dir.is_given() => {
-            return vec![Check::ok(
-                NAME,
-                format!("there is no {shown}: this host runs no dispatcher"),
-            )];
+            return vec![Check::ok(NAME, format!("there is no {shown}: this host runs no dispatcher"))];
         }
         Err(error) => {
             return vec![Check::failed(
@@ -213,20 +162,14 @@ fn data_dir_checks(data_dir: &DataDir) -> Vec<Check> {
 fn free_space(path: &Path) -> Check {
     const NAME: &str = "free space";
     match rustix::fs::statvfs(path) {
-        Err(error) => Check::failed(
-            NAME,
-            format!("cannot ask about {}: {error}", path.display()),
-            "see its mount",
-        ),
+        Err(error) => {
+            Check::failed(NAME, format!("cannot ask about {}: {error}", path.display()), "see its mount")
+        }
         Ok(fs) => {
             let free = fs.f_bavail.saturating_mul(fs.f_frsize);
             let what = format!("{} free under {}", ByteCount(free), path.display());
             if free < LITTLE_SPACE_BYTES {
-                Check::warning(
-                    NAME,
-                    what,
-                    "a base takes as much as its disk has in use: make room first",
-                )
+                Check::warning(NAME, what, "a base takes as much as its disk has in use: make room first")
             } else {
                 Check::ok(NAME, what)
             }
@@ -236,31 +179,18 @@ fn free_space(path: &Path) -> Check {
 
 /// Tries what the store does, with a file that has no name and is gone when it is closed.
 fn storage(path: &Path) -> Vec<Check> {
-    let open = |flags| {
-        rustix::fs::open(
-            path,
-            OFlags::TMPFILE | OFlags::RDWR | flags,
-            Mode::RUSR | Mode::WUSR,
-        )
-    };
+    let open =
+        |flags| rustix::fs::open(path, OFlags::TMPFILE | OFlags::RDWR | flags, Mode::RUSR | Mode::WUSR);
     let shown = path.display();
     let file = match open(OFlags::CLOEXEC) {
         Ok(file) => file,
         Err(Errno::OPNOTSUPP) => {
             let what = format!("the filesystem of {shown} has no unnamed files, so it was not tried further");
-            return vec![Check::warning(
-                "writing",
-                what,
-                "ext4, xfs and btrfs are known to work",
-            )];
+            return vec![Check::warning("writing", what, "ext4, xfs and btrfs are known to work")];
         }
         Err(error) => {
             let remedy = "run as the user that owns it, on a filesystem that is mounted read-write";
-            return vec![Check::failed(
-                "writing",
-                format!("cannot write in {shown}: {error}"),
-                remedy,
-            )];
+            return vec![Check::failed("writing", format!("cannot write in {shown}: {error}"), remedy)];
         }
     };
     let holes = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
@@ -295,10 +225,7 @@ async fn dispatcher(data_dir: &DataDir) -> Option<Check> {
     if !data_dir.is_given() && !path.is_dir() {
         return None;
     }
-    let remedy = format!(
-        "start it with `blxrep start --mode dispatcher --data-dir {}`",
-        path.display()
-    );
+    let remedy = format!("start it with `blxrep start --mode dispatcher --data-dir {}`", path.display());
     Some(match Client::new(path).status().await {
         Ok(status) => Check::ok(
             NAME,
@@ -307,11 +234,9 @@ async fn dispatcher(data_dir: &DataDir) -> Option<Check> {
                 status.version, status.listen, status.agents_online, status.agents
             ),
         ),
-        Err(ClientError::Unreachable { socket, source, .. }) => Check::warning(
-            NAME,
-            format!("none answers at {}: {source}", socket.display()),
-            remedy,
-        ),
+        Err(ClientError::Unreachable { socket, source, .. }) => {
+            Check::warning(NAME, format!("none answers at {}: {source}", socket.display()), remedy)
+        }
         Err(error) => Check::failed(NAME, error.to_string(), "see its log"),
     })
 }
@@ -325,10 +250,7 @@ mod tests {
         let all = "CapPrm:\t0000000000000000\nCapEff:\t000001ffffffffff\n";
         assert!(missing_capabilities(all).is_empty());
         let none = "CapPrm:\t000001ffffffffff\nCapEff:\t0000000000000000\n";
-        assert_eq!(
-            missing_capabilities(none),
-            ["CAP_BPF", "CAP_PERFMON", "CAP_SYS_ADMIN"]
-        );
+        assert_eq!(missing_capabilities(none), ["CAP_BPF", "CAP_PERFMON", "CAP_SYS_ADMIN"]);
         let only_admin = "CapEff:\t0000000000200000\n";
         assert_eq!(missing_capabilities(only_admin), ["CAP_BPF", "CAP_PERFMON"]);
         assert_eq!(missing_capabilities("").len(), 3);
@@ -345,9 +267,7 @@ mod tests {
     #[test]
     fn a_folder_that_is_missing_fails_only_when_it_was_asked_for() {
         let folder = tempfile::tempdir().unwrap();
-        let given = DataDir {
-            data_dir: Some(folder.path().join("missing")),
-        };
+        let given = DataDir { data_dir: Some(folder.path().join("missing")) };
         let checks = data_dir_checks(&given);
         assert_eq!((checks.len(), checks[0].verdict), (1, Verdict::Failed));
         assert!(checks[0].remedy.contains("mkdir"));

@@ -29,11 +29,7 @@ pub struct FilterArgs {
 
 impl FilterArgs {
     fn query(self, newest: Option<u32>) -> ListQuery {
-        ListQuery {
-            agent: self.agent,
-            disk: self.disk,
-            newest,
-        }
+        ListQuery { agent: self.agent, disk: self.disk, newest }
     }
 }
 
@@ -65,11 +61,8 @@ pub async fn disks(common: &Common, filter: FilterArgs) -> Result<(), CliError> 
     common.output().table(&rows, |rows| disks_table(rows))?;
     if !common.json {
         for row in &rows {
-            let said = row
-                .problem
-                .iter()
-                .map(|p| ("problem", p))
-                .chain(row.notes.iter().map(|n| ("note", n)));
+            let said =
+                row.problem.iter().map(|p| ("problem", p)).chain(row.notes.iter().map(|n| ("note", n)));
             said.for_each(|(what, text)| {
                 output::say(&format!("{what}: {} {}: {text}", row.agent, row.device))
             });
@@ -79,11 +72,7 @@ pub async fn disks(common: &Common, filter: FilterArgs) -> Result<(), CliError> 
 }
 
 pub async fn points(args: PointsArgs) -> Result<(), CliError> {
-    let rows = args
-        .common
-        .client()
-        .points(&args.filter.query(args.newest))
-        .await?;
+    let rows = args.common.client().points(&args.filter.query(args.newest)).await?;
     args.common.output().table(&rows, |rows| points_table(rows))
 }
 
@@ -248,15 +237,9 @@ fn agent_text(detail: &AgentDetail) -> String {
 }
 
 fn host_lines(host: &Footprint, lines: &mut Vec<String>) {
-    lines.push(format!(
-        "  host {}: {}, kernel {}",
-        host.hostname, host.distribution, host.kernel
-    ));
+    lines.push(format!("  host {}: {}, kernel {}", host.hostname, host.distribution, host.kernel));
     let memory = ByteCount(host.memory_bytes);
-    lines.push(format!(
-        "  {} {} CPUs ({}), {memory} memory",
-        host.cpus, host.architecture, host.cpu_model
-    ));
+    lines.push(format!("  {} {} CPUs ({}), {memory} memory", host.cpus, host.architecture, host.cpu_model));
     for interface in &host.interfaces {
         lines.push(format!(
             "  interface {} {} {}",
@@ -271,10 +254,7 @@ fn host_lines(host: &Footprint, lines: &mut Vec<String>) {
 }
 
 fn disk_lines(disk: &HostDisk, lines: &mut Vec<String>) {
-    let identity = disk
-        .identity
-        .as_ref()
-        .map_or("no stable identity".to_owned(), ToString::to_string);
+    let identity = disk.identity.as_ref().map_or("no stable identity".to_owned(), ToString::to_string);
     let bytes = ByteCount(disk.bytes);
     lines.push(format!(
         "  disk {} {bytes} {identity}, {}{}",
@@ -285,10 +265,7 @@ fn disk_lines(disk: &HostDisk, lines: &mut Vec<String>) {
     for part in &disk.partitions {
         let bytes = ByteCount(part.sectors.saturating_mul(SECTOR_BYTES));
         let filesystem = on(part.filesystem.as_ref());
-        lines.push(format!(
-            "    partition {} {bytes} {} {}{filesystem}",
-            part.number, part.kind, part.name
-        ));
+        lines.push(format!("    partition {} {bytes} {} {}{filesystem}", part.number, part.kind, part.name));
     }
 }
 

@@ -178,17 +178,10 @@ async fn run(command: Command) -> Result<(), CliError> {
     match command {
         Command::Start(args) => start::run(*args).await,
         Command::Agents { agent: None, common } => list::agents(&common).await,
-        Command::Agents {
-            agent: Some(agent),
-            common,
-        } => list::agent(&common, &agent).await,
+        Command::Agents { agent: Some(agent), common } => list::agent(&common, &agent).await,
         Command::Disks { filter, common } => list::disks(&common, filter).await,
         Command::Points(args) => list::points(args).await,
-        Command::Actions {
-            filter,
-            newest,
-            common,
-        } => list::actions(&common, filter, newest).await,
+        Command::Actions { filter, newest, common } => list::actions(&common, filter, newest).await,
         Command::Snapshot(args) => act::snapshot(args).await,
         Command::Sync(args) => act::sync(args).await,
         Command::Pause(args) => act::control(args, Control::Pause).await,
@@ -197,8 +190,8 @@ async fn run(command: Command) -> Result<(), CliError> {
         Command::Restore(args) => act::restore(args).await,
         Command::Verify(args) => act::verify(args).await,
         Command::Doctor(args) => doctor::run(args).await,
-        Command::Tui { data_dir } => crate::tui::run(Client::new(data_dir.path()))
-            .await
-            .map_err(CliError::Terminal),
+        Command::Tui { data_dir } => {
+            crate::tui::run(Client::new(data_dir.path())).await.map_err(CliError::Terminal)
+        }
     }
 }

@@ -15,10 +15,7 @@ pub struct Output {
 
 impl Output {
     pub fn new(json: bool) -> Self {
-        Self {
-            json,
-            terminal: io::stdout().is_terminal(),
-        }
+        Self { json, terminal: io::stdout().is_terminal() }
     }
 
     /// The result: `value` with `--json`, else what `text` makes of it.
@@ -59,9 +56,7 @@ pub fn ask(question: &str) -> Result<Option<bool>, CliError> {
         return Ok(None);
     }
     let mut err = io::stderr();
-    write!(err, "{} [y/N] ", printable(question))
-        .and_then(|()| err.flush())
-        .map_err(CliError::Input)?;
+    write!(err, "{} [y/N] ", printable(question)).and_then(|()| err.flush()).map_err(CliError::Input)?;
     let mut answer = String::new();
     io::stdin().read_line(&mut answer).map_err(CliError::Input)?;
     Ok(Some(matches!(answer.trim(), "y" | "Y" | "yes" | "Yes")))

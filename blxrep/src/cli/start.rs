@@ -124,10 +124,9 @@ impl StartArgs {
         ];
         refuse(foreign, "--mode dispatcher")?;
         // With a configuration file they may come from there.
-        for (flag, missing) in [
-            ("--id", self.id.is_none()),
-            ("--dispatcher-addr", self.dispatcher_addr.is_none()),
-        ] {
+        for (flag, missing) in
+            [("--id", self.id.is_none()), ("--dispatcher-addr", self.dispatcher_addr.is_none())]
+        {
             if missing && self.config.is_none() {
                 return Err(CliError::Usage(format!(
                     "an agent needs {flag} (or --config with a file that says it); see `blxrep start --help`"
@@ -158,10 +157,7 @@ impl StartArgs {
         refuse(foreign, "--mode agent")?;
         let from_environment = || std::env::var_os(DATA_DIR_VARIABLE).map(PathBuf::from);
         Ok(DispatcherArgs {
-            data_dir: self
-                .data_dir
-                .or_else(from_environment)
-                .unwrap_or_else(|| DEFAULT_DATA_DIR.into()),
+            data_dir: self.data_dir.or_else(from_environment).unwrap_or_else(|| DEFAULT_DATA_DIR.into()),
             policy_dir: self.policy_dir.unwrap_or_else(|| DEFAULT_POLICY_DIR.into()),
             listen: self.listen,
             secret_file: self.secret_file,
@@ -172,9 +168,7 @@ impl StartArgs {
 
 fn refuse<const N: usize>(foreign: [(&str, bool); N], owner: &str) -> Result<(), CliError> {
     match foreign.iter().find(|(_, given)| *given) {
-        Some((flag, _)) => Err(CliError::Usage(format!(
-            "{flag} goes with {owner}, not with this mode"
-        ))),
+        Some((flag, _)) => Err(CliError::Usage(format!("{flag} goes with {owner}, not with this mode"))),
         None => Ok(()),
     }
 }
@@ -196,21 +190,14 @@ fn host_port(text: &str) -> Result<String, String> {
 fn bytes_per_second(text: &str) -> Result<u64, String> {
     let expected = || "expected bytes per second above 0, as 500K, 20M, 20MiB/s or 1G".to_owned();
     let number = text.strip_suffix("/s").unwrap_or(text);
-    let number = number
-        .strip_suffix("iB")
-        .or_else(|| number.strip_suffix('B'))
-        .unwrap_or(number);
+    let number = number.strip_suffix("iB").or_else(|| number.strip_suffix('B')).unwrap_or(number);
     let (number, shift) = match number.as_bytes().last() {
         Some(b'k' | b'K') => (&number[..number.len() - 1], 10),
         Some(b'm' | b'M') => (&number[..number.len() - 1], 20),
         Some(b'g' | b'G') => (&number[..number.len() - 1], 30),
         _ => (number, 0),
     };
-    let rate = number
-        .trim_end()
-        .parse::<u64>()
-        .ok()
-        .and_then(|n| n.checked_mul(1 << shift));
+    let rate = number.trim_end().parse::<u64>().ok().and_then(|n| n.checked_mul(1 << shift));
     rate.filter(|rate| *rate > 0).ok_or_else(expected)
 }
 
@@ -220,25 +207,12 @@ mod tests {
 
     #[test]
     fn rates_are_bytes_with_binary_units() {
-        for (text, rate) in [
-            ("1", 1),
-            ("500K", 512_000),
-            ("20M", 20 << 20),
-            ("20MiB/s", 20 << 20),
-            ("1 G", 1 << 30),
-        ] {
+        for (text, rate) in
+            [("1", 1), ("500K", 512_000), ("20M", 20 << 20), ("20MiB/s", 20 << 20), ("1 G", 1 << 30)]
+        {
             assert_eq!(bytes_per_second(text), Ok(rate), "{text}");
         }
-        for text in [
-            "",
-            "0",
-            "M",
-            "-1",
-            "1.5M",
-            "20Mbit",
-            "99999999999G",
-            "20 potatoes",
-        ] {
+        for text in ["", "0", "M", "-1", "1.5M", "20Mbit", "99999999999G", "20 potatoes"] {
             assert!(bytes_per_second(text).is_err(), "{text}");
         }
     }
@@ -248,15 +222,7 @@ mod tests {
         for good in ["backup:8080", "10.0.0.1:1", "[::1]:8080"] {
             assert!(host_port(good).is_ok(), "{good}");
         }
-        for bad in [
-            "",
-            "backup",
-            "backup:",
-            ":8080",
-            "backup:0",
-            "backup:70000",
-            "::1:8080",
-        ] {
+        for bad in ["", "backup", "backup:", ":8080", "backup:0", "backup:70000", "::1:8080"] {
             assert!(host_port(bad).is_err(), "{bad}");
         }
     }

@@ -31,21 +31,13 @@ pub struct Table {
 
 impl Table {
     pub fn new(empty: &'static str, headers: &[(&'static str, Column)]) -> Self {
-        Self {
-            headers: headers.to_vec(),
-            rows: Vec::new(),
-            empty,
-        }
+        Self { headers: headers.to_vec(), rows: Vec::new(), empty }
     }
 
     /// Cells are made harmless for the terminal here; an empty one is shown as `-`.
     pub fn row(&mut self, cells: impl IntoIterator<Item = String>) {
         let cell = |text: String| {
-            if text.is_empty() {
-                "-".to_owned()
-            } else {
-                printable(&text)
-            }
+            if text.is_empty() { "-".to_owned() } else { printable(&text) }
         };
         self.rows.push(cells.into_iter().map(cell).collect());
     }
@@ -60,9 +52,7 @@ impl Table {
 
     fn drawn(&self) -> String {
         let mut table = comfy_table::Table::new();
-        table
-            .load_style(LINES)
-            .set_content_arrangement(ContentArrangement::Dynamic);
+        table.load_style(LINES).set_content_arrangement(ContentArrangement::Dynamic);
         table.set_header(self.headers.iter().map(|(name, _)| *name));
         for ((_, holds), column) in self.headers.iter().zip(table.column_iter_mut()) {
             if *holds == Column::Number {
@@ -79,15 +69,8 @@ impl Table {
     fn plain(&self) -> String {
         let headers: Vec<String> = self.headers.iter().map(|(name, _)| (*name).to_owned()).collect();
         let lines = || std::iter::once(&headers).chain(&self.rows);
-        let width = |column: usize| {
-            lines()
-                .filter_map(|l| l.get(column))
-                .map(|c| c.chars().count())
-                .max()
-        };
-        let widths: Vec<usize> = (0..headers.len())
-            .map(|column| width(column).unwrap_or(0))
-            .collect();
+        let width = |column: usize| lines().filter_map(|l| l.get(column)).map(|c| c.chars().count()).max();
+        let widths: Vec<usize> = (0..headers.len()).map(|column| width(column).unwrap_or(0)).collect();
         let mut text = String::new();
         for line in lines() {
             let cells = line.iter().zip(&self.headers).zip(&widths);
@@ -109,10 +92,7 @@ mod tests {
     use super::*;
 
     fn table(rows: &[[&str; 2]]) -> Table {
-        let mut table = Table::new(
-            "nothing here",
-            &[("NAME", Column::Word), ("SIZE", Column::Number)],
-        );
+        let mut table = Table::new("nothing here", &[("NAME", Column::Word), ("SIZE", Column::Number)]);
         rows.iter().for_each(|row| table.row(row.map(str::to_owned)));
         table
     }
@@ -120,10 +100,7 @@ mod tests {
     #[test]
     fn plain_text_is_aligned_and_has_no_trailing_spaces() {
         let text = table(&[["a", "1"], ["longer", ""], ["x\u{1b}[31m", "12345"]]).render(false);
-        assert_eq!(
-            text,
-            "NAME     SIZE\na           1\nlonger      -\nx [31m  12345\n"
-        );
+        assert_eq!(text, "NAME     SIZE\na           1\nlonger      -\nx [31m  12345\n");
     }
 
     #[test]

@@ -23,10 +23,7 @@ pub async fn fetch(client: &Client) -> Event {
 
 async fn load(client: &Client) -> Result<Data, ClientError> {
     let everything = ListQuery::default();
-    let newest = ListQuery {
-        newest: Some(NEWEST),
-        ..ListQuery::default()
-    };
+    let newest = ListQuery { newest: Some(NEWEST), ..ListQuery::default() };
     let status = client.status().await?;
     let agents = client.agents().await?;
     let disks = client.disks(&everything).await?;
@@ -34,12 +31,5 @@ async fn load(client: &Client) -> Result<Data, ClientError> {
     let mut actions = client.actions(&newest).await?;
     points.reverse();
     actions.reverse();
-    Ok(Data {
-        at: Timestamp::now(),
-        status,
-        agents,
-        disks,
-        points,
-        actions,
-    })
+    Ok(Data { at: Timestamp::now(), status, agents, disks, points, actions })
 }

@@ -29,26 +29,15 @@ struct Column {
 }
 
 const fn left(header: &'static str) -> Column {
-    Column {
-        header,
-        side: Alignment::Left,
-        wide: false,
-        rest: false,
-    }
+    Column { header, side: Alignment::Left, wide: false, rest: false }
 }
 
 const fn right(header: &'static str) -> Column {
-    Column {
-        side: Alignment::Right,
-        ..left(header)
-    }
+    Column { side: Alignment::Right, ..left(header) }
 }
 
 const fn rest(header: &'static str) -> Column {
-    Column {
-        rest: true,
-        ..left(header)
-    }
+    Column { rest: true, ..left(header) }
 }
 
 const fn wide(column: Column) -> Column {
@@ -104,32 +93,18 @@ const ACTIONS: [Column; 7] = [
 pub fn render(model: &Model, data: &Data, pane: Pane, frame: &mut Frame<'_>, area: Rect) {
     let (name, empty, columns, rows) = content(model, data, pane);
     let mark = if model.focus == pane { "▶" } else { " " };
-    let style = if model.focus == pane {
-        Style::new().add_modifier(Modifier::BOLD)
-    } else {
-        Style::new()
-    };
+    let style = if model.focus == pane { Style::new().add_modifier(Modifier::BOLD) } else { Style::new() };
     let title = Line::from(format!("{mark} {name} ({}) ", rows.len())).style(style);
     let block = Block::new().borders(Borders::TOP).title(title);
     if rows.is_empty() {
         return frame.render_widget(Paragraph::new(format!("  {empty}")).block(block), area);
     }
-    let shown: Vec<usize> = (0..columns.len())
-        .filter(|i| area.width >= WIDE || !columns[*i].wide)
-        .collect();
+    let shown: Vec<usize> = (0..columns.len()).filter(|i| area.width >= WIDE || !columns[*i].wide).collect();
     let cell = |column: usize, text: &str| Text::from(text.to_owned()).alignment(columns[column].side);
     let header = Row::new(shown.iter().map(|i| cell(*i, columns[*i].header)));
-    let table_rows = rows
-        .iter()
-        .map(|row| Row::new(shown.iter().map(|i| cell(*i, &row[*i]))));
-    let widths = shown
-        .iter()
-        .map(|i| width(&columns[*i], rows.iter().map(|row| row[*i].as_str())));
-    let selected = if model.focus == pane {
-        Modifier::REVERSED
-    } else {
-        Modifier::empty()
-    };
+    let table_rows = rows.iter().map(|row| Row::new(shown.iter().map(|i| cell(*i, &row[*i]))));
+    let widths = shown.iter().map(|i| width(&columns[*i], rows.iter().map(|row| row[*i].as_str())));
+    let selected = if model.focus == pane { Modifier::REVERSED } else { Modifier::empty() };
     let table = Table::new(table_rows, widths)
         .header(header.style(Style::new().add_modifier(Modifier::DIM)))
         .column_spacing(2)
@@ -182,11 +157,7 @@ fn width<'a>(column: &Column, cells: impl Iterator<Item = &'a str>) -> Constrain
     if column.rest {
         return Constraint::Fill(1);
     }
-    let widest = cells
-        .map(|cell| Text::raw(cell).width())
-        .max()
-        .unwrap_or(0)
-        .min(MAX_CELL);
+    let widest = cells.map(|cell| Text::raw(cell).width()).max().unwrap_or(0).min(MAX_CELL);
     Constraint::Length(u16::try_from(widest.max(column.header.len())).unwrap_or(u16::MAX))
 }
 
@@ -194,9 +165,7 @@ fn agent_cells(row: &AgentRow, now: Timestamp) -> Vec<String> {
     vec![
         row.id.to_string(),
         if row.online { "● online" } else { "○ offline" }.to_owned(),
-        row.last_seen.map_or("never".to_owned(), |t| {
-            format!("{} ago", Span(seconds_between(t, now)))
-        }),
+        row.last_seen.map_or("never".to_owned(), |t| format!("{} ago", Span(seconds_between(t, now)))),
         row.disks.to_string(),
         row.cpus.to_string(),
         ByteCount(row.memory).to_string(),
@@ -207,16 +176,13 @@ fn agent_cells(row: &AgentRow, now: Timestamp) -> Vec<String> {
 
 fn disk_cells(row: &DiskRow, now: Timestamp) -> Vec<String> {
     // The age goes on while the dispatcher is silent.
-    let lag = row
-        .newest_cut
-        .map(|cut| Span(seconds_between(cut, now)).to_string());
+    let lag = row.newest_cut.map(|cut| Span(seconds_between(cut, now)).to_string());
     vec![
         row.agent.to_string(),
         printable(&row.device),
         disk_state(row.state).to_owned(),
         lag.unwrap_or_else(none),
-        row.backlog
-            .map_or_else(none, |bytes| ByteCount(bytes).to_string()),
+        row.backlog.map_or_else(none, |bytes| ByteCount(bytes).to_string()),
         row.points.to_string(),
         ByteCount(row.bytes).to_string(),
         printable(&row.identity),
@@ -297,9 +263,7 @@ fn progress(row: &ActionRow) -> String {
         None => ByteCount(row.done).to_string(),
         Some(percent) => {
             let filled = u64::from(percent) * BAR_CELLS / 100;
-            let cells: String = (0..BAR_CELLS)
-                .map(|cell| if cell < filled { '#' } else { '-' })
-                .collect();
+            let cells: String = (0..BAR_CELLS).map(|cell| if cell < filled { '#' } else { '-' }).collect();
             format!("[{cells}] {percent:>3} %  {}", ByteCount(row.total))
         }
     }
@@ -307,20 +271,11 @@ fn progress(row: &ActionRow) -> String {
 
 fn agent_detail(row: &AgentRow) -> String {
     let address = row.address.as_deref().unwrap_or("no address");
-    format!(
-        "{}: {}, {}, kernel {}, {address}",
-        row.id, row.hostname, row.distribution, row.kernel
-    )
+    format!("{}: {}, {}, kernel {}, {address}", row.id, row.hostname, row.distribution, row.kernel)
 }
 
 fn disk_detail(row: &DiskRow) -> String {
-    let mut said = vec![format!(
-        "{} {} {} {}",
-        row.agent,
-        row.device,
-        row.identity,
-        ByteCount(row.bytes)
-    )];
+    let mut said = vec![format!("{} {} {} {}", row.agent, row.device, row.identity, ByteCount(row.bytes))];
     said.extend(row.problem.iter().map(|problem| format!("problem: {problem}")));
     if let Coverage::Unknown(reason) = &row.coverage {
         said.push(format!("coverage unknown: {reason}"));
@@ -341,12 +296,5 @@ fn point_detail(row: &PointRow) -> String {
 
 fn action_detail(row: &ActionRow) -> String {
     let reason = if row.reason.is_empty() { "" } else { ": " };
-    format!(
-        "{} {}, begun {}, {}{reason}{}",
-        row.kind,
-        row.id,
-        Clock(row.created),
-        row.state,
-        row.reason
-    )
+    format!("{} {}, begun {}, {}{reason}{}", row.kind, row.id, Clock(row.created), row.state, row.reason)
 }

@@ -26,9 +26,7 @@ impl Screen {
                 "the screen needs one for input and output; `blxrep disks` and `blxrep actions` print anywhere",
             ));
         }
-        Ok(Self {
-            terminal: ratatui::try_init()?,
-        })
+        Ok(Self { terminal: ratatui::try_init()? })
     }
 
     pub fn draw(&mut self, view: impl FnOnce(&mut Frame<'_>)) -> io::Result<()> {
@@ -53,21 +51,13 @@ pub struct Keys {
 impl Keys {
     pub fn read() -> io::Result<Self> {
         let (sender, events) = mpsc::channel(QUEUED_KEYS);
-        let reader = std::thread::Builder::new()
-            .name("keys".into())
-            .spawn(move || read_keys(&sender))?;
-        Ok(Self {
-            events,
-            reader: Some(reader),
-        })
+        let reader = std::thread::Builder::new().name("keys".into()).spawn(move || read_keys(&sender))?;
+        Ok(Self { events, reader: Some(reader) })
     }
 
     /// The next key, or why there will be no more.
     pub async fn next(&mut self) -> io::Result<Event> {
-        self.events
-            .recv()
-            .await
-            .unwrap_or_else(|| Err(io::Error::other("it can no longer be read")))
+        self.events.recv().await.unwrap_or_else(|| Err(io::Error::other("it can no longer be read")))
     }
 }
 
@@ -135,10 +125,7 @@ mod tests {
         assert_eq!(plain(KeyCode::Char('q')), Some(Key::Quit));
         assert_eq!(plain(KeyCode::Char('j')), plain(KeyCode::Down));
         assert_eq!(plain(KeyCode::Char('k')), plain(KeyCode::Up));
-        assert_eq!(
-            key_of(KeyEvent::new(KeyCode::Char('?'), KeyModifiers::SHIFT)),
-            Some(Key::Help)
-        );
+        assert_eq!(key_of(KeyEvent::new(KeyCode::Char('?'), KeyModifiers::SHIFT)), Some(Key::Help));
         assert_eq!(plain(KeyCode::Char('c')), None);
         assert_eq!(control(KeyCode::Char('c')), Some(Key::Quit));
         assert_eq!(control(KeyCode::Char('q')), None);

@@ -67,11 +67,8 @@ fn load(model: &mut Model, data: Data) {
     for pane in Pane::ALL {
         let ids = data.ids(pane);
         let at = model.selection.of_mut(pane);
-        let selected = model
-            .data
-            .as_ref()
-            .filter(|_| *at > 0)
-            .and_then(|old| old.ids(pane).into_iter().nth(*at));
+        let selected =
+            model.data.as_ref().filter(|_| *at > 0).and_then(|old| old.ids(pane).into_iter().nth(*at));
         let moved_to = selected.and_then(|id| ids.iter().position(|other| *other == id));
         *at = moved_to.unwrap_or(*at).min(ids.len().saturating_sub(1));
     }

@@ -64,10 +64,8 @@ pub fn view(model: &Model, frame: &mut Frame<'_>) {
         None if model.trouble.is_none() => frame.render_widget(format!("Asking {} ...", model.socket), body),
         None => {}
     }
-    frame.render_widget(
-        Line::from(" q leave   Tab next list   Up/Down select   ? help").style(bar()),
-        bottom,
-    );
+    frame
+        .render_widget(Line::from(" q leave   Tab next list   Up/Down select   ? help").style(bar()), bottom);
     if model.help {
         help(frame, area);
     }
@@ -93,19 +91,12 @@ fn title(model: &Model) -> Paragraph<'static> {
     let mut text = format!(" blxrep  {}", Clock(model.now));
     if let Some(data) = &model.data {
         let status = &data.status;
-        text.push_str(&format!(
-            "  agents {}/{} online",
-            status.agents_online, status.agents
-        ));
+        text.push_str(&format!("  agents {}/{} online", status.agents_online, status.agents));
         if let Some(free) = status.free_bytes {
             text.push_str(&format!("  {} free", ByteCount(free)));
         }
         let up = Span(seconds_between(status.started, data.at));
-        text.push_str(&format!(
-            "  up {up}  {}  {}",
-            printable(&status.listen),
-            printable(&status.data_dir)
-        ));
+        text.push_str(&format!("  up {up}  {}  {}", printable(&status.listen), printable(&status.data_dir)));
     }
     Paragraph::new(text).style(bar())
 }
@@ -119,10 +110,7 @@ fn disconnected(model: &Model, trouble: &str) -> Paragraph<'static> {
         }
         None => "No data yet".to_owned(),
     };
-    let lines = [
-        format!(" ! NO CONNECTION. {known}."),
-        format!("   Trying again: {}", printable(trouble)),
-    ];
+    let lines = [format!(" ! NO CONNECTION. {known}."), format!("   Trying again: {}", printable(trouble))];
     let style = Style::new().fg(Color::Black).bg(Color::Yellow);
     Paragraph::new(Text::from_iter(lines)).style(style)
 }

@@ -1,10 +1,6 @@
 //! A dispatcher without agents or a store behind the real API: what the command line and the screen are tried on.
 
-#![allow(
-    clippy::unwrap_used,
-    dead_code,
-    reason = "test code, of which each test uses a part"
-)]
+#![allow(clippy::unwrap_used, dead_code, reason = "test code, of which each test uses a part")]
 
 use blxrep::api::backend::{Backend, Filter, RestoreRequest, SyncRequest};
 use blxrep::api::error::{ApiError, Result};
@@ -94,23 +90,14 @@ impl Fake {
     /// Every look at an action moves it on.
     fn look(&self, id: ActionId) -> Result<ActionRow> {
         let mut actions = self.actions.lock().unwrap();
-        let (row, end) = actions
-            .get_mut(&id)
-            .ok_or_else(|| ApiError::not_found(format!("no action {id}")))?;
+        let (row, end) =
+            actions.get_mut(&id).ok_or_else(|| ApiError::not_found(format!("no action {id}")))?;
         if *end != End::Never && matches!(row.state, ActionState::Queued | ActionState::Running) {
             row.state = ActionState::Running;
             row.done += STEP;
             if row.done >= TOTAL {
-                row.state = if *end == End::Fails {
-                    ActionState::Failed
-                } else {
-                    ActionState::Succeeded
-                };
-                row.reason = if *end == End::Fails {
-                    "the target is full".into()
-                } else {
-                    String::new()
-                };
+                row.state = if *end == End::Fails { ActionState::Failed } else { ActionState::Succeeded };
+                row.reason = if *end == End::Fails { "the target is full".into() } else { String::new() };
             }
         }
         Ok(row.clone())
@@ -119,10 +106,7 @@ impl Fake {
 
 impl Backend for Fake {
     async fn status(&self) -> Result<DispatcherStatus> {
-        Ok(DispatcherStatus {
-            data_dir: self.data_dir.clone(),
-            ..status()
-        })
+        Ok(DispatcherStatus { data_dir: self.data_dir.clone(), ..status() })
     }
 
     async fn agents(&self) -> Result<Vec<AgentRow>> {
@@ -136,10 +120,7 @@ impl Backend for Fake {
     }
 
     async fn disks(&self, agent: Option<AgentId>) -> Result<Vec<DiskRow>> {
-        Ok(disks()
-            .into_iter()
-            .filter(|row| agent.as_ref().is_none_or(|a| row.agent == *a))
-            .collect())
+        Ok(disks().into_iter().filter(|row| agent.as_ref().is_none_or(|a| row.agent == *a)).collect())
     }
 
     async fn points(&self, filter: Filter) -> Result<Vec<PointRow>> {
@@ -152,13 +133,7 @@ impl Backend for Fake {
     }
 
     async fn actions(&self, _: Filter) -> Result<Vec<ActionRow>> {
-        Ok(self
-            .actions
-            .lock()
-            .unwrap()
-            .values()
-            .map(|(row, _)| row.clone())
-            .collect())
+        Ok(self.actions.lock().unwrap().values().map(|(row, _)| row.clone()).collect())
     }
 
     async fn action(&self, action: ActionId) -> Result<ActionRow> {
@@ -166,37 +141,18 @@ impl Backend for Fake {
     }
 
     async fn point_ids(&self, range: RangeInclusive<PointId>, limit: usize) -> Result<Vec<PointId>> {
-        Ok(points()
-            .into_iter()
-            .map(|p| p.id)
-            .filter(|id| range.contains(id))
-            .take(limit)
-            .collect())
+        Ok(points().into_iter().map(|p| p.id).filter(|id| range.contains(id)).take(limit).collect())
     }
 
     async fn action_ids(&self, range: RangeInclusive<ActionId>, limit: usize) -> Result<Vec<ActionId>> {
-        Ok(self
-            .actions
-            .lock()
-            .unwrap()
-            .range(range)
-            .map(|(id, _)| *id)
-            .take(limit)
-            .collect())
+        Ok(self.actions.lock().unwrap().range(range).map(|(id, _)| *id).take(limit).collect())
     }
 
     async fn snapshot(&self, disk: DiskId) -> Result<ActionRow> {
         let row = disks().into_iter().find(|row| row.id == disk).unwrap();
         match row.state {
-            DiskState::Problem => Err(ApiError::refused(format!(
-                "{}: {}",
-                row.device,
-                row.problem.unwrap()
-            ))),
-            DiskState::Absent => Err(ApiError::unavailable(format!(
-                "agent {} is not connected",
-                row.agent
-            ))),
+            DiskState::Problem => Err(ApiError::refused(format!("{}: {}", row.device, row.problem.unwrap()))),
+            DiskState::Absent => Err(ApiError::unavailable(format!("agent {} is not connected", row.agent))),
             _ => Ok(self.begin(ActionKind::Snapshot, Some(&row), End::Succeeds)),
         }
     }
@@ -207,21 +163,14 @@ impl Backend for Fake {
             return pending().await;
         }
         let wanted = |row: &DiskRow| row.agent == request.agent && request.disk.is_none_or(|d| row.id == d);
-        Ok(disks()
-            .into_iter()
-            .filter(wanted)
-            .map(|disk| synced(disk, request.wait))
-            .collect())
+        Ok(disks().into_iter().filter(wanted).map(|disk| synced(disk, request.wait)).collect())
     }
 
     async fn control(&self, action: ActionId, control: Control) -> Result<ActionRow> {
         let mut actions = self.actions.lock().unwrap();
         let (row, _) = actions.get_mut(&action).unwrap();
         if row.state.is_final() {
-            return Err(ApiError::refused(format!(
-                "action {action} has {} already",
-                row.state
-            )));
+            return Err(ApiError::refused(format!("action {action} has {} already", row.state)));
         }
         row.state = match control {
             Control::Pause => ActionState::Paused,
@@ -234,10 +183,7 @@ impl Backend for Fake {
     async fn restore(&self, request: RestoreRequest) -> Result<ActionRow> {
         let name = request.to.file_name().unwrap().to_string_lossy().into_owned();
         if request.to.exists() && !request.yes {
-            return Err(ApiError::unconfirmed(format!(
-                "{} exists (4.00 GiB)",
-                request.to.display()
-            )));
+            return Err(ApiError::unconfirmed(format!("{} exists (4.00 GiB)", request.to.display())));
         }
         let end = match name.as_str() {
             "fails.img" => End::Fails,
@@ -248,11 +194,7 @@ impl Backend for Fake {
     }
 
     async fn verify(&self, point: Option<PointId>) -> Result<ActionRow> {
-        let end = if point == Some(FUZZY) {
-            End::Fails
-        } else {
-            End::Succeeds
-        };
+        let end = if point == Some(FUZZY) { End::Fails } else { End::Succeeds };
         Ok(self.begin(ActionKind::Verify, None, end))
     }
 
@@ -266,13 +208,7 @@ impl Backend for Fake {
             }],
             _ => Vec::new(),
         };
-        Ok(VerifyReport {
-            action,
-            points: 3,
-            files: 5,
-            bytes: TOTAL,
-            problems,
-        })
+        Ok(VerifyReport { action, points: 3, files: 5, bytes: TOTAL, problems })
     }
 }
 
@@ -299,18 +235,10 @@ impl FakeDispatcher {
         let socket = ControlSocket::bind(path).unwrap();
         let fake = Arc::new(Fake::new(path));
         let thread = std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()
-                .unwrap();
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(server::serve(socket, fake, stopped)).unwrap();
         });
-        Self {
-            path: path.to_owned(),
-            folder: None,
-            stop,
-            thread: Some(thread),
-        }
+        Self { path: path.to_owned(), folder: None, stop, thread: Some(thread) }
     }
 
     pub fn path(&self) -> &Path {
