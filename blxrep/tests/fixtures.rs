@@ -74,14 +74,8 @@ fn load_reaches_the_disk(filesystem: Option<Filesystem>) -> Result<()> {
     }
     ensure_identical(disk.path(), disk.backing())?;
     let stat = fs::read_to_string(format!("/sys/block/{}/stat", &disk.name()[5..]))?;
-    let fields: Vec<u64> = stat
-        .split_whitespace()
-        .map(str::parse)
-        .collect::<Result<_, _>>()?;
-    ensure!(
-        fields[4] > 100 && fields[11] > 0,
-        "too few writes or discards reached the disk: {stat}"
-    );
+    let fields: Vec<u64> = stat.split_whitespace().map(str::parse).collect::<Result<_, _>>()?;
+    ensure!(fields[4] > 100 && fields[11] > 0, "too few writes or discards reached the disk: {stat}");
     Ok(())
 }
 
@@ -116,37 +110,15 @@ fn stamped_writes_end_as_they_were_logged() -> Result<()> {
     for pattern in [Pattern::Uniform, Pattern::Hot(8)] {
         let disks = [LoopDisk::new(16 * MIB)?, LoopDisk::new(16 * MIB)?];
         let paths = [disks[0].path(), disks[1].path()];
-        let writers = Stamper::start(
-            &paths,
-            Plan {
-                pattern,
-                ..Plan::default()
-            },
-        )?;
+        let writers = Stamper::start(&paths, Plan { pattern, ..Plan::default() })?;
         std::thread::sleep(Duration::from_secs(1));
         let end = writers.now();
         let log = writers.stop()?;
-        ensure!(
-            log.len() > 1000,
-            "only {} writes in a second at a rate of 2000",
-            log.len()
-        );
+        ensure!(log.len() > 1000, "only {} writes in a second at a rate of 2000", log.len());
         let history = History::new(&log, disks.len())?;
-        let mut images = [
-            (0, fs::File::open(disks[0].backing())?),
-            (1, fs::File::open(disks[1].backing())?),
-        ];
-        let verdict = history.check(
-            &mut images,
-            Window {
-                from: end,
-                until: u64::MAX,
-            },
-        )?;
-        ensure!(
-            verdict.is_legal() && verdict.torn_granules == 0,
-            "{pattern:?}: {verdict}"
-        );
+        let mut images = [(0, fs::File::open(disks[0].backing())?), (1, fs::File::open(disks[1].backing())?)];
+        let verdict = history.check(&mut images, Window { from: end, until: u64::MAX })?;
+        ensure!(verdict.is_legal() && verdict.torn_granules == 0, "{pattern:?}: {verdict}");
     }
     Ok(())
 }

@@ -109,7 +109,8 @@ impl<'a> Bitmap<'a> {
     fn insert_fine(&self, set: &mut GranuleSet, word: usize, bits: std::ops::Range<u32>) {
         let base = u32::try_from(word * 64).unwrap_or(u32::MAX);
         set.insert_range(
-            base.saturating_add(bits.start).min(self.granules)..base.saturating_add(bits.end).min(self.granules),
+            base.saturating_add(bits.start).min(self.granules)
+                ..base.saturating_add(bits.end).min(self.granules),
         );
     }
 

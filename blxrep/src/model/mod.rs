@@ -2,9 +2,14 @@
 
 pub mod action;
 pub mod bitmap;
+pub mod encoding;
 pub mod granules;
 pub mod host;
 pub mod ids;
+pub mod partition_table;
 pub mod point;
 pub mod policy;
+pub mod selection;
+pub mod superblock;
+pub mod tracking;
 pub mod units;

@@ -136,4 +136,3 @@ pub struct Disk {
     pub granule_shift: u32,
     pub first_seen: Timestamp,
 }
-

@@ -24,11 +24,7 @@ fn refused(name: &str, command: &mut Command, site: &Site, words: &[&str]) -> Re
     let mut process = Process::spawn(name, command, &site.logs())?;
     let status = process.wait(REFUSAL)?;
     let said = process.output().to_lowercase();
-    ensure!(
-        !status.success() && status.code().is_some(),
-        "{name}: {status}\n{}",
-        process.tail()
-    );
+    ensure!(!status.success() && status.code().is_some(), "{name}: {status}\n{}", process.tail());
     ensure!(!said.contains("panicked"), "{name}: a panic\n{}", process.tail());
     ensure!(
         words.iter().any(|w| said.contains(w)),
@@ -42,8 +38,7 @@ fn refused(name: &str, command: &mut Command, site: &Site, words: &[&str]) -> Re
 fn commands_that_name_nothing() -> Result<()> {
     let site = Site::new(program(), "1h")?;
     let socket = site.path("data").join("control.sock");
-    site.cli(&["agents"])?
-        .expect(FAILED, &[&*socket.to_string_lossy()])?;
+    site.cli(&["agents"])?.expect(FAILED, &[&*socket.to_string_lossy()])?;
     let mut dispatcher = site.dispatcher()?;
     let target = site.path("restored/x").to_string_lossy().into_owned();
     for command in [
@@ -57,19 +52,11 @@ fn commands_that_name_nothing() -> Result<()> {
     ] {
         site.cli(command)?.expect(NOT_FOUND, &[command[1]])?;
     }
-    for command in [
-        &["restore"][..],
-        &["no-such-command"],
-        &["points", "--no-such-flag"],
-    ] {
+    for command in [&["restore"][..], &["no-such-command"], &["points", "--no-such-flag"]] {
         site.cli(command)?.expect(USAGE, &[])?;
     }
     ensure!(site.cli(&["agents"])?.parse::<Vec<Value>>()?.is_empty());
-    ensure!(
-        dispatcher.terminate(REFUSAL)?.success(),
-        "not a clean end\n{}",
-        dispatcher.tail()
-    );
+    ensure!(dispatcher.terminate(REFUSAL)?.success(), "not a clean end\n{}", dispatcher.tail());
     site.done();
     Ok(())
 }
@@ -111,12 +98,7 @@ fn data_directories_that_cannot_be_used() -> Result<()> {
 #[test]
 fn an_address_that_is_not_loopback() -> Result<()> {
     let site = Site::new(program(), "1h")?;
-    refused(
-        "open",
-        &mut site.dispatcher_command(&site.path("data"), "0.0.0.0:0"),
-        &site,
-        &["loopback"],
-    )?;
+    refused("open", &mut site.dispatcher_command(&site.path("data"), "0.0.0.0:0"), &site, &["loopback"])?;
     site.done();
     Ok(())
 }
@@ -134,10 +116,7 @@ fn a_secret_that_others_can_read() -> Result<()> {
 #[test]
 fn a_policy_with_a_key_that_nobody_knows() -> Result<()> {
     let site = Site::new(program(), "1h")?;
-    fs::write(
-        site.path("policies/all.yaml"),
-        "name: all\nlive_sinc_frequency: 2s\ntargets: []\n",
-    )?;
+    fs::write(site.path("policies/all.yaml"), "name: all\nlive_sinc_frequency: 2s\ntargets: []\n")?;
     let mut command = site.dispatcher_command(&site.path("data"), "127.0.0.1:0");
     refused("policy", &mut command, &site, &["live_sinc_frequency"])?;
     site.done();
@@ -158,22 +137,11 @@ fn a_wrong_secret_and_a_disk_that_is_not_there() -> Result<()> {
     agent.wait_for_output(&["secret", "credential"], PATIENCE)?;
     agent.kill()?;
     let known: Vec<Value> = site.cli(&["agents"])?.parse()?;
-    ensure!(
-        known.is_empty(),
-        "an agent with a wrong secret is known: {known:?}"
-    );
-    ensure!(
-        !agent.output().contains("not the secret"),
-        "the secret is in the log"
-    );
+    ensure!(known.is_empty(), "an agent with a wrong secret is known: {known:?}");
+    ensure!(!agent.output().contains("not the secret"), "the secret is in the log");
 
     home.secret = right;
-    refused(
-        "absent",
-        &mut home.command(&site, &["--disk", "/dev/nothing"])?,
-        &site,
-        &["/dev/nothing"],
-    )?;
+    refused("absent", &mut home.command(&site, &["--disk", "/dev/nothing"])?, &site, &["/dev/nothing"])?;
     ensure!(dispatcher.is_running()?);
     site.done();
     Ok(())

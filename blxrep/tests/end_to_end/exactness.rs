@@ -90,11 +90,7 @@ fn raw_on_zram() -> Result<()> {
 #[test]
 fn ext4_while_another_tracer_interferes() -> Result<()> {
     require_root!();
-    exact(
-        &LoopDisk::new(BYTES)?,
-        Some(Filesystem::Ext4),
-        Tracer::Interfering,
-    )
+    exact(&LoopDisk::new(BYTES)?, Some(Filesystem::Ext4), Tracer::Interfering)
 }
 
 #[test]

@@ -14,12 +14,8 @@ use std::net::{Shutdown, TcpStream};
 use std::time::Duration;
 
 /// Every endpoint, with its number in a hello.
-const ENDPOINTS: [(&str, u8); 4] = [
-    ("/ws/config", 1),
-    ("/ws/snapshot", 2),
-    ("/ws/live", 3),
-    ("/ws/restore", 4),
-];
+const ENDPOINTS: [(&str, u8); 4] =
+    [("/ws/config", 1), ("/ws/snapshot", 2), ("/ws/live", 3), ("/ws/restore", 4)];
 /// The dispatcher hangs up on a peer that makes no sense within this time.
 const HANG_UP: Duration = Duration::from_secs(20);
 
@@ -120,12 +116,7 @@ fn garbage_on_every_endpoint() -> Result<()> {
     let mut random = Random(7);
     let garbage: Vec<u8> = (0..5000).map(|_| random.next().to_le_bytes()[0]).collect();
     for (path, _) in ENDPOINTS {
-        for bytes in [
-            garbage.clone(),
-            whole(&garbage),
-            whole(&[]),
-            message(4 << 30, &garbage),
-        ] {
+        for bytes in [garbage.clone(), whole(&garbage), whole(&[]), message(4 << 30, &garbage)] {
             let (mut stream, answer) = upgrade(&address, path)?;
             ensure!(answer.starts_with("HTTP/1.1 101"), "{path}: {answer}");
             // The peer may hang up before it has read all of it.
@@ -155,10 +146,7 @@ fn a_version_from_the_future() -> Result<()> {
         stream.write_all(&whole(&hello(&site, channel, [900, 901])?))?;
         let words = last_words(&mut stream).context(path)?;
         let text = String::from_utf8_lossy(&words);
-        ensure!(
-            text.contains("version"),
-            "{path}: the answer does not speak of versions: {text:?}"
-        );
+        ensure!(text.contains("version"), "{path}: the answer does not speak of versions: {text:?}");
     }
     unharmed(&site, &mut dispatcher, memory)?;
     site.done();

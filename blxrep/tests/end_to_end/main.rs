@@ -30,9 +30,7 @@ fn program() -> &'static Path {
 /// How long a load lasts.
 fn load_time() -> Result<Duration> {
     let seconds = match std::env::var("BLXREP_SOAK_SECONDS") {
-        Ok(text) => text
-            .parse()
-            .with_context(|| format!("BLXREP_SOAK_SECONDS={text}: not a number"))?,
+        Ok(text) => text.parse().with_context(|| format!("BLXREP_SOAK_SECONDS={text}: not a number"))?,
         Err(_) => 6,
     };
     Ok(Duration::from_secs(seconds))
@@ -41,11 +39,7 @@ fn load_time() -> Result<Duration> {
 /// One line about the points that were made, and the promise that no disk had a second full image.
 fn summarize(points: &[PointRow]) -> Result<()> {
     let count = |consistency: &str| points.iter().filter(|p| p.consistency == consistency).count();
-    let unknown: Vec<_> = points
-        .iter()
-        .filter(|p| p.coverage != "proven")
-        .map(|p| &p.coverage)
-        .collect();
+    let unknown: Vec<_> = points.iter().filter(|p| p.coverage != "proven").map(|p| &p.coverage).collect();
     println!(
         "{} points: {} quiet, {} frozen, {} fuzzy; coverage not proven: {unknown:?}",
         points.len(),
@@ -53,17 +47,10 @@ fn summarize(points: &[PointRow]) -> Result<()> {
         count("frozen"),
         count("fuzzy")
     );
-    let mut bases: Vec<_> = points
-        .iter()
-        .filter(|p| p.kind == "base")
-        .map(|p| &p.disk)
-        .collect();
+    let mut bases: Vec<_> = points.iter().filter(|p| p.kind == "base").map(|p| &p.disk).collect();
     let all = bases.len();
     bases.sort();
     bases.dedup();
-    ensure!(
-        bases.len() == all && all > 0,
-        "each disk must have one base: {points:#?}"
-    );
+    ensure!(bases.len() == all && all > 0, "each disk must have one base: {points:#?}");
     Ok(())
 }

@@ -123,10 +123,7 @@ fn partitions_side_by_side() -> Result<()> {
     second.wait_for_output(&[&disk.name()], PATIENCE)?;
     second.kill()?;
     let points = site.points("parts")?;
-    ensure!(
-        points.iter().all(|p| p.device == disk.name()),
-        "a point of a partition: {points:#?}"
-    );
+    ensure!(points.iter().all(|p| p.device == disk.name()), "a point of a partition: {points:#?}");
     site.done();
     Ok(())
 }

@@ -55,13 +55,7 @@ fn ordered(plan: Plan, interfere: bool) -> Result<()> {
 fn promise(site: &Site, writers: &Stamper, promises: &mut Promises) -> Result<()> {
     let from = writers.now();
     let rows = site.sync("order")?;
-    promises.insert(
-        rows[0].cut_id.clone(),
-        Window {
-            from,
-            until: writers.now(),
-        },
-    );
+    promises.insert(rows[0].cut_id.clone(), Window { from, until: writers.now() });
     Ok(())
 }
 
@@ -75,9 +69,7 @@ fn judge_all(
     promises: &Promises,
 ) -> Result<usize> {
     let mut cuts: BTreeMap<&str, Vec<&PointRow>> = BTreeMap::new();
-    points
-        .iter()
-        .for_each(|p| cuts.entry(&p.cut_id).or_default().push(p));
+    points.iter().for_each(|p| cuts.entry(&p.cut_id).or_default().push(p));
     let mut proven = 0;
     for (cut, group) in cuts {
         let mut images = Vec::new();
@@ -93,11 +85,7 @@ fn judge_all(
             window.until = window.until.min(clock.at(at(&point.published)? + CLOCK_SLACK));
         }
         let verdict = history.check(&mut images, window)?;
-        println!(
-            "cut {cut}: {} disks, {}: {verdict}",
-            group.len(),
-            group[0].consistency
-        );
+        println!("cut {cut}: {} disks, {}: {verdict}", group.len(), group[0].consistency);
         if group.iter().all(|p| p.consistency != "fuzzy") {
             proven += 1;
             ensure!(
@@ -119,14 +107,7 @@ fn random_writers_on_two_disks() -> Result<()> {
 #[test]
 fn slow_writers_on_two_disks() -> Result<()> {
     require_root!();
-    ordered(
-        Plan {
-            rate: Some(200),
-            writers: 1,
-            ..Plan::default()
-        },
-        false,
-    )
+    ordered(Plan { rate: Some(200), writers: 1, ..Plan::default() }, false)
 }
 
 /// A granule that is always being written can make points fuzzy, but never wrong ones that say quiet.
@@ -134,25 +115,11 @@ fn slow_writers_on_two_disks() -> Result<()> {
 fn a_hot_spot_on_two_disks() -> Result<()> {
     require_root!();
     let pattern = Pattern::Hot(4);
-    ordered(
-        Plan {
-            pattern,
-            max_granules: 1,
-            rate: Some(500),
-            ..Plan::default()
-        },
-        false,
-    )
+    ordered(Plan { pattern, max_granules: 1, rate: Some(500), ..Plan::default() }, false)
 }
 
 #[test]
 fn random_writers_while_another_tracer_interferes() -> Result<()> {
     require_root!();
-    ordered(
-        Plan {
-            seed: 2,
-            ..Plan::default()
-        },
-        true,
-    )
+    ordered(Plan { seed: 2, ..Plan::default() }, true)
 }

@@ -39,14 +39,7 @@ struct Running<'a> {
 impl<'a> Running<'a> {
     fn start(site: &'a Site, home: &'a AgentHome, dispatcher: Process, extra: &'a [&'a str]) -> Result<Self> {
         let agent = home.start(site, extra)?;
-        Ok(Self {
-            site,
-            home,
-            extra,
-            dispatcher,
-            agent,
-            read_before: 0,
-        })
+        Ok(Self { site, home, extra, dispatcher, agent, read_before: 0 })
     }
 
     fn kill(&mut self, victim: Victim) -> Result<()> {
@@ -73,10 +66,7 @@ impl<'a> Running<'a> {
 }
 
 fn imaging(site: &Site) -> Result<Option<ActionRow>> {
-    Ok(site
-        .actions()?
-        .into_iter()
-        .find(|a| a.kind == "snapshot" && a.state == "running"))
+    Ok(site.actions()?.into_iter().find(|a| a.kind == "snapshot" && a.state == "running"))
 }
 
 /// Killed at a third of the image, with changes while it is away.
@@ -96,25 +86,17 @@ fn killed_during_the_image(victim: Victim) -> Result<()> {
     site.wait_for_points("killed", 1, 1, PATIENCE)?;
     let read = running.disk_read()?;
     println!("{} MiB read for an image of {} MiB", read / MIB, BYTES / MIB);
-    ensure!(
-        read < BYTES + SLACK,
-        "{read} bytes were read for an image of {BYTES}: the image began again"
-    );
+    ensure!(read < BYTES + SLACK, "{read} bytes were read for an image of {BYTES}: the image began again");
     finish(&site, &disk)
 }
 
 /// A last sync is exact, there is one base, and coverage was never lost.
 fn finish(site: &Site, disk: &LoopDisk) -> Result<()> {
-    let last = wait_for("a sync after the restart", PATIENCE, || {
-        site.sync_one("killed").map(Some)
-    })?;
+    let last = wait_for("a sync after the restart", PATIENCE, || site.sync_one("killed").map(Some))?;
     ensure_identical(disk.path(), &site.restore(&last)?)?;
     let points = site.points("killed")?;
     summarize(&points)?;
-    ensure!(
-        points.iter().all(|p| p.coverage == "proven"),
-        "the restart cost the coverage: {points:#?}"
-    );
+    ensure!(points.iter().all(|p| p.coverage == "proven"), "the restart cost the coverage: {points:#?}");
     site.done();
     Ok(())
 }

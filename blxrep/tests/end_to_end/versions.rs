@@ -25,13 +25,7 @@ fn a_b_a() -> Result<()> {
     require_root!();
     let site = Site::new(program(), "1h")?;
     let disk = LoopDisk::new(BYTES)?;
-    fill_device(disk.path(), 1, |mib| {
-        if mib % 2 == 0 {
-            Content::Incompressible
-        } else {
-            Content::Text
-        }
-    })?;
+    fill_device(disk.path(), 1, |mib| if mib % 2 == 0 { Content::Incompressible } else { Content::Text })?;
     let _dispatcher = site.dispatcher()?;
     let home = site.agent("versions", &[(&disk, "disk")])?;
     let _agent = home.start(&site, &[])?;
@@ -65,13 +59,7 @@ fn restore_to_a_device() -> Result<()> {
     require_root!();
     let site = Site::new(program(), "1h")?;
     let disk = LoopDisk::new(BYTES)?;
-    fill_device(disk.path(), 2, |mib| {
-        if mib % 4 == 0 {
-            Content::Zero
-        } else {
-            Content::Incompressible
-        }
-    })?;
+    fill_device(disk.path(), 2, |mib| if mib % 4 == 0 { Content::Zero } else { Content::Incompressible })?;
     let _dispatcher = site.dispatcher()?;
     let home = site.agent("versions", &[(&disk, "disk")])?;
     let _agent = home.start(&site, &[])?;
@@ -82,8 +70,7 @@ fn restore_to_a_device() -> Result<()> {
     let same = LoopDisk::new(BYTES)?;
     // Old bytes where the point has zeroes must go, too.
     fill_device(same.path(), 3, |_| Content::Incompressible)?;
-    site.cli(&["restore", &point, "--to", &same.name()])?
-        .expect(REFUSED, &["--yes"])?;
+    site.cli(&["restore", &point, "--to", &same.name()])?.expect(REFUSED, &["--yes"])?;
     restore(&same)?.expect(crate::support::site::DONE, &[])?;
     ensure_identical(disk.path(), same.path())?;
 

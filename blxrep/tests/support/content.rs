@@ -103,9 +103,7 @@ pub fn fill_device(path: &Path, seed: u64, choose: impl Fn(u64) -> Content) -> R
         let length = usize::try_from((size - offset).min(MIB as u64))?;
         let block = &mut buffer.bytes()[..length];
         choose(number as u64).fill(block, &mut random);
-        device
-            .write_all_at(block, offset)
-            .with_context(|| format!("{}: filling", path.display()))?;
+        device.write_all_at(block, offset).with_context(|| format!("{}: filling", path.display()))?;
     }
     Ok(())
 }

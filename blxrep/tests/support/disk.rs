@@ -76,11 +76,7 @@ impl LoopDisk {
                 Err(rustix::io::Errno::EXIST) => continue,
                 Err(error) => return Err(error).with_context(|| format!("making loop device {number}")),
             }
-            let disk = Self {
-                number,
-                node: format!("/dev/loop{number}").into(),
-                backing: backing.clone(),
-            };
+            let disk = Self { number, node: format!("/dev/loop{number}").into(), backing: backing.clone() };
             match sh("losetup", &[&disk.name(), &backing.to_string_lossy()]) {
                 Ok(_) => return Ok(disk),
                 // Somebody's `losetup --find` was faster. It is theirs now: neither detach nor remove it.
@@ -110,12 +106,7 @@ impl Drop for LoopDisk {
         }
         let removed = remove("removing a loop device", RELEASE, || {
             // SAFETY: LOOP_CTL_REMOVE takes a plain number.
-            unsafe {
-                ioctl(
-                    control()?,
-                    IntegerSetter::<LOOP_CTL_REMOVE>::new_usize(self.number),
-                )
-            }?;
+            unsafe { ioctl(control()?, IntegerSetter::<LOOP_CTL_REMOVE>::new_usize(self.number)) }?;
             Ok(())
         });
         if let Err(error) = removed {
@@ -129,11 +120,7 @@ impl Drop for LoopDisk {
 
 fn control() -> Result<File> {
     let path = "/dev/loop-control";
-    OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open(path)
-        .with_context(|| format!("{path}: opening"))
+    OpenOptions::new().read(true).write(true).open(path).with_context(|| format!("{path}: opening"))
 }
 
 /// A compressed disk in memory, made by hot_add: the bio-based device of the tests.
@@ -150,10 +137,7 @@ impl ZramDisk {
             .with_context(|| format!("{hot_add}: adding a zram disk (module zram loaded?)"))?
             .trim()
             .parse()?;
-        let disk = Self {
-            number,
-            node: format!("/dev/zram{number}").into(),
-        };
+        let disk = Self { number, node: format!("/dev/zram{number}").into() };
         fs::write(disk.attribute("disksize"), bytes.to_string())
             .with_context(|| format!("{}: setting its size", disk.name()))?;
         Ok(disk)

@@ -42,10 +42,7 @@ pub fn skip(function: &str) -> Result<()> {
     // Not `println!`: the test harness would swallow it.
     writeln!(std::io::stderr(), "SKIPPED (needs root): {name}")?;
     if let Some(path) = std::env::var_os(SKIPS_VARIABLE) {
-        let mut file = std::fs::OpenOptions::new()
-            .append(true)
-            .create(true)
-            .open(&path)?;
+        let mut file = std::fs::OpenOptions::new().append(true).create(true).open(&path)?;
         writeln!(file, "{name}")
             .with_context(|| format!("{}: counting a skip", Path::new(&path).display()))?;
     }
@@ -56,20 +53,14 @@ pub fn skip(function: &str) -> Result<()> {
 pub fn unique() -> String {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
-    let run = std::env::var(RUN_VARIABLE)
-        .map(|tag| format!("-{tag}"))
-        .unwrap_or_default();
+    let run = std::env::var(RUN_VARIABLE).map(|tag| format!("-{tag}")).unwrap_or_default();
     format!("{NAME_PREFIX}{run}-{}-{number}", std::process::id())
 }
 
 /// A folder in memory where there is one, for the backing files of disks.
 pub fn memory_dir() -> PathBuf {
     let memory = Path::new("/dev/shm");
-    if memory.is_dir() {
-        memory.to_owned()
-    } else {
-        std::env::temp_dir()
-    }
+    if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() }
 }
 
 /// Runs a tool to its end and returns what it printed; its failure is an error with its own words.

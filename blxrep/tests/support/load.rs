@@ -44,12 +44,8 @@ impl Load {
             "--rate=24m",
         ]);
         match &ground {
-            Ground::Folder(folder) => fio
-                .arg(format!("--directory={}", folder.display()))
-                .args(ON_FILES),
-            Ground::Device(device) => fio
-                .arg(format!("--filename={}", device.display()))
-                .args(ON_DEVICE),
+            Ground::Folder(folder) => fio.arg(format!("--directory={}", folder.display())).args(ON_FILES),
+            Ground::Device(device) => fio.arg(format!("--filename={}", device.display())).args(ON_DEVICE),
         };
         let fio = Process::spawn("fio", &mut fio, logs)?;
         let churn = match &ground {
@@ -68,18 +64,11 @@ impl Load {
     /// Ends the load. What it wrote to a device through the page cache is flushed; a filesystem is left to its
     /// owner, who unmounts it.
     pub fn stop(mut self) -> Result<()> {
-        ensure!(
-            self.fio.is_running()?,
-            "fio ended before its time\n{}",
-            self.fio.tail()
-        );
+        ensure!(self.fio.is_running()?, "fio ended before its time\n{}", self.fio.tail());
         self.fio.signal(rustix::process::Signal::INT)?;
         self.fio.wait(Duration::from_secs(60))?;
         let rounds = self.churn.stop()?;
-        ensure!(
-            rounds > 0,
-            "no discard and no write-zeroes was done under the load"
-        );
+        ensure!(rounds > 0, "no discard and no write-zeroes was done under the load");
         if let Ground::Device(device) = &self.ground {
             sh("blockdev", &["--flushbufs", &device.to_string_lossy()])?;
         }
@@ -148,11 +137,7 @@ fn churn_device(device: &Path, round: u64) -> Result<()> {
     let device = device.to_string_lossy();
     let blkdiscard = |flags: &[&str], offset: u64, length: u64| {
         let place = [format!("--offset={offset}"), format!("--length={length}")];
-        run(Command::new("blkdiscard")
-            .args(["--force"])
-            .args(flags)
-            .args(place)
-            .arg(&*device))
+        run(Command::new("blkdiscard").args(["--force"]).args(flags).args(place).arg(&*device))
     };
     blkdiscard(&[], offset(7919), 1 << 20)?;
     blkdiscard(&["--zeroout"], offset(104_729), 3 * 4096 + (round % 16) * 65_536).map(drop)
@@ -179,19 +164,14 @@ impl Background {
             }
             Ok(round)
         });
-        Self {
-            stop,
-            thread: Some(thread),
-        }
+        Self { stop, thread: Some(thread) }
     }
 
     /// Ends it and says how often it was done.
     pub fn stop(&mut self) -> Result<u64> {
         self.stop.store(true, Ordering::Relaxed);
         let thread = self.thread.take().context("stopped twice")?;
-        thread
-            .join()
-            .map_err(|_| anyhow::anyhow!("a background thread panicked"))?
+        thread.join().map_err(|_| anyhow::anyhow!("a background thread panicked"))?
     }
 }
 
@@ -217,11 +197,7 @@ pub fn bpftrace_loop(logs: &Path) -> Background {
         let mut bpftrace = Process::spawn("bpftrace", unshare.args(["--mount", "sh", "-c", SCRIPT]), &logs)?;
         bpftrace.wait_for_output(&["attaching"], Duration::from_secs(30))?;
         std::thread::sleep(Duration::from_secs(1));
-        ensure!(
-            bpftrace.is_running()?,
-            "bpftrace ended by itself\n{}",
-            bpftrace.tail()
-        );
+        ensure!(bpftrace.is_running()?, "bpftrace ended by itself\n{}", bpftrace.tail());
         bpftrace.signal(rustix::process::Signal::INT)?;
         bpftrace.succeed(Duration::from_secs(30))
     })

@@ -46,14 +46,8 @@ impl Mount {
     pub fn new(filesystem: &str, source: &Path, options: &str) -> Result<Self> {
         let point = std::env::temp_dir().join(unique() + ".mnt");
         fs::create_dir(&point).with_context(|| format!("{}: making a mount point", point.display()))?;
-        let mut mount = Self {
-            point,
-            mounted: false,
-        };
-        let (source, target) = (
-            source.to_string_lossy(),
-            mount.point.to_string_lossy().into_owned(),
-        );
+        let mut mount = Self { point, mounted: false };
+        let (source, target) = (source.to_string_lossy(), mount.point.to_string_lossy().into_owned());
         sh("mount", &["-t", filesystem, "-o", options, &source, &target])?;
         mount.mounted = true;
         Ok(mount)
@@ -103,11 +97,7 @@ impl PinDir {
         if !is_bpffs(bpffs)? {
             sh("mount", &["-t", "bpf", "bpf", &bpffs.to_string_lossy()])?;
         }
-        ensure!(
-            is_bpffs(bpffs)?,
-            "{}: bpffs is not mounted there",
-            bpffs.display()
-        );
+        ensure!(is_bpffs(bpffs)?, "{}: bpffs is not mounted there", bpffs.display());
         Ok(Self(bpffs.join(unique())))
     }
 
@@ -137,7 +127,5 @@ impl Drop for PinDir {
 fn is_bpffs(path: &Path) -> Result<bool> {
     let mounts = fs::read_to_string("/proc/self/mountinfo").context("/proc/self/mountinfo: reading")?;
     let path = path.to_string_lossy();
-    Ok(mounts
-        .lines()
-        .any(|line| line.split(' ').nth(4) == Some(&path) && line.contains(" - bpf ")))
+    Ok(mounts.lines().any(|line| line.split(' ').nth(4) == Some(&path) && line.contains(" - bpf ")))
 }

@@ -75,10 +75,7 @@ pub struct Window {
 
 impl Window {
     /// No demand.
-    pub const ANY: Self = Self {
-        from: 0,
-        until: u64::MAX,
-    };
+    pub const ANY: Self = Self { from: 0, until: u64::MAX };
 }
 
 /// Why a log cannot be judged by: the writers are at fault, not the image.
@@ -113,16 +110,12 @@ impl History {
             let pieces = sorted
                 .get_mut(write.disk as usize)
                 .ok_or(HistoryError::Outside(write.sequence, write.disk))?;
-            pieces.extend(
-                (write.granule..)
-                    .take(write.granules as usize)
-                    .map(|granule| Piece {
-                        granule,
-                        sequence: write.sequence,
-                        issued: write.issued,
-                        completed: write.completed,
-                    }),
-            );
+            pieces.extend((write.granule..).take(write.granules as usize).map(|granule| Piece {
+                granule,
+                sequence: write.sequence,
+                issued: write.issued,
+                completed: write.completed,
+            }));
         }
         for (disk, pieces) in (0..).zip(&mut sorted) {
             pieces.sort_unstable_by_key(|p| (p.granule, p.sequence));
@@ -138,10 +131,7 @@ impl History {
 
     /// Judges the images of a group of disks, given as (disk number, content from its first byte to its end).
     pub fn check<R: Read>(&self, images: &mut [(u32, R)], window: Window) -> io::Result<Verdict> {
-        let mut verdict = Verdict {
-            at: window.from,
-            ..Verdict::default()
-        };
+        let mut verdict = Verdict { at: window.from, ..Verdict::default() };
         let mut behind = Vec::new();
         let mut block = [0; GRANULE];
         for (disk, image) in images {
@@ -153,10 +143,7 @@ impl History {
                 granules += 1;
             }
             if pieces.last().is_some_and(|last| last.granule >= granules) {
-                verdict.reject(Violation::Short {
-                    disk: *disk,
-                    granules,
-                });
+                verdict.reject(Violation::Short { disk: *disk, granules });
             }
         }
         for late in behind {
@@ -188,18 +175,10 @@ fn judge_seen(
     for &sequence in found.sequences.iter().filter(|s| **s != 0) {
         match own.binary_search_by_key(&sequence, |p| p.sequence) {
             Ok(at) if own[at].issued > window.until => {
-                verdict.reject(Violation::Future {
-                    disk,
-                    granule,
-                    sequence,
-                });
+                verdict.reject(Violation::Future { disk, granule, sequence });
             }
             Ok(at) => verdict.at = verdict.at.max(own[at].issued),
-            Err(_) => verdict.reject(Violation::Unlogged {
-                disk,
-                granule,
-                sequence,
-            }),
+            Err(_) => verdict.reject(Violation::Unlogged { disk, granule, sequence }),
         }
     }
     verdict.stamped += u64::from(found.sequences.iter().any(|s| *s != 0));
@@ -207,12 +186,7 @@ fn judge_seen(
         return;
     };
     if let Some(next) = own.get(own.partition_point(|p| p.sequence <= oldest)) {
-        behind.push(Missing {
-            disk,
-            granule,
-            shown: oldest,
-            missing: Missed::of(next),
-        });
+        behind.push(Missing { disk, granule, shown: oldest, missing: Missed::of(next) });
     }
 }
 
@@ -226,11 +200,7 @@ struct Look {
 }
 
 fn look(block: &[u8; GRANULE], disk: u32, granule: u64) -> Look {
-    let mut found = Look {
-        sequences: Vec::new(),
-        foreign: false,
-        torn_sectors: 0,
-    };
+    let mut found = Look { sequences: Vec::new(), foreign: false, torn_sectors: 0 };
     let mut previous = None;
     for sector in block.chunks_exact(SECTOR) {
         let first = &sector[..STAMP];
@@ -286,11 +256,7 @@ pub struct Missed {
 
 impl Missed {
     fn of(piece: &Piece) -> Self {
-        Self {
-            sequence: piece.sequence,
-            issued: piece.issued,
-            completed: piece.completed,
-        }
+        Self { sequence: piece.sequence, issued: piece.issued, completed: piece.completed }
     }
 }
 
@@ -349,24 +315,13 @@ impl Verdict {
 
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "T = {:.6} s, {} granules stamped, ",
-            self.at as f64 / 1e9,
-            self.stamped
-        )?;
-        write!(
-            f,
-            "{} torn ({} within a sector), ",
-            self.torn_granules, self.torn_sectors
-        )?;
+        write!(f, "T = {:.6} s, {} granules stamped, ", self.at as f64 / 1e9, self.stamped)?;
+        write!(f, "{} torn ({} within a sector), ", self.torn_granules, self.torn_sectors)?;
         if self.is_legal() {
             return f.write_str("a state the disk had");
         }
         write!(f, "{} VIOLATIONS:", self.violations)?;
-        self.examples
-            .iter()
-            .try_for_each(|violation| write!(f, "\n  {violation}"))
+        self.examples.iter().try_for_each(|violation| write!(f, "\n  {violation}"))
     }
 }
 
@@ -374,40 +329,24 @@ impl fmt::Display for Violation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let seconds = |ns: u64| ns as f64 / 1e9;
         match self {
-            Self::Missing(Missing {
-                disk,
-                granule,
-                shown,
-                missing,
-            }) => write!(
+            Self::Missing(Missing { disk, granule, shown, missing }) => write!(
                 f,
                 "disk {disk} granule {granule}: shows write {shown}, but write {} ({:.6} to {:.6} s) completed before T",
                 missing.sequence,
                 seconds(missing.issued),
                 seconds(missing.completed)
             ),
-            Self::Future {
-                disk,
-                granule,
-                sequence,
-            } => {
+            Self::Future { disk, granule, sequence } => {
                 write!(
                     f,
                     "disk {disk} granule {granule}: write {sequence} was issued after the point was there"
                 )
             }
-            Self::Unlogged {
-                disk,
-                granule,
-                sequence,
-            } => {
+            Self::Unlogged { disk, granule, sequence } => {
                 write!(f, "disk {disk} granule {granule}: nobody wrote {sequence} there")
             }
             Self::Foreign { disk, granule } => {
-                write!(
-                    f,
-                    "disk {disk} granule {granule}: neither empty nor a stamp of this place"
-                )
+                write!(f, "disk {disk} granule {granule}: neither empty nor a stamp of this place")
             }
             Self::Short { disk, granules } => {
                 write!(

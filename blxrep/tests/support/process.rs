@@ -41,11 +41,7 @@ impl Process {
             .stderr(output)
             .spawn()
             .with_context(|| format!("{name}: starting {command:?}"))?;
-        Ok(Self {
-            name: name.to_owned(),
-            child,
-            log,
-        })
+        Ok(Self { name: name.to_owned(), child, log })
     }
 
     pub fn pid(&self) -> u32 {
@@ -103,21 +99,15 @@ impl Process {
 
     /// Everything that it printed.
     pub fn output(&self) -> String {
-        fs::read(&self.log)
-            .map(|text| String::from_utf8_lossy(&text).into_owned())
-            .unwrap_or_default()
+        fs::read(&self.log).map(|text| String::from_utf8_lossy(&text).into_owned()).unwrap_or_default()
     }
 
     /// Waits until it has printed something.
     pub fn wait_for_output(&self, any_of: &[&str], limit: Duration) -> Result<()> {
-        wait_for(
-            &format!("{}: printing one of {any_of:?}", self.name),
-            limit,
-            || {
-                let output = self.output().to_lowercase();
-                Ok(any_of.iter().any(|text| output.contains(text)).then_some(()))
-            },
-        )
+        wait_for(&format!("{}: printing one of {any_of:?}", self.name), limit, || {
+            let output = self.output().to_lowercase();
+            Ok(any_of.iter().any(|text| output.contains(text)).then_some(()))
+        })
         .with_context(|| self.tail())
     }
 
@@ -126,11 +116,7 @@ impl Process {
         let output = self.output();
         let lines: Vec<_> = output.lines().collect();
         let shown = lines.len().saturating_sub(40);
-        format!(
-            "--- the end of {}.log:\n{}\n---",
-            self.name,
-            lines[shown..].join("\n")
-        )
+        format!("--- the end of {}.log:\n{}\n---", self.name, lines[shown..].join("\n"))
     }
 
     /// What it has used; works until it was waited for.
@@ -150,22 +136,11 @@ pub fn usage(pid: u32) -> Result<Usage> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
     // The name in parentheses may hold anything; fields are counted from behind it.
     let fields = stat.rsplit_once(')').context("no process name in stat")?.1;
-    let ticks = fields
-        .split_whitespace()
-        .skip(11)
-        .take(4)
-        .map(str::parse::<u64>)
-        .sum::<Result<u64, _>>()?;
+    let ticks = fields.split_whitespace().skip(11).take(4).map(str::parse::<u64>).sum::<Result<u64, _>>()?;
     let value = |file: &str, key: &str| {
         let text = fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default();
-        let line = text
-            .lines()
-            .find_map(|line| line.strip_prefix(key))
-            .unwrap_or("0");
-        line.split_whitespace()
-            .next()
-            .and_then(|n| n.parse::<u64>().ok())
-            .unwrap_or(0)
+        let line = text.lines().find_map(|line| line.strip_prefix(key)).unwrap_or("0");
+        line.split_whitespace().next().and_then(|n| n.parse::<u64>().ok()).unwrap_or(0)
     };
     Ok(Usage {
         cpu_seconds: ticks as f64 / TICKS,

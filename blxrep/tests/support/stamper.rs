@@ -41,13 +41,7 @@ pub struct Plan {
 
 impl Default for Plan {
     fn default() -> Self {
-        Self {
-            writers: 4,
-            rate: Some(2000),
-            pattern: Pattern::Uniform,
-            max_granules: 8,
-            seed: 1,
-        }
+        Self { writers: 4, rate: Some(2000), pattern: Pattern::Uniform, max_granules: 8, seed: 1 }
     }
 }
 
@@ -113,19 +107,13 @@ impl Stamper {
             slots: AtomicU64::new(0),
             completed: AtomicU64::new(0),
         });
-        let mut stamper = Self {
-            shared,
-            writers: Vec::new(),
-            started: SystemTime::now(),
-        };
+        let mut stamper = Self { shared, writers: Vec::new(), started: SystemTime::now() };
         for (disk, path) in (0..).zip(disks) {
             let target = Arc::new(Target::open(path.as_ref(), disk, &plan)?);
             for writer in 0..plan.writers {
                 let (shared, target) = (Arc::clone(&stamper.shared), Arc::clone(&target));
                 let number = disk * plan.writers + writer;
-                stamper.writers.push(std::thread::spawn(move || {
-                    Writer::new(&shared, &target, number).run()
-                }));
+                stamper.writers.push(std::thread::spawn(move || Writer::new(&shared, &target, number).run()));
             }
         }
         Ok(stamper)
@@ -138,9 +126,7 @@ impl Stamper {
 
     /// Turns times of the wall clock into times of the log, also after the writers have stopped.
     pub fn clock(&self) -> Clock {
-        Clock {
-            started: self.started,
-        }
+        Clock { started: self.started }
     }
 
     /// Writes completed so far.
@@ -152,10 +138,7 @@ impl Stamper {
     pub fn wait_for(&self, more: u64) -> Result<()> {
         let goal = self.completed() + more;
         while self.completed() < goal {
-            ensure!(
-                !self.writers.iter().all(JoinHandle::is_finished),
-                "all writers have ended"
-            );
+            ensure!(!self.writers.iter().all(JoinHandle::is_finished), "all writers have ended");
             std::thread::sleep(Duration::from_micros(200));
         }
         Ok(())
@@ -166,11 +149,7 @@ impl Stamper {
         self.shared.stop.store(true, Ordering::Relaxed);
         let mut log = Vec::new();
         for writer in self.writers.drain(..) {
-            log.extend(
-                writer
-                    .join()
-                    .map_err(|_| anyhow::anyhow!("a stamping writer panicked"))??,
-            );
+            log.extend(writer.join().map_err(|_| anyhow::anyhow!("a stamping writer panicked"))??);
         }
         Ok(log)
     }
@@ -200,12 +179,7 @@ impl Target {
             path.display()
         );
         let locks = (0..used).map(|_| Mutex::new(())).collect();
-        Ok(Self {
-            file,
-            path: path.to_owned(),
-            disk,
-            locks,
-        })
+        Ok(Self { file, path: path.to_owned(), disk, locks })
     }
 }
 
@@ -221,22 +195,13 @@ impl<'a> Writer<'a> {
     fn new(shared: &'a Shared, target: &'a Target, number: u32) -> Self {
         let buffer = Aligned::new(shared.plan.max_granules as usize * GRANULE);
         let random = Random(shared.plan.seed.wrapping_add(u64::from(number) << 32));
-        Self {
-            shared,
-            target,
-            number,
-            random,
-            buffer,
-        }
+        Self { shared, target, number, random, buffer }
     }
 
     fn run(mut self) -> Result<Vec<Write>> {
         let mut log = Vec::new();
         while !self.shared.stop.load(Ordering::Relaxed) {
-            ensure!(
-                log.len() < MAX_LOGGED,
-                "the log of a stamping writer is full: use a lower rate"
-            );
+            ensure!(log.len() < MAX_LOGGED, "the log of a stamping writer is full: use a lower rate");
             self.wait_for_slot();
             log.push(self.write_once()?);
             self.shared.completed.fetch_add(1, Ordering::Relaxed);
@@ -272,12 +237,7 @@ impl<'a> Writer<'a> {
         self.target
             .file
             .write_all_at(block, granule * GRANULE as u64)
-            .with_context(|| {
-                format!(
-                    "{}: stamped write at granule {granule}",
-                    self.target.path.display()
-                )
-            })?;
+            .with_context(|| format!("{}: stamped write at granule {granule}", self.target.path.display()))?;
         let completed = self.shared.now();
         drop(held);
         Ok(Write {
