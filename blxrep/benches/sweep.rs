@@ -13,18 +13,11 @@ const ROUNDS: u32 = 9;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let granules = u32::try_from(GranuleSize::default().count(DISK))?;
-    let words = || {
-        (0..bitmap_words(u64::from(granules)))
-            .map(|_| AtomicU64::new(0))
-            .collect::<Vec<_>>()
-    };
+    let words = || (0..bitmap_words(u64::from(granules))).map(|_| AtomicU64::new(0)).collect::<Vec<_>>();
     let (completed, pending) = (words(), words());
     let from = Bitmap::new(&completed, granules).ok_or("too few words")?;
     let to = Bitmap::new(&pending, granules).ok_or("too few words")?;
-    let cases = [
-        ("nearly empty (target: under 20 ms)", 1_000),
-        ("1 % of it changed", granules / 100),
-    ];
+    let cases = [("nearly empty (target: under 20 ms)", 1_000), ("1 % of it changed", granules / 100)];
     for (what, changed) in cases {
         // Multiples of a large prime lie scattered, and are the same in every run.
         let step = u64::from(granules) / u64::from(changed) * 7919 + 1;
@@ -42,10 +35,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             to.clear(&set);
         }
         times.sort();
-        println!(
-            "sweep of a 1 TiB bitmap, {what}: {:.1?} (target: under 20 ms)",
-            times[times.len() / 2]
-        );
+        println!("sweep of a 1 TiB bitmap, {what}: {:.1?} (target: under 20 ms)", times[times.len() / 2]);
     }
     Ok(())
 }

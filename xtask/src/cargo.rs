@@ -44,9 +44,7 @@ struct ArtifactProfile {
 pub fn build_program() -> Result<PathBuf> {
     let mut command = cargo();
     command.args(["build", "--release", "--package", "blxrep", "--bin", "blxrep"]);
-    let built = executables(&mut command)?
-        .into_iter()
-        .find(|e| e.target == "blxrep" && !e.is_test);
+    let built = executables(&mut command)?.into_iter().find(|e| e.target == "blxrep" && !e.is_test);
     Ok(built.context("cargo built no program named blxrep")?.path)
 }
 
@@ -54,23 +52,16 @@ pub fn build_program() -> Result<PathBuf> {
 pub fn build_tests() -> Result<Vec<Executable>> {
     let mut command = cargo();
     command.args(["test", "--workspace", "--no-run"]);
-    Ok(executables(&mut command)?
-        .into_iter()
-        .filter(|e| e.is_test)
-        .collect())
+    Ok(executables(&mut command)?.into_iter().filter(|e| e.is_test).collect())
 }
 
 /// Runs a building command of cargo, with its progress on the terminal.
 fn executables(command: &mut Command) -> Result<Vec<Executable>> {
-    let command = command
-        .arg("--message-format=json-render-diagnostics")
-        .stderr(Stdio::inherit());
+    let command = command.arg("--message-format=json-render-diagnostics").stderr(Stdio::inherit());
     let output = command.output().with_context(|| format!("running {command:?}"))?;
     ensure!(output.status.success(), "{command:?}: {}", output.status);
     let lines = String::from_utf8_lossy(&output.stdout);
-    let artifacts = lines
-        .lines()
-        .filter_map(|line| serde_json::from_str::<Artifact>(line).ok());
+    let artifacts = lines.lines().filter_map(|line| serde_json::from_str::<Artifact>(line).ok());
     let runnable = artifacts.filter_map(|artifact| {
         Some(Executable {
             package: artifact.package_id,

@@ -38,10 +38,7 @@ pub fn run() -> Result<()> {
     let site = Site::new(&program, "1h")?;
     tell(&site)?;
     site.done();
-    say(&format!(
-        "all of it was right, in {:.0} s; everything is cleaned up",
-        start.elapsed().as_secs_f64()
-    ));
+    say(&format!("all of it was right, in {:.0} s; everything is cleaned up", start.elapsed().as_secs_f64()));
     Ok(())
 }
 
@@ -95,13 +92,8 @@ fn tell(site: &Site) -> Result<()> {
     let restored = site.restore(&last)?;
     let seconds = start.elapsed().as_secs_f64();
     let bytes = ensure_identical(disk.path(), &restored)?;
-    proven(&format!(
-        "the restored disk equals the source in all of its {bytes} bytes"
-    ));
-    println!(
-        "    restored in {seconds:.1} s: {:.0} MB/s",
-        bytes as f64 / 1e6 / seconds
-    );
+    proven(&format!("the restored disk equals the source in all of its {bytes} bytes"));
+    println!("    restored in {seconds:.1} s: {:.0} MB/s", bytes as f64 / 1e6 / seconds);
 
     say("every stored byte is read again and compared with its digest");
     site.cli(&["verify"])?.expect(DONE, &[])?;
@@ -111,10 +103,7 @@ fn tell(site: &Site) -> Result<()> {
 
 /// Half of the disk: incompressible bytes, text, and a file of zeroes.
 fn fill(folder: &Path) -> Result<()> {
-    for (number, content) in [Content::Incompressible, Content::Text, Content::Zero]
-        .into_iter()
-        .enumerate()
-    {
+    for (number, content) in [Content::Incompressible, Content::Text, Content::Zero].into_iter().enumerate() {
         let path = folder.join(format!("{content:?}").to_lowercase());
         File::create_new(&path)?.set_len(170 * MIB)?;
         fill_device(&path, number as u64, |_| content)?;
@@ -156,10 +145,7 @@ fn check_chapter(site: &Site, point: &str, text: &str) -> Result<()> {
 
 fn report(points: &[PointRow], agent: &Process, dispatcher: &Process) -> Result<()> {
     say("figures");
-    println!(
-        "    {:<18} {:<6} {:<8} {:<10} {:>10}",
-        "point", "kind", "", "coverage", "MiB"
-    );
+    println!("    {:<18} {:<6} {:<8} {:<10} {:>10}", "point", "kind", "", "coverage", "MiB");
     for p in points {
         println!(
             "    {:<18} {:<6} {:<8} {:<10} {:>10.1}",
@@ -172,16 +158,9 @@ fn report(points: &[PointRow], agent: &Process, dispatcher: &Process) -> Result<
     }
     for (name, process) in [("agent", agent), ("dispatcher", dispatcher)] {
         let used = process.usage()?;
-        println!(
-            "    {name}: {:.1} CPU-s, at most {} MiB resident",
-            used.cpu_seconds,
-            used.peak_rss / MIB
-        );
+        println!("    {name}: {:.1} CPU-s, at most {} MiB resident", used.cpu_seconds, used.peak_rss / MIB);
     }
-    ensure!(
-        points.iter().filter(|p| p.kind == "base").count() == 1,
-        "there was a second full image"
-    );
+    ensure!(points.iter().filter(|p| p.kind == "base").count() == 1, "there was a second full image");
     proven("one full image, then only what changed");
     Ok(())
 }

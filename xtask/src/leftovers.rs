@@ -11,11 +11,7 @@ pub fn find(tag: &str, folder: &Path) -> Vec<String> {
     found.extend(mounts(tag, folder));
     found.extend(loop_devices(tag, folder));
     for place in ["/dev/shm", "/sys/fs/bpf", "/sys/fs/bpf/blxrep"] {
-        found.extend(
-            names(Path::new(place))
-                .filter(|n| n.contains(tag))
-                .map(|n| format!("{place}/{n}")),
-        );
+        found.extend(names(Path::new(place)).filter(|n| n.contains(tag)).map(|n| format!("{place}/{n}")));
     }
     found.extend(names(folder).map(|name| format!("{}/{name}", folder.display())));
     found
@@ -32,17 +28,12 @@ fn processes(tag: &str) -> Vec<String> {
     let own = std::process::id().to_string();
     let tagged = |pid: &String| {
         let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-        environment
-            .split(|b| *b == 0)
-            .any(|entry| entry == variable.as_bytes())
+        environment.split(|b| *b == 0).any(|entry| entry == variable.as_bytes())
     };
     let pids = names(Path::new("/proc")).filter(|n| n.bytes().all(|b| b.is_ascii_digit()) && *n != own);
     let describe = |pid: String| {
         let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        format!(
-            "process {pid}: {}",
-            String::from_utf8_lossy(&command).replace('\0', " ")
-        )
+        format!("process {pid}: {}", String::from_utf8_lossy(&command).replace('\0', " "))
     };
     pids.filter(tagged).map(describe).collect()
 }
@@ -75,12 +66,8 @@ mod tests {
         let tag = format!("leftovers-{}", std::process::id());
         assert_eq!(find(&tag, folder.path()), Vec::<String>::new());
         fs::write(folder.path().join("forgotten"), "").unwrap();
-        let mut sleeper = Command::new("sleep")
-            .arg("60")
-            .env(RUN_VARIABLE, &tag)
-            .stdout(Stdio::null())
-            .spawn()
-            .unwrap();
+        let mut sleeper =
+            Command::new("sleep").arg("60").env(RUN_VARIABLE, &tag).stdout(Stdio::null()).spawn().unwrap();
         // Between fork and exec the child still has our environment.
         let seen = (0..100).map(|_| {
             std::thread::sleep(std::time::Duration::from_millis(10));
@@ -90,10 +77,7 @@ mod tests {
         sleeper.kill().unwrap();
         sleeper.wait().unwrap();
         let seen = seen.expect("a process and a file");
-        assert!(
-            seen[0].starts_with(&format!("process {}: sleep 60", sleeper.id())),
-            "{seen:?}"
-        );
+        assert!(seen[0].starts_with(&format!("process {}: sleep 60", sleeper.id())), "{seen:?}");
         assert!(seen[1].ends_with("/forgotten"), "{seen:?}");
     }
 }

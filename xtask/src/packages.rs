@@ -52,11 +52,7 @@ pub const FOR_BENCH: [Tool; 6] = [
 
 /// Makes sure that the tools are there. Root installs what is missing; without root it is an error that says how.
 pub fn ensure_tools(tools: &[Tool]) -> Result<()> {
-    let missing: BTreeSet<_> = tools
-        .iter()
-        .filter(|t| !is_there(t.program))
-        .map(|t| t.package)
-        .collect();
+    let missing: BTreeSet<_> = tools.iter().filter(|t| !is_there(t.program)).map(|t| t.package).collect();
     if missing.is_empty() {
         return Ok(());
     }
@@ -78,41 +74,25 @@ pub fn ensure_tools(tools: &[Tool]) -> Result<()> {
 pub fn ensure_rust_components() -> Result<()> {
     for component in ["rustfmt", "clippy"] {
         let subcommand = component.trim_start_matches("rust");
-        let works = cargo()
-            .args([subcommand, "--version"])
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .status();
+        let works =
+            cargo().args([subcommand, "--version"]).stdout(Stdio::null()).stderr(Stdio::null()).status();
         if works.is_ok_and(|status| status.success()) {
             continue;
         }
-        let status = Command::new("rustup")
-            .args(["component", "add", component])
-            .status();
+        let status = Command::new("rustup").args(["component", "add", component]).status();
         let added = status.is_ok_and(|status| status.success());
-        ensure!(
-            added,
-            "{component} is missing and `rustup component add {component}` failed"
-        );
+        ensure!(added, "{component} is missing and `rustup component add {component}` failed");
     }
     Ok(())
 }
 
 fn install(packages: &[&str]) -> Result<()> {
-    apt(&[
-        &["install", "--yes", "--quiet", "--no-install-recommends"],
-        packages,
-    ]
-    .concat())
+    apt(&[&["install", "--yes", "--quiet", "--no-install-recommends"], packages].concat())
 }
 
 fn apt(args: &[&str]) -> Result<()> {
     let mut command = Command::new("apt-get");
-    command
-        .args(args)
-        .env("DEBIAN_FRONTEND", "noninteractive")
-        .stdin(Stdio::null())
-        .stdout(Stdio::null());
+    command.args(args).env("DEBIAN_FRONTEND", "noninteractive").stdin(Stdio::null()).stdout(Stdio::null());
     let status = command.status().context("running apt-get")?;
     ensure!(status.success(), "apt-get {}: {status}", args.join(" "));
     Ok(())
@@ -122,9 +102,7 @@ fn is_there(program: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     // Administration tools are not on everybody's path.
     let more = ["/usr/sbin", "/sbin"].map(Path::new).map(Path::to_owned);
-    std::env::split_paths(&path)
-        .chain(more)
-        .any(|folder| folder.join(program).is_file())
+    std::env::split_paths(&path).chain(more).any(|folder| folder.join(program).is_file())
 }
 
 #[cfg(test)]

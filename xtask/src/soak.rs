@@ -22,18 +22,8 @@ pub fn run(options: &Options) -> Result<()> {
     );
     packages::ensure_tools(&packages::FOR_TESTS)?;
     let mut command = cargo();
-    command.args([
-        "test",
-        "--release",
-        "--package",
-        "blxrep",
-        "--test",
-        "end_to_end",
-        "--",
-    ]);
-    command
-        .args(["--test-threads=1", "--nocapture"])
-        .args(&options.filter);
+    command.args(["test", "--release", "--package", "blxrep", "--test", "end_to_end", "--"]);
+    command.args(["--test-threads=1", "--nocapture"]).args(&options.filter);
     command.env("BLXREP_SOAK_SECONDS", options.seconds.to_string());
     let status = command.status().with_context(|| format!("running {command:?}"))?;
     ensure!(status.success(), "the soak failed: {status}");

@@ -51,9 +51,7 @@ pub fn run() -> Result<ExitCode> {
         println!("not root: tests that need eBPF and block devices are skipped, and counted");
     }
     let mut outcomes = vec![
-        Outcome::of_check("formatting", || {
-            succeed(cargo().args(["fmt", "--all", "--check"]))
-        }),
+        Outcome::of_check("formatting", || succeed(cargo().args(["fmt", "--all", "--check"]))),
         Outcome::of_check("lints", || {
             succeed(cargo().args(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))
         }),
@@ -65,10 +63,8 @@ pub fn run() -> Result<ExitCode> {
         Ok(())
     }));
     let tag = format!("run{}", std::process::id());
-    let folder = tempfile::Builder::new()
-        .prefix("blxrep-test-")
-        .tempdir()
-        .context("making a folder for tests")?;
+    let folder =
+        tempfile::Builder::new().prefix("blxrep-test-").tempdir().context("making a folder for tests")?;
     // The suites that say most about a change in the least time come first.
     suites.sort_by_key(|suite| (is_serial(suite), suite.kind != "lib", suite.target.clone()));
     for suite in &suites {
@@ -77,11 +73,7 @@ pub fn run() -> Result<ExitCode> {
     outcomes.push(run_doc_tests()?);
     outcomes.push(Outcome::of_check("nothing left behind", || {
         let found = leftovers::find(&tag, folder.path());
-        ensure!(
-            found.is_empty(),
-            "the tests left behind:\n  {}",
-            found.join("\n  ")
-        );
+        ensure!(found.is_empty(), "the tests left behind:\n  {}", found.join("\n  "));
         Ok(())
     }));
     Ok(summarize(&outcomes))
@@ -101,27 +93,15 @@ fn run_suite(suite: &Executable, tag: &str, folder: &Path) -> Result<Outcome> {
     };
     let skips = folder.join("skips");
     let mut command = cargo();
-    command
-        .args(["test", "--quiet", "--package", &suite.package])
-        .args(choice)
-        .arg("--");
+    command.args(["test", "--quiet", "--package", &suite.package]).args(choice).arg("--");
     if is_serial(suite) {
         // Figures that such tests print are shown where they belong.
         command.args(["--test-threads=1", "--nocapture"]);
     }
-    command
-        .env(RUN_VARIABLE, tag)
-        .env(SKIPS_VARIABLE, &skips)
-        .env("TMPDIR", folder);
-    let package = suite
-        .package
-        .rsplit(['/', '#'])
-        .nth(usize::from(suite.package.contains('#')))
-        .unwrap_or("");
-    let mut outcome = run_harness(
-        &format!("{package} {} {}", suite.kind, suite.target),
-        &mut command,
-    )?;
+    command.env(RUN_VARIABLE, tag).env(SKIPS_VARIABLE, &skips).env("TMPDIR", folder);
+    let package =
+        suite.package.rsplit(['/', '#']).nth(usize::from(suite.package.contains('#'))).unwrap_or("");
+    let mut outcome = run_harness(&format!("{package} {} {}", suite.kind, suite.target), &mut command)?;
     if skips.exists() {
         outcome.skipped = fs::read_to_string(&skips)?.lines().map(str::to_owned).collect();
         outcome.passed = outcome.passed.saturating_sub(outcome.skipped.len() as u64);
@@ -131,19 +111,13 @@ fn run_suite(suite: &Executable, tag: &str, folder: &Path) -> Result<Outcome> {
 }
 
 fn run_doc_tests() -> Result<Outcome> {
-    run_harness(
-        "documentation",
-        cargo().args(["test", "--quiet", "--workspace", "--doc"]),
-    )
+    run_harness("documentation", cargo().args(["test", "--quiet", "--workspace", "--doc"]))
 }
 
 /// Runs tests and counts what their harness says. A suite that dies without a word has failed once.
 fn run_harness(name: &str, command: &mut Command) -> Result<Outcome> {
     println!("\n=== {name}");
-    let mut outcome = Outcome {
-        name: name.to_owned(),
-        ..Outcome::default()
-    };
+    let mut outcome = Outcome { name: name.to_owned(), ..Outcome::default() };
     let start = Instant::now();
     let mut child = command
         .stdin(Stdio::null())
@@ -172,28 +146,20 @@ fn parse_result(line: &str) -> Option<(u64, u64, u64)> {
     // With --nocapture, other output may stand before it on the line.
     let (_, counts) = line.split_once("test result: ")?.1.split_once(". ")?;
     let count = |what: &str| {
-        let part = counts
-            .split(';')
-            .find_map(|part| part.trim().strip_suffix(what))?;
+        let part = counts.split(';').find_map(|part| part.trim().strip_suffix(what))?;
         part.trim().parse().ok()
     };
     Some((count("passed")?, count("failed")?, count("ignored")?))
 }
 
 fn succeed(command: &mut Command) -> Result<()> {
-    let status = command
-        .stdin(Stdio::null())
-        .status()
-        .with_context(|| format!("running {command:?}"))?;
+    let status = command.stdin(Stdio::null()).status().with_context(|| format!("running {command:?}"))?;
     ensure!(status.success(), "{command:?}: {status}");
     Ok(())
 }
 
 fn summarize(outcomes: &[Outcome]) -> ExitCode {
-    println!(
-        "\n{:>8} {:>7} {:>8} {:>9}  suite or check",
-        "passed", "failed", "skipped", "time"
-    );
+    println!("\n{:>8} {:>7} {:>8} {:>9}  suite or check", "passed", "failed", "skipped", "time");
     for o in outcomes {
         println!(
             "{:>8} {:>7} {:>8} {:>7.1} s  {}",
@@ -209,16 +175,8 @@ fn summarize(outcomes: &[Outcome]) -> ExitCode {
     }
     let sum = |count: fn(&Outcome) -> u64| outcomes.iter().map(count).sum::<u64>();
     let failed = sum(|o| o.failed);
-    println!(
-        "\n{} passed, {failed} failed, {} skipped",
-        sum(|o| o.passed),
-        sum(|o| o.skipped.len() as u64)
-    );
-    if failed == 0 {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    }
+    println!("\n{} passed, {failed} failed, {} skipped", sum(|o| o.passed), sum(|o| o.skipped.len() as u64));
+    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 #[cfg(test)]
@@ -231,12 +189,7 @@ mod tests {
             "test result: FAILED. 12 passed; 3 failed; 1 ignored; 0 measured; 0 filtered out; finished in 1s";
         assert_eq!(parse_result(line), Some((12, 3, 1)));
         assert_eq!(parse_result(&format!("figures first: {line}")), Some((12, 3, 1)));
-        for other in [
-            "",
-            "test result: ",
-            "test result: ok. many passed",
-            "running 3 tests",
-        ] {
+        for other in ["", "test result: ", "test result: ok. many passed", "running 3 tests"] {
             assert_eq!(parse_result(other), None, "{other}");
         }
     }

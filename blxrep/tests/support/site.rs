@@ -96,11 +96,7 @@ impl Reply {
     /// Fails unless the command ended with `code` and said something that holds one of `words`.
     pub fn expect(&self, code: i32, words: &[&str]) -> Result<()> {
         let said = format!("{}{}", self.stdout, self.stderr).to_lowercase();
-        ensure!(
-            self.code == code,
-            "exit code {} instead of {code}: {self:?}",
-            self.code
-        );
+        ensure!(self.code == code, "exit code {} instead of {code}: {self:?}", self.code);
         ensure!(
             words.is_empty() || words.iter().any(|w| said.contains(w)),
             "it should say one of {words:?}: {self:?}"
@@ -118,15 +114,9 @@ impl Site {
 
     /// The same in a folder of `parent`, which decides the disk that images are written to.
     pub fn under(parent: &Path, program: &Path, live_sync: &str) -> Result<Self> {
-        let folder = tempfile::Builder::new()
-            .prefix(&format!("{}-", unique()))
-            .tempdir_in(parent)?;
-        let site = Self {
-            folder,
-            program: program.to_owned(),
-            address: Mutex::new(None),
-            good: Mutex::new(false),
-        };
+        let folder = tempfile::Builder::new().prefix(&format!("{}-", unique())).tempdir_in(parent)?;
+        let site =
+            Self { folder, program: program.to_owned(), address: Mutex::new(None), good: Mutex::new(false) };
         for name in ["data", "policies", "logs", "restored"] {
             fs::create_dir(site.path(name))?;
         }
@@ -180,23 +170,14 @@ impl Site {
         let note = data.join("address");
         drop(fs::remove_file(&note));
         let listen = self.known_address().unwrap_or_else(|| "127.0.0.1:0".to_owned());
-        let mut dispatcher = Process::spawn(
-            "dispatcher",
-            &mut self.dispatcher_command(&data, &listen),
-            &self.logs(),
-        )?;
+        let mut dispatcher =
+            Process::spawn("dispatcher", &mut self.dispatcher_command(&data, &listen), &self.logs())?;
         let address = wait_for("the dispatcher noting its address", START, || {
             let ended = !dispatcher.is_running()?;
             let noted = fs::read_to_string(&note).unwrap_or_default().trim().to_owned();
             Ok((ended || !noted.is_empty()).then_some((ended, noted)))
         })
-        .and_then(|(ended, noted)| {
-            if ended {
-                Err(anyhow!("the dispatcher has ended"))
-            } else {
-                Ok(noted)
-            }
-        })
+        .and_then(|(ended, noted)| if ended { Err(anyhow!("the dispatcher has ended")) } else { Ok(noted) })
         .with_context(|| dispatcher.tail())?;
         *self.address.lock().unwrap_or_else(PoisonError::into_inner) = Some(address);
         wait_for("the dispatcher answering", START, || {
@@ -207,10 +188,7 @@ impl Site {
     }
 
     fn known_address(&self) -> Option<String> {
-        self.address
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.address.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// `host:port` of the dispatcher.
@@ -221,12 +199,7 @@ impl Site {
     /// Runs a command of the program against this dispatcher, with `--json`.
     pub fn cli(&self, args: &[&str]) -> Result<Reply> {
         let mut command = Command::new(&self.program);
-        command
-            .args(args)
-            .arg("--json")
-            .arg("--data-dir")
-            .arg(self.path("data"))
-            .stdin(Stdio::null());
+        command.args(args).arg("--json").arg("--data-dir").arg(self.path("data")).stdin(Stdio::null());
         let output = command.output().with_context(|| format!("running {command:?}"))?;
         Ok(Reply {
             command: args.join(" "),
@@ -239,10 +212,7 @@ impl Site {
     /// The points of an agent, oldest first.
     pub fn points(&self, agent: &str) -> Result<Vec<PointRow>> {
         let mut points: Vec<PointRow> = self.cli(&["points", "--agent", agent])?.parse()?;
-        ensure!(
-            points.iter().all(|p| p.agent == agent),
-            "points of another agent than {agent}: {points:?}"
-        );
+        ensure!(points.iter().all(|p| p.agent == agent), "points of another agent than {agent}: {points:?}");
         points.sort_by(|a, b| a.cut.cmp(&b.cut));
         Ok(points)
     }
@@ -258,9 +228,7 @@ impl Site {
         wait_for(&format!("{each} points of each disk of {agent}"), limit, || {
             let points = self.points(agent)?;
             let mut counts = std::collections::BTreeMap::new();
-            points
-                .iter()
-                .for_each(|p| *counts.entry(p.disk.clone()).or_insert(0) += 1);
+            points.iter().for_each(|p| *counts.entry(p.disk.clone()).or_insert(0) += 1);
             Ok((counts.len() >= disks && counts.values().all(|n| *n >= each)).then_some(points))
         })
     }
@@ -269,14 +237,8 @@ impl Site {
     pub fn sync(&self, agent: &str) -> Result<Vec<SyncRow>> {
         let rows: Vec<SyncRow> = self.cli(&["sync", agent, "--wait"])?.parse()?;
         for row in &rows {
-            ensure!(
-                row.point.is_some() && row.error.is_none(),
-                "sync of {agent}: {row:?}"
-            );
-            ensure!(
-                row.cut_id == rows[0].cut_id,
-                "the disks of one sync do not share a cut: {rows:?}"
-            );
+            ensure!(row.point.is_some() && row.error.is_none(), "sync of {agent}: {row:?}");
+            ensure!(row.cut_id == rows[0].cut_id, "the disks of one sync do not share a cut: {rows:?}");
         }
         ensure!(!rows.is_empty(), "sync of {agent} made no point");
         Ok(rows)
@@ -303,10 +265,7 @@ impl Site {
 
     /// Folders of a new agent, with a name for each of its disks (a loop or zram device has no identity of its own).
     pub fn agent(&self, id: &str, disks: &[(&dyn Disk, &str)]) -> Result<AgentHome> {
-        let named: Vec<_> = disks
-            .iter()
-            .map(|(disk, name)| (disk.name(), (*name).to_owned()))
-            .collect();
+        let named: Vec<_> = disks.iter().map(|(disk, name)| (disk.name(), (*name).to_owned())).collect();
         let home = self.path(&format!("agent-{id}"));
         fs::create_dir(&home)?;
         let lines: String = named
@@ -357,34 +316,19 @@ impl AgentHome {
     /// The command that starts the agent, not run.
     pub fn command(&self, site: &Site, extra: &[&str]) -> Result<Command> {
         let mut command = Command::new(site.program());
-        command.args([
-            "start",
-            "--mode",
-            "agent",
-            "--id",
-            &self.id,
-            "--dispatcher-addr",
-            &site.address()?,
-        ]);
+        command.args(["start", "--mode", "agent", "--id", &self.id, "--dispatcher-addr", &site.address()?]);
         for device in &self.devices {
             command.args(["--disk", device]);
         }
         command.arg("--config").arg(self.home.join("config.yaml"));
         command.arg("--secret-file").arg(&self.secret);
         command.arg("--pin-dir").arg(self.pins.path());
-        command
-            .arg("--state-dir")
-            .arg(self.home.join("state"))
-            .args(extra);
+        command.arg("--state-dir").arg(self.home.join("state")).args(extra);
         Ok(command)
     }
 
     /// Starts the agent.
     pub fn start(&self, site: &Site, extra: &[&str]) -> Result<Process> {
-        Process::spawn(
-            &format!("agent-{}", self.id),
-            &mut self.command(site, extra)?,
-            &site.logs(),
-        )
+        Process::spawn(&format!("agent-{}", self.id), &mut self.command(site, extra)?, &site.logs())
     }
 }

@@ -27,23 +27,11 @@ pub struct Cost {
 
 /// Measures `work`, with the CPU time that `processes` use meanwhile.
 pub fn cost_of<T>(processes: &[&Process], work: impl FnOnce() -> Result<T>) -> Result<(T, Cost)> {
-    let cpu = || {
-        processes
-            .iter()
-            .map(|p| Ok(p.usage()?.cpu_seconds))
-            .sum::<Result<f64>>()
-    };
+    let cpu = || processes.iter().map(|p| Ok(p.usage()?.cpu_seconds)).sum::<Result<f64>>();
     let (cpu_before, wire_before, start) = (cpu()?, loopback_bytes()?, Instant::now());
     let result = work()?;
     let wall = start.elapsed().as_secs_f64();
-    Ok((
-        result,
-        Cost {
-            wall,
-            cpu: cpu()? - cpu_before,
-            wire: loopback_bytes()? - wire_before,
-        },
-    ))
+    Ok((result, Cost { wall, cpu: cpu()? - cpu_before, wire: loopback_bytes()? - wire_before }))
 }
 
 /// Runs a command to its success; its CPU time includes that of its children.
@@ -55,21 +43,14 @@ pub fn cost_of_command(command: &mut Command) -> Result<Cost> {
         .spawn()
         .with_context(|| format!("running {command:?}"))?;
     // Ended, but not yet reaped: /proc still knows what it used.
-    let ended = waitid(
-        WaitId::Pid(Pid::from_child(&child)),
-        WaitIdOptions::EXITED | WaitIdOptions::NOWAIT,
-    );
+    let ended = waitid(WaitId::Pid(Pid::from_child(&child)), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT);
     let wall = start.elapsed().as_secs_f64();
     let cpu = usage(child.id()).map(|u| u.cpu_seconds);
     let status = child.wait()?;
     ended.with_context(|| format!("waiting for {command:?}"))?;
     ensure!(status.success(), "{command:?}: {status}");
     check_interrupted()?;
-    Ok(Cost {
-        wall,
-        cpu: cpu?,
-        wire: loopback_bytes()? - wire_before,
-    })
+    Ok(Cost { wall, cpu: cpu?, wire: loopback_bytes()? - wire_before })
 }
 
 fn loopback_bytes() -> Result<u64> {
@@ -77,14 +58,8 @@ fn loopback_bytes() -> Result<u64> {
     // /sys may belong to another network namespace; /proc/net always is this one's.
     let table =
         fs::read_to_string("/proc/thread-self/net/dev").context("/proc/thread-self/net/dev: reading")?;
-    let lo = table
-        .lines()
-        .find_map(|line| line.trim().strip_prefix("lo:"))
-        .context(path)?;
-    lo.split_whitespace()
-        .nth(8)
-        .and_then(|n| n.parse().ok())
-        .context("the loopback's sent bytes")
+    let lo = table.lines().find_map(|line| line.trim().strip_prefix("lo:")).context(path)?;
+    lo.split_whitespace().nth(8).and_then(|n| n.parse().ok()).context("the loopback's sent bytes")
 }
 
 /// What is done with each block of a raw copy.
@@ -115,19 +90,14 @@ pub fn raw(kind: Raw, source: &Path, target: &Path) -> Result<Cost> {
             })
             .collect();
         lanes.into_iter().try_for_each(|lane| {
-            lane.join()
-                .map_err(|_| anyhow::anyhow!("a thread of a raw measurement panicked"))?
+            lane.join().map_err(|_| anyhow::anyhow!("a thread of a raw measurement panicked"))?
         })
     })?;
     if kind != Raw::Read {
         output.sync_all()?;
     }
     let wall = start.elapsed().as_secs_f64();
-    Ok(Cost {
-        wall,
-        cpu: usage(own)?.cpu_seconds - cpu_before,
-        wire: 0,
-    })
+    Ok(Cost { wall, cpu: usage(own)?.cpu_seconds - cpu_before, wire: 0 })
 }
 
 fn raw_lane(kind: Raw, input: &File, output: &File, lane: u64, size: u64) -> Result<()> {

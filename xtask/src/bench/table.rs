@@ -22,39 +22,19 @@ impl Table {
     /// Adds a figure and prints it at once: a bench takes minutes.
     pub fn add(&mut self, what: &str, value: String, ratio: String, target: &str) {
         println!("{what}: {value} {ratio}");
-        self.rows.push(Row {
-            what: what.to_owned(),
-            value,
-            ratio,
-            target: target.to_owned(),
-        });
+        self.rows.push(Row { what: what.to_owned(), value, ratio, target: target.to_owned() });
     }
 }
 
 impl fmt::Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let width = |cell: fn(&Row) -> &str| {
-            self.rows
-                .iter()
-                .map(|r| cell(r).chars().count())
-                .max()
-                .unwrap_or(0)
-        };
-        let (what, value, ratio) = (
-            width(|r| &r.what),
-            width(|r| &r.value),
-            width(|r| &r.ratio).max(5),
-        );
-        writeln!(
-            f,
-            "{:what$}  {:>value$}  {:>ratio$}  target",
-            "", "measured", "ratio"
-        )?;
+        let width =
+            |cell: fn(&Row) -> &str| self.rows.iter().map(|r| cell(r).chars().count()).max().unwrap_or(0);
+        let (what, value, ratio) = (width(|r| &r.what), width(|r| &r.value), width(|r| &r.ratio).max(5));
+        writeln!(f, "{:what$}  {:>value$}  {:>ratio$}  target", "", "measured", "ratio")?;
         for row in &self.rows {
-            let line = format!(
-                "{:what$}  {:>value$}  {:>ratio$}  {}",
-                row.what, row.value, row.ratio, row.target
-            );
+            let line =
+                format!("{:what$}  {:>value$}  {:>ratio$}  {}", row.what, row.value, row.ratio, row.target);
             writeln!(f, "{}", line.trim_end())?;
         }
         Ok(())

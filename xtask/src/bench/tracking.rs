@@ -53,10 +53,7 @@ pub fn measure(options: &Options, program: &Path, table: &mut Table) -> Result<(
             let without = iops(&disk)?;
             (tracked(&site, &home, &disk)?, without)
         };
-        println!(
-            "pair {pair}: {with:.0} IOPS with tracking, {without:.0} without: {:.3}",
-            with / without
-        );
+        println!("pair {pair}: {with:.0} IOPS with tracking, {without:.0} without: {:.3}", with / without);
         ratios.push(with / without);
     }
     ratios.sort_by(f64::total_cmp);
@@ -76,9 +73,7 @@ pub fn measure(options: &Options, program: &Path, table: &mut Table) -> Result<(
 fn track(site: &Site, home: &AgentHome) -> Result<Process> {
     let agent = home.start(site, &[])?;
     site.wait_for_points(AGENT, 1, 1, Duration::from_secs(60))?;
-    wait_for("a sync after the start", Duration::from_secs(60), || {
-        site.sync(AGENT).map(Some)
-    })?;
+    wait_for("a sync after the start", Duration::from_secs(60), || site.sync(AGENT).map(Some))?;
     Ok(agent)
 }
 
@@ -103,22 +98,14 @@ fn per_write(site: &Site, home: &AgentHome, disk: &LoopDisk, table: &mut Table) 
     agent.kill()?;
     home.pins().clear()?;
     let (nanoseconds, events) = (after.0 - before.0, after.1 - before.1);
-    ensure!(
-        events > 0 && writes > 0,
-        "no BPF program of the agent ran: {events} events, {writes} writes"
-    );
+    ensure!(events > 0 && writes > 0, "no BPF program of the agent ran: {events} events, {writes} writes");
     table.add(
         "all hooks together, per write",
         format!("{:.0} ns", nanoseconds as f64 / writes as f64),
         String::new(),
         "<= 500 ns (stretch 300)",
     );
-    table.add(
-        "  per event",
-        format!("{:.0} ns", nanoseconds as f64 / events as f64),
-        String::new(),
-        "",
-    );
+    table.add("  per event", format!("{:.0} ns", nanoseconds as f64 / events as f64), String::new(), "");
     Ok(())
 }
 
@@ -158,15 +145,8 @@ fn iops(disk: &LoopDisk) -> Result<f64> {
         "--ioengine=libaio",
         "--iodepth=32",
     ]);
-    fio.args([
-        "--time_based",
-        &format!("--runtime={SECONDS}"),
-        "--output-format=json",
-    ]);
+    fio.args(["--time_based", &format!("--runtime={SECONDS}"), "--output-format=json"]);
     let text = run(fio.arg(format!("--filename={}", disk.name())))?;
     let report: Value = serde_json::from_str(&text).context("fio's report")?;
-    report["jobs"][0]["write"]["iops"]
-        .as_f64()
-        .filter(|iops| *iops > 0.0)
-        .context("no IOPS in fio's report")
+    report["jobs"][0]["write"]["iops"].as_f64().filter(|iops| *iops > 0.0).context("no IOPS in fio's report")
 }

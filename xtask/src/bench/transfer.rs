@@ -44,12 +44,7 @@ pub fn measure(options: &Options, program: &Path, table: &mut Table) -> Result<(
     let disk = LoopDisk::new(options.disk_bytes())?;
     println!("filling a disk of {} MiB", options.disk_bytes() >> 20);
     fill_device(disk.path(), 1, content_of)?;
-    let mut run = Run {
-        options,
-        site: &site,
-        disk: &disk,
-        table,
-    };
+    let mut run = Run { options, site: &site, disk: &disk, table };
     let (limit, copy) = run.raw_limits()?;
     let nbd = run.nbdcopy()?;
     let dispatcher = site.dispatcher()?;
@@ -61,18 +56,12 @@ pub fn measure(options: &Options, program: &Path, table: &mut Table) -> Result<(
     }
     let point = site.sync_one(AGENT)?;
     ensure_identical(disk.path(), &site.restore(&point)?).context("the restored disk is not the source")?;
-    for (name, process, target) in [
-        ("agent", &agent, "48 MiB + maps"),
-        ("dispatcher", &dispatcher, "32 MiB + 8 per disk"),
-    ] {
+    for (name, process, target) in
+        [("agent", &agent, "48 MiB + maps"), ("dispatcher", &dispatcher, "32 MiB + 8 per disk")]
+    {
         let used = process.usage()?;
         run.row(&format!("{name}: peak resident"), mib(used.peak_rss), "", target);
-        run.row(
-            &format!("{name}: CPU in all"),
-            format!("{:.2} CPU-s", used.cpu_seconds),
-            "",
-            "",
-        );
+        run.row(&format!("{name}: CPU in all"), format!("{:.2} CPU-s", used.cpu_seconds), "", "");
     }
     site.done();
     Ok(())
@@ -88,12 +77,7 @@ impl Run<'_> {
     }
 
     fn cost(&mut self, what: &str, cost: Cost, ratio: &str, target: &str) {
-        self.row(
-            what,
-            format!("{:.2} s, {:.2} CPU-s", cost.wall, cost.cpu),
-            ratio,
-            target,
-        );
+        self.row(what, format!("{:.2} s, {:.2} CPU-s", cost.wall, cost.cpu), ratio, target);
     }
 
     /// Wall seconds of the slower of reading and writing, and of both at once.
@@ -118,14 +102,7 @@ impl Run<'_> {
     fn nbdcopy(&mut self) -> Result<Cost> {
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port().to_string();
         let mut nbdkit = Command::new("nbdkit");
-        nbdkit.args([
-            "--foreground",
-            "--readonly",
-            "--ipaddr=127.0.0.1",
-            "--port",
-            &port,
-            "file",
-        ]);
+        nbdkit.args(["--foreground", "--readonly", "--ipaddr=127.0.0.1", "--port", &port, "file"]);
         let server = Process::spawn("nbdkit", nbdkit.arg(self.disk.path()), &self.site.logs())?;
         wait_for("nbdkit listening", Duration::from_secs(20), || {
             Ok(TcpStream::connect(format!("127.0.0.1:{port}")).ok())
@@ -133,10 +110,7 @@ impl Run<'_> {
         .with_context(|| server.tail())?;
         let target = self.site.path("restored/nbd");
         let mut nbdcopy = Command::new("nbdcopy");
-        nbdcopy
-            .arg("--flush")
-            .arg(format!("nbd://127.0.0.1:{port}"))
-            .arg(&target);
+        nbdcopy.arg("--flush").arg(format!("nbd://127.0.0.1:{port}")).arg(&target);
         let (client, mut cost) = cost_of(&[&server], || cost_of_command(&mut nbdcopy))?;
         cost.cpu += client.cpu;
         fs::remove_file(target)?;
@@ -153,9 +127,7 @@ impl Run<'_> {
         copy: f64,
         nbd: Cost,
     ) -> Result<()> {
-        let (points, cost) = cost_of(&[agent, dispatcher], || {
-            self.site.wait_for_points(AGENT, 1, 1, IMAGE)
-        })?;
+        let (points, cost) = cost_of(&[agent, dispatcher], || self.site.wait_for_points(AGENT, 1, 1, IMAGE))?;
         let action = self.site.actions()?.into_iter().find(|a| a.kind == "snapshot");
         let action = action.context("no snapshot action for the full image")?;
         let (from, to): (jiff::Timestamp, jiff::Timestamp) =
@@ -163,12 +135,7 @@ impl Run<'_> {
         let wall = to.duration_since(from).as_secs_f64();
         let total = Cost { wall, ..cost };
         let gib = self.options.disk_bytes() as f64 / (1u64 << 30) as f64;
-        self.cost(
-            "full image",
-            total,
-            "",
-            &format!("<= {:.2} CPU-s", 6.0 * gib / 4.0),
-        );
+        self.cost("full image", total, "", &format!("<= {:.2} CPU-s", 6.0 * gib / 4.0));
         self.row(
             "  speed of the slowest limit",
             format!("{limit:.2} s"),
@@ -189,12 +156,7 @@ impl Run<'_> {
         );
         let content = self.options.disk_bytes() / 4 * 3;
         let ratio = format!("{:.3}", cost.wire as f64 / content as f64);
-        self.row(
-            "  bytes on the wire",
-            mib(cost.wire),
-            &ratio,
-            "<= 1.005 of those not zero",
-        );
+        self.row("  bytes on the wire", mib(cost.wire), &ratio, "<= 1.005 of those not zero");
         Ok(())
     }
 
@@ -209,36 +171,18 @@ impl Run<'_> {
         let (_, cost) = cost_of(&[agent, dispatcher], || self.site.sync_one(AGENT))?;
         let gib = self.options.disk_bytes() as f64 / (1u64 << 30) as f64;
         let target = if percent == 1 { 0.35 } else { 2.0 } * gib / 4.0;
-        self.cost(
-            &format!("sync of {percent} %"),
-            cost,
-            "",
-            &format!("<= {target:.2} CPU-s"),
-        );
+        self.cost(&format!("sync of {percent} %"), cost, "", &format!("<= {target:.2} CPU-s"));
         let ratio = format!("{:.3}", cost.wire as f64 / (granules * 4096) as f64);
-        self.row(
-            "  bytes on the wire",
-            mib(cost.wire),
-            &ratio,
-            "<= 1.03 of those changed",
-        );
+        self.row("  bytes on the wire", mib(cost.wire), &ratio, "<= 1.03 of those changed");
         if self.options.no_rsync {
             return Ok(());
         }
         let mut rsync = Command::new("rsync");
-        rsync
-            .args(["--inplace", "--no-whole-file", "--ignore-times"])
-            .arg(self.disk.backing())
-            .arg(&old);
+        rsync.args(["--inplace", "--no-whole-file", "--ignore-times"]).arg(self.disk.backing()).arg(&old);
         let rsync = cost_of_command(&mut rsync)?;
         ensure!(rsync.wall > 0.0, "rsync took no time");
         ensure_identical(self.disk.path(), &old).context("rsync did not copy the changes")?;
-        self.cost(
-            "  rsync --inplace of the same",
-            rsync,
-            &format!("{:.2}", cost.wall / rsync.wall),
-            "",
-        );
+        self.cost("  rsync --inplace of the same", rsync, &format!("{:.2}", cost.wall / rsync.wall), "");
         fs::remove_file(old)?;
         Ok(())
     }
