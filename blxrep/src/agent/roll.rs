@@ -10,7 +10,7 @@ use crate::model::host::Footprint;
 use crate::model::ids::{DiskIdentity, Epoch};
 use crate::model::selection::{Candidate, select};
 use crate::wire::config::Offer;
-use crate::wire::hello::Accepted;
+use crate::wire::hello::{Accepted, KeptDisk};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -24,6 +24,8 @@ pub struct Roll {
     named: Vec<PathBuf>,
     boot_id: [u8; 16],
     boot_id_text: String,
+    /// Disks below the data directory of a dispatcher on this machine.
+    kept: Vec<KeptDisk>,
     offered: Vec<Candidate>,
     units: BTreeMap<DiskIdentity, Arc<Unit>>,
 }
@@ -60,6 +62,7 @@ impl Roll {
             named: settings.disks.clone(),
             boot_id: settings.dialer.boot_id,
             boot_id_text: settings.boot_id_text.clone(),
+            kept: Vec::new(),
             offered: Vec::new(),
             units: BTreeMap::new(),
         })
