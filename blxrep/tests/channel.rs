@@ -1,5 +1,12 @@
 //! The channel over real sockets: what well-behaved peers get.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
 mod channel_peers;
 
 use blxrep::io::channel::{ChannelError, Incoming, connect};

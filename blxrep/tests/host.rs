@@ -1,5 +1,12 @@
 //! The inventory against what the system's own tools say of this host.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
 use blxrep::io::host::{HostError, HostOptions, boot_id, inventory, resolve, whole_disks_under};
 use blxrep::model::superblock;
 use serde_json::Value;

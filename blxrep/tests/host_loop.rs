@@ -1,5 +1,12 @@
 //! The inventory of real loop devices, partitioned, stacked and mounted. Needs root.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
 use blxrep::io::host::{HostError, HostOptions, inventory, resolve, whole_disks_under};
 use blxrep::model::host::HostDisk;
 use blxrep::model::ids::DiskIdentity;

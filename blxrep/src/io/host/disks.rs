@@ -9,7 +9,7 @@ use crate::model::selection::{Candidate, Facts};
 use crate::model::superblock;
 use crate::model::units::SECTOR_BYTES;
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Disks that are described; an agent protects 64, and the inventory has to fit a message.
 const MAX_DISKS: usize = 256;
@@ -21,23 +21,23 @@ const UNTOUCHED: [&str; 3] = ["fd", "sr", "ram"];
 type Uses = HashMap<(u32, u32), Use>;
 
 /// Every whole disk of a size above zero.
-pub(super) fn candidates(options: &HostOptions) -> Result<Vec<Candidate>, HostError> {
+pub(super) fn candidates<'a>(options: &'a HostOptions) -> Result<Vec<Candidate>, HostError> {
     let mounts = Mounts::read()?;
     let uses = mounts.by_device();
-    let mut names = HashMap::new();
-    for (path, name) in &options.names {
-        let device = resolve(path)?;
-        names.insert((device.major, device.minor), name.as_str());
-    }
+    // A name for a device that is not there now names nothing.
+    let named = |(path, name): &'a (PathBuf, String)| {
+        let device = resolve(path).ok()?;
+        Some(((device.major, device.minor), name.as_str()))
+    };
+    let names = options.names.iter().filter_map(named).collect();
     let block = Path::new("/sys/block");
     let listed = sysfs::names(block)
         .into_iter()
         .filter(|name| !UNTOUCHED.iter().any(|u| name.starts_with(u)));
-    let found: Vec<Candidate> = listed
+    Ok(listed
         .filter_map(|name| candidate(&block.join(&name), &name, &names, &uses, &mounts))
         .take(MAX_DISKS)
-        .collect();
-    Ok(found)
+        .collect())
 }
 
 fn candidate(
@@ -123,7 +123,7 @@ fn facts(dir: &Path, name: &str, number: (u32, u32), mounts: &Mounts) -> Facts {
 }
 
 /// The partitions that the kernel knows, by number.
-fn kernel_partitions(dir: &Path, name: &str) -> Vec<(u32, std::path::PathBuf)> {
+fn kernel_partitions(dir: &Path, name: &str) -> Vec<(u32, PathBuf)> {
     let inside = sysfs::names(dir)
         .into_iter()
         .filter(|entry| entry.starts_with(name));
