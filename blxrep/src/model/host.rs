@@ -1,1 +1,73 @@
-//! (filled in below)
+//! The footprint of a server: what an agent says of its host and its disks.
+
+use super::ids::DiskIdentity;
+use serde::{Deserialize, Serialize};
+
+/// What an agent's host is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Footprint {
+    pub hostname: String,
+    /// `PRETTY_NAME` of os-release.
+    pub distribution: String,
+    /// `uname -r`.
+    pub kernel: String,
+    pub architecture: String,
+    pub cpus: u32,
+    pub cpu_model: String,
+    pub memory_bytes: u64,
+    pub boot_id: String,
+    pub interfaces: Vec<Interface>,
+    pub disks: Vec<HostDisk>,
+}
+
+/// One network interface.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Interface {
+    pub name: String,
+    pub mac: String,
+    /// CIDR notation.
+    pub addresses: Vec<String>,
+}
+
+/// One whole block device.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostDisk {
+    /// Node under `/dev`.
+    pub device: String,
+    pub major: u32,
+    pub minor: u32,
+    pub bytes: u64,
+    pub logical_block_bytes: u32,
+    pub model: String,
+    pub rotational: bool,
+    pub read_only: bool,
+    /// `None` if nothing on the disk or in the configuration tells it from another.
+    pub identity: Option<DiskIdentity>,
+    /// Kernel's number of this appearance of the disk, within one boot.
+    pub diskseq: Option<u64>,
+    pub partitions: Vec<Partition>,
+    /// A filesystem on the whole disk.
+    pub filesystem: Option<Filesystem>,
+}
+
+/// One partition, from the kernel or from the table on the disk.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Partition {
+    pub number: u32,
+    pub first_sector: u64,
+    pub sectors: u64,
+    /// GPT type GUID or MBR type byte as `0x83`.
+    pub kind: String,
+    pub name: String,
+    pub filesystem: Option<Filesystem>,
+}
+
+/// What is found on a disk or partition.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Filesystem {
+    /// `ext4`, `xfs`, `btrfs`, `swap`, `LVM2_member`, `crypto_LUKS`, ...
+    pub kind: String,
+    pub uuid: String,
+    pub label: String,
+    pub mount_points: Vec<String>,
+}

@@ -1,10 +1,15 @@
 //! The words of the product as types. Pure: imports nothing else of the crate, touches no OS.
 
+pub mod action;
 pub mod bitmap;
+pub mod encoding;
 pub mod granules;
 pub mod host;
 pub mod ids;
+pub mod partition_table;
 pub mod point;
 pub mod policy;
+pub mod selection;
+pub mod superblock;
 pub mod tracking;
 pub mod units;
