@@ -15,11 +15,7 @@ impl Which {
     /// From an argument of a global function.
     #[inline(always)]
     fn from_number(number: u64) -> Self {
-        if number == Self::Issued as u64 {
-            Self::Issued
-        } else {
-            Self::Completed
-        }
+        if number == Self::Issued as u64 { Self::Issued } else { Self::Completed }
     }
 }
 
@@ -39,13 +35,7 @@ pub fn mark(which: Which, disk: *const DiskSlot, index: u32, sector: u64, sector
     }
     let end = if last >= granules { granules - 1 } else { last };
     if first / 64 == end / 64 {
-        mark_word(
-            which,
-            index,
-            first / GROUP_GRANULES,
-            first / 64 % GROUP_WORDS,
-            ones(first % 64, end % 64),
-        );
+        mark_word(which, index, first / GROUP_GRANULES, first / 64 % GROUP_WORDS, ones(first % 64, end % 64));
     } else {
         blxrep_mark_long(which as u64, u64::from(index), first, end);
     }
@@ -79,11 +69,7 @@ fn mark_word(which: Which, index: u32, entry: u64, word: u64, bits: u64) {
 /// The words of one entry of a bitmap.
 #[inline(always)]
 fn group(which: Which, index: u32, entry: u64) -> Option<*mut u64> {
-    let maps = if which == Which::Issued {
-        &ISSUED
-    } else {
-        &COMPLETED
-    };
+    let maps = if which == Which::Issued { &ISSUED } else { &COMPLETED };
     Some(maps.get(index)?.get_ptr_mut(entry as u32)?.cast())
 }
 
@@ -166,12 +152,6 @@ fn mark_groups(which: Which, index: u32, first: u64, last: u64) {
         }
         let low = if word == head { first % 64 } else { 0 };
         let high = if word == tail { last % 64 } else { 63 };
-        mark_word(
-            which,
-            index,
-            coarse + word / GROUP_WORDS,
-            word % GROUP_WORDS,
-            ones(low, high),
-        );
+        mark_word(which, index, coarse + word / GROUP_WORDS, word % GROUP_WORDS, ones(low, high));
     }
 }

@@ -35,13 +35,7 @@ impl Event {
     pub fn of_request(request: Request) -> Option<Self> {
         let op = request.op();
         let slot = concerned(op, || request.device(), mode::REQUEST)?;
-        Some(Self {
-            op,
-            slot,
-            key: request.0,
-            sector: request.sector(),
-            bytes: request.bytes(),
-        })
+        Some(Self { op, slot, key: request.0, sector: request.sector(), bytes: request.bytes() })
     }
 
     /// As [`Event::of_request`].
@@ -49,13 +43,7 @@ impl Event {
     pub fn of_bio(bio: Bio) -> Option<Self> {
         let op = bio.op();
         let slot = concerned(op, || bio.device(), mode::BIO)?;
-        Some(Self {
-            op,
-            slot,
-            key: bio.0,
-            sector: bio.sector(),
-            bytes: bio.bytes(),
-        })
+        Some(Self { op, slot, key: bio.0, sector: bio.sector(), bytes: bio.bytes() })
     }
 
     /// Marks the range and enters the request. `parts` have been marked already.
@@ -191,11 +179,7 @@ impl Event {
 
 #[inline(always)]
 fn class_of(flags: u64) -> usize {
-    if flags & meta::DISCARD != 0 {
-        class::DISCARD
-    } else {
-        class::WRITE
-    }
+    if flags & meta::DISCARD != 0 { class::DISCARD } else { class::WRITE }
 }
 
 /// The completion of what `place` holds was lost: mark it now, in the bitmap of the disk it belongs to. (The address

@@ -82,11 +82,7 @@ impl Op {
     /// One of [`class`].
     #[inline(always)]
     pub fn class(self) -> usize {
-        if self.is_discard() {
-            class::DISCARD
-        } else {
-            class::WRITE
-        }
+        if self.is_discard() { class::DISCARD } else { class::WRITE }
     }
 
     /// A command of the driver's own: it has no range that could be marked.
@@ -99,10 +95,7 @@ impl Op {
 /// Key of the disk that `gendisk` is.
 #[inline(always)]
 fn device_of(gendisk: u64) -> u64 {
-    device_key(
-        load32(gendisk, layout!(disk_major)) as u32,
-        load32(gendisk, layout!(disk_first_minor)) as u32,
-    )
+    device_key(load32(gendisk, layout!(disk_major)) as u32, load32(gendisk, layout!(disk_first_minor)) as u32)
 }
 
 /// A `struct request`.

@@ -91,11 +91,7 @@ fn block_bio_complete(ctx: BtfTracePointContext) -> i32 {
 /// The parts of a discard; everything else has one.
 #[inline(always)]
 fn parts(event: &Event, which: Which, request: Request) -> Parts {
-    if event.op.is_discard() {
-        parts::mark(which, event.slot, request)
-    } else {
-        Parts::One
-    }
+    if event.op.is_discard() { parts::mark(which, event.slot, request) } else { Parts::One }
 }
 
 /// The slot of the disk, if the operation is one to look at and the disk is tracked through this kind of event. Reads
@@ -113,9 +109,7 @@ fn concerned(op: Op, device: impl Fn() -> u64, mode: u32) -> Option<u32> {
 #[inline(always)]
 fn canary_is_out() -> bool {
     // SAFETY: map memory that user space writes.
-    CONTROL
-        .get_ptr(0)
-        .is_some_and(|control| unsafe { (&raw const (*control).canaries).read_volatile() } != 0)
+    CONTROL.get_ptr(0).is_some_and(|control| unsafe { (&raw const (*control).canaries).read_volatile() } != 0)
 }
 
 /// What is kept for the disk in slot `index`.

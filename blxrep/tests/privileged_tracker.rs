@@ -1,4 +1,5 @@
 //! The tracker on real disks: eBPF in the running kernel, loop devices over tmpfs, zram. Needs root.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails where it finds out")]
 
 use aya::maps::{HashMap, Map, MapData};
 use blxrep::engine::audit::{Audit, Proof, Verdict};
@@ -36,11 +37,7 @@ fn unique() -> String {
 
 fn run(command: &mut Command) -> String {
     let output = command.output().unwrap();
-    assert!(
-        output.status.success(),
-        "{command:?}: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap().trim().to_owned()
 }
 
@@ -53,10 +50,7 @@ impl Pins {
     }
 
     fn options(&self) -> TrackerOptions {
-        TrackerOptions {
-            pin_dir: self.0.clone(),
-            ..TrackerOptions::for_agent(&"test".parse().unwrap())
-        }
+        TrackerOptions { pin_dir: self.0.clone(), ..TrackerOptions::for_agent(&"test".parse().unwrap()) }
     }
 
     fn open(&self) -> Tracker {
@@ -95,22 +89,14 @@ impl Disk {
                 node
             }
         };
-        Self {
-            node,
-            bytes,
-            backing: Some(backing),
-        }
+        Self { node, bytes, backing: Some(backing) }
     }
 
     fn on_zram(bytes: u64) -> Self {
         let number = fs::read_to_string("/sys/class/zram-control/hot_add").unwrap();
         let number = number.trim();
         fs::write(format!("/sys/block/zram{number}/disksize"), bytes.to_string()).unwrap();
-        Self {
-            node: PathBuf::from(format!("/dev/zram{number}")),
-            bytes,
-            backing: None,
-        }
+        Self { node: PathBuf::from(format!("/dev/zram{number}")), bytes, backing: None }
     }
 
     fn name(&self) -> String {
@@ -131,22 +117,14 @@ impl Disk {
             sysfs: self.sysfs(),
             bytes: self.bytes,
             identity: DiskIdentity::Named(self.name()),
-            boot_id: fs::read_to_string("/proc/sys/kernel/random/boot_id")
-                .unwrap()
-                .trim()
-                .to_owned(),
+            boot_id: fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap().trim().to_owned(),
             diskseq: diskseq.and_then(|s| s.trim().parse().ok()),
         }
     }
 
     fn direct(&self) -> File {
         let flags = i32::try_from(OFlags::DIRECT.bits()).unwrap();
-        OpenOptions::new()
-            .read(true)
-            .write(true)
-            .custom_flags(flags)
-            .open(&self.node)
-            .unwrap()
+        OpenOptions::new().read(true).write(true).custom_flags(flags).open(&self.node).unwrap()
     }
 
     fn write(&self, offset: u64, len: u64) {
@@ -171,12 +149,7 @@ impl Disk {
         table[446 + 8..446 + 12].copy_from_slice(&2048u32.to_le_bytes());
         table[446 + 12..446 + 16].copy_from_slice(&16384u32.to_le_bytes());
         table[510..].copy_from_slice(&[0x55, 0xaa]);
-        fs::OpenOptions::new()
-            .write(true)
-            .open(&self.node)
-            .unwrap()
-            .write_all_at(&table, 0)
-            .unwrap();
+        fs::OpenOptions::new().write(true).open(&self.node).unwrap().write_all_at(&table, 0).unwrap();
         run(Command::new("partx").arg("--add").arg(&self.node));
     }
 
@@ -191,18 +164,9 @@ impl Disk {
             "--ioengine=libaio",
             "--direct=1",
         ]);
-        fio.args(["--time_based", "--minimal", &format!("--runtime={seconds}")])
-            .args(extra);
+        fio.args(["--time_based", "--minimal", &format!("--runtime={seconds}")]).args(extra);
         let output = run(fio.arg(format!("--filename={}", self.node.display())));
-        output
-            .lines()
-            .last()
-            .unwrap()
-            .split(';')
-            .nth(48)
-            .unwrap()
-            .parse()
-            .unwrap()
+        output.lines().last().unwrap().split(';').nth(48).unwrap().parse().unwrap()
     }
 }
 
@@ -216,10 +180,7 @@ impl Drop for Disk {
                 let _ = Command::new("losetup").arg("--detach").arg(&self.node).status();
                 fs::remove_file(backing)
             }
-            None => fs::write(
-                "/sys/class/zram-control/hot_remove",
-                self.name().trim_start_matches("zram"),
-            ),
+            None => fs::write("/sys/class/zram-control/hot_remove", self.name().trim_start_matches("zram")),
         };
     }
 }
@@ -277,13 +238,7 @@ fn every_kind_of_change_is_marked_at_issue_and_at_completion() {
         assert_eq!(issued, granules(range.clone()), "{what} at issue");
         assert_eq!(completed, granules(range), "{what} at completion");
     };
-    for (offset, len) in [
-        (0, 4096),
-        (4096 * 63, 8192),
-        (MIB, MIB),
-        (17 * 512, 512),
-        (256 * MIB - 512, 512),
-    ] {
+    for (offset, len) in [(0, 4096), (4096 * 63, 8192), (MIB, MIB), (17 * 512, 512), (256 * MIB - 512, 512)] {
         disk.write(offset, len);
         check("write", offset..offset + len);
     }
@@ -334,24 +289,13 @@ fn a_discard_of_a_gibibyte_is_marked_exactly() {
     let mut tracker = pins.open();
     let tracked = fresh(&mut tracker, &disk);
     // Groups of 16 MiB: neither end lies at the edge of one.
-    for (offset, len) in [
-        (MIB + 4096, 1024 * MIB),
-        (16 * MIB, 2048 * MIB),
-        (0, 3072 * MIB),
-        (31 * MIB, 2 * MIB),
-    ] {
+    for (offset, len) in
+        [(MIB + 4096, 1024 * MIB), (16 * MIB, 2048 * MIB), (0, 3072 * MIB), (31 * MIB, 2 * MIB)]
+    {
         disk.blkdiscard(offset, len, false);
         let (issued, completed) = swept(&tracked);
-        assert_eq!(
-            issued,
-            granules(offset..offset + len),
-            "issued, {len} at {offset}"
-        );
-        assert_eq!(
-            completed,
-            granules(offset..offset + len),
-            "completed, {len} at {offset}"
-        );
+        assert_eq!(issued, granules(offset..offset + len), "issued, {len} at {offset}");
+        assert_eq!(completed, granules(offset..offset + len), "completed, {len} at {offset}");
     }
 }
 
@@ -394,10 +338,7 @@ fn nothing_is_lost_when_the_agent_is_killed() {
         return;
     }
     if let Some(node) = std::env::var_os("BLXREP_TRACKER_CHILD") {
-        return child(
-            Path::new(&node),
-            PathBuf::from(std::env::var_os("BLXREP_TRACKER_PINS").unwrap()),
-        );
+        return child(Path::new(&node), PathBuf::from(std::env::var_os("BLXREP_TRACKER_PINS").unwrap()));
     }
     let (pins, disk) = (Pins::new(), Disk::on_loop(64 * MIB));
     let mut agent = Agent::start(&disk, &pins);
@@ -416,55 +357,29 @@ fn nothing_is_lost_when_the_agent_is_killed() {
         (Epoch(7), Some(PointId(5))),
         "the record of the agent that died"
     );
-    assert_eq!(
-        tracked.pending().peek(),
-        granules(0..4096),
-        "swept, but not acknowledged"
-    );
+    assert_eq!(tracked.pending().peek(), granules(0..4096), "swept, but not acknowledged");
     let expected = &granules(MIB..MIB + 4096) | &granules(2 * MIB..2 * MIB + 8192);
     let (issued, completed) = swept(&tracked);
     assert_eq!((issued, completed), (expected.clone(), expected));
     let mut audit = Audit::new(record.baseline, tracked.reporting());
-    assert_eq!(
-        prove(&tracked, &mut audit).0,
-        Verdict::Proven,
-        "what happened meanwhile is audited too"
-    );
+    assert_eq!(prove(&tracked, &mut audit).0, Verdict::Proven, "what happened meanwhile is audited too");
 
     // A record that does not fit any more is not adopted.
     drop((tracked, tracker));
     let mut tracker = pins.open();
-    let moved = DiskSpec {
-        boot_id: "another boot".into(),
-        ..disk.spec()
-    };
+    let moved = DiskSpec { boot_id: "another boot".into(), ..disk.spec() };
     let (_, attach) = tracker.track(&moved, Epoch(9)).unwrap();
-    assert_eq!(
-        attach,
-        Attach::Fresh {
-            reason: "the host was rebooted".into()
-        }
-    );
+    assert_eq!(attach, Attach::Fresh { reason: "the host was rebooted".into() });
 }
 
 /// The life of an agent that is killed in the end.
 fn child(node: &Path, pins: PathBuf) {
-    let disk = Disk {
-        node: node.to_path_buf(),
-        bytes: 64 * MIB,
-        backing: None,
-    };
-    let options = TrackerOptions {
-        pin_dir: pins,
-        ..TrackerOptions::for_agent(&"test".parse().unwrap())
-    };
+    let disk = Disk { node: node.to_path_buf(), bytes: 64 * MIB, backing: None };
+    let options = TrackerOptions { pin_dir: pins, ..TrackerOptions::for_agent(&"test".parse().unwrap()) };
     let mut tracker = Tracker::open(options).unwrap();
     let tracked = fresh(&mut tracker, &disk);
     tracked
-        .store_record(&blxrep::model::tracking::EpochRecord {
-            open: Some(PointId(5)),
-            ..tracked.record()
-        })
+        .store_record(&blxrep::model::tracking::EpochRecord { open: Some(PointId(5)), ..tracked.record() })
         .unwrap();
     eprintln!("\nready");
     while tracked.completed().peek().is_empty() {
@@ -480,10 +395,7 @@ struct Agent(Child, BufReader<std::process::ChildStderr>);
 impl Agent {
     fn start(disk: &Disk, pins: &Pins) -> Self {
         let mut command = Command::new(std::env::current_exe().unwrap());
-        command
-            .args(["--exact", CHILD_TEST, "--nocapture"])
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped());
+        command.args(["--exact", CHILD_TEST, "--nocapture"]).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut process = command
             .env("BLXREP_TRACKER_CHILD", &disk.node)
             .env("BLXREP_TRACKER_PINS", &pins.0)
@@ -566,28 +478,40 @@ fn the_audit_proves_the_issue_witness_under_load() {
         println!("otherwise: {:?}", other.0);
     }
     assert!(count > 0, "{verdicts:?}");
-    assert!(
-        !verdicts.iter().any(|v| matches!(v.0, Verdict::Gap(_))),
-        "{verdicts:?}"
-    );
+    assert!(!verdicts.iter().any(|v| matches!(v.0, Verdict::Gap(_))), "{verdicts:?}");
 
     std::thread::sleep(Duration::from_millis(20));
     retire(&tracked);
-    assert_eq!(
-        tracked.inflight().requests,
-        0,
-        "the table is empty when the disk is idle"
-    );
+    assert_eq!(tracked.inflight().requests, 0, "the table is empty when the disk is idle");
     assert_eq!(prove(&tracked, &mut audit).0, Verdict::Proven);
     let counted = tracked.counters();
-    assert_eq!(
-        (counted.table_full, counted.beyond_end, counted.unlocatable),
-        (0, 0, 0)
-    );
-    println!(
-        "{counted:?}, recursion misses {}",
-        tracker.recursion_misses().unwrap()
-    );
+    assert_eq!((counted.table_full, counted.beyond_end, counted.unlocatable), (0, 0, 0));
+    println!("{counted:?}, recursion misses {}", tracker.recursion_misses().unwrap());
+}
+
+#[test]
+fn flushes_and_synchronous_writes_add_up() {
+    if skipped("flushes_and_synchronous_writes_add_up") {
+        return;
+    }
+    let (pins, disk) = (Pins::new(), Disk::on_loop(64 * MIB));
+    let mut tracker = pins.open();
+    let tracked = fresh(&mut tracker, &disk);
+    let mut audit = Audit::new(tracked.record().baseline, tracked.reporting());
+    disk.fio(1, &["--sync=1", "--iodepth=1", "--ioengine=psync"]);
+    disk.fio(1, &["--fsync=3", "--direct=0", "--bs=16k", "--ioengine=psync"]);
+    disk.fio(1, &["--rw=trimwrite", "--ioengine=psync", "--bs=64k"]);
+    std::thread::sleep(Duration::from_millis(20));
+    retire(&tracked);
+    assert_eq!(prove(&tracked, &mut audit).0, Verdict::Proven);
+    assert!(tracked.counters().settled_sectors.iter().all(|s| *s > 0), "{:?}", tracked.counters());
+}
+
+#[test]
+fn handles_may_be_used_by_any_task() {
+    fn any_task<T: Send + Sync>() {}
+    any_task::<DiskTracker>();
+    any_task::<Tracker>();
 }
 
 /// Retires lost completions, of which there may be some on this kernel.
@@ -644,28 +568,21 @@ fn lost_completions_stay_in_the_table_until_they_are_retired() {
     detach(&pins, "block_rq_complete");
     let mut expected = GranuleSet::new();
     // A loop device has 128 requests, which take turns.
-    for at in (0..300).map(|n| n * 128 << 10) {
+    for at in (0..300).map(|n| n * (128 << 10)) {
         disk.write(at, 4096);
         expected.union_with(&granules(at..at + 4096));
     }
     // A key that is used again marks what it was used for before: the rest is in the table.
     let table = tracked.inflight();
     let marked = tracked.completed().peek();
-    assert!(
-        table.exact && table.requests > 0 && tracked.counters().leftovers > 0,
-        "{table:?}"
-    );
+    assert!(table.exact && table.requests > 0 && tracked.counters().leftovers > 0, "{table:?}");
     assert_eq!(&marked | &table.ranges, expected);
     assert!(matches!(prove(&tracked, &mut audit).0, Verdict::Unproven(_)));
 
     assert_eq!(retire(&tracked), usize::try_from(table.requests).unwrap());
     assert_eq!(tracked.inflight().requests, 0);
     assert_eq!(tracked.completed().peek(), expected);
-    assert_eq!(
-        prove(&tracked, &mut audit).0,
-        Verdict::Proven,
-        "the issue witness was right all along"
-    );
+    assert_eq!(prove(&tracked, &mut audit).0, Verdict::Proven, "the issue witness was right all along");
 }
 
 #[test]
@@ -720,19 +637,11 @@ fn what_cannot_be_tracked_is_refused_with_a_reason() {
         return;
     }
     let (pins, disk) = (Pins::new(), Disk::on_loop(64 * MIB));
-    let without_btf = TrackerOptions {
-        btf: "/nonexistent/vmlinux".into(),
-        ..pins.options()
-    };
+    let without_btf = TrackerOptions { btf: "/nonexistent/vmlinux".into(), ..pins.options() };
     let error = Tracker::open(without_btf.clone()).unwrap_err().to_string();
     assert!(error.contains("CONFIG_DEBUG_INFO_BTF"), "{error}");
     let outcome = probes(&without_btf);
-    assert!(
-        outcome
-            .iter()
-            .any(|p| p.name.contains("BTF with") && p.result.is_err()),
-        "{outcome:?}"
-    );
+    assert!(outcome.iter().any(|p| p.name.contains("BTF with") && p.result.is_err()), "{outcome:?}");
     let outcome = probes(&pins.options());
     assert!(outcome.iter().all(|p| p.result.is_ok()), "{outcome:?}");
 
@@ -741,44 +650,22 @@ fn what_cannot_be_tracked_is_refused_with_a_reason() {
     let part = PathBuf::from(format!("{}p1", disk.node.display()));
     let device = fs::metadata(&part).unwrap().rdev();
     let minor = rustix::fs::minor(device);
-    let part = DiskSpec {
-        node: part,
-        major: rustix::fs::major(device),
-        minor,
-        ..disk.spec()
-    };
+    let part = DiskSpec { node: part, major: rustix::fs::major(device), minor, ..disk.spec() };
     let error = tracker.track(&part, Epoch(1)).unwrap_err().to_string();
-    assert!(
-        error.contains(&format!("protect the whole disk {} instead", disk.node.display())),
-        "{error}"
-    );
-    let gone = DiskSpec {
-        major: 7,
-        minor: 999_999,
-        ..disk.spec()
-    };
-    assert!(
-        tracker
-            .track(&gone, Epoch(1))
-            .unwrap_err()
-            .to_string()
-            .contains("7:999999")
-    );
+    assert!(error.contains(&format!("protect the whole disk {} instead", disk.node.display())), "{error}");
+    let gone = DiskSpec { major: 7, minor: 999_999, ..disk.spec() };
+    assert!(tracker.track(&gone, Epoch(1)).unwrap_err().to_string().contains("7:999999"));
 }
 
 #[test]
 fn a_bitmap_of_a_tebibyte_is_swept_in_milliseconds() {
     let granules = u32::try_from((1u64 << 40) / GRANULE).unwrap();
     let words = || -> Vec<AtomicU64> {
-        (0..blxrep_ebpf::bitmap_words(u64::from(granules)))
-            .map(|_| AtomicU64::new(0))
-            .collect()
+        (0..blxrep_ebpf::bitmap_words(u64::from(granules))).map(|_| AtomicU64::new(0)).collect()
     };
     let (issued, pending) = (words(), words());
-    let (issued, pending) = (
-        Bitmap::new(&issued, granules).unwrap(),
-        Bitmap::new(&pending, granules).unwrap(),
-    );
+    let (issued, pending) =
+        (Bitmap::new(&issued, granules).unwrap(), Bitmap::new(&pending, granules).unwrap());
     let dirty: GranuleSet = (0..1000).map(|i| i * 250_007).collect();
     issued.mark(&dirty);
     let mut best = Duration::MAX;
@@ -806,12 +693,14 @@ fn the_cost_of_an_event_is_printed() {
     for (name, runs, nanoseconds) in tracker.run_times().unwrap() {
         #[expect(clippy::cast_precision_loss, reason = "a figure for people")]
         let per_event = nanoseconds as f64 / runs.max(1) as f64;
-        if matches!(name.as_str(), "block_rq_issue" | "block_rq_complete") {
+        if matches!(name, "block_rq_issue" | "block_rq_complete") {
             sum += per_event;
         }
         println!("{name}: {runs} runs, {per_event:.0} ns each");
     }
-    println!("{sum:.0} ns per write, the kernel's own measuring included, at {iops} IOPS (target 500)");
+    println!(
+        "{sum:.0} ns per write at both hooks, the kernel's own measuring included, at {iops} IOPS (target 500)"
+    );
 }
 
 /// Run statistics of BPF programs, as they were before when it ends.

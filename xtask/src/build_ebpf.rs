@@ -38,10 +38,7 @@ pub fn run() -> Result<()> {
     let object = root.join(OBJECT);
     fs::create_dir_all(object.parent().context("the object has a folder")?)?;
     strip(&built, &object)?;
-    let tools = Tools {
-        rustc: version(RUSTC)?,
-        linker: version(LINKER)?,
-    };
+    let tools = Tools { rustc: version(RUSTC)?, linker: version(LINKER)? };
     fs::write(root.join(DIGEST), digest_file(&root, &tools)?)
         .with_context(|| format!("cannot write {DIGEST}"))?;
     println!("{OBJECT}: {} bytes", fs::metadata(&object)?.len());
@@ -53,17 +50,9 @@ pub fn check() -> Result<()> {
     let root = root()?;
     let committed = fs::read_to_string(root.join(DIGEST)).with_context(|| format!("cannot read {DIGEST}"))?;
     let line = |name: &str| {
-        committed
-            .lines()
-            .find_map(|l| l.strip_prefix(name))
-            .unwrap_or_default()
-            .trim()
-            .to_owned()
+        committed.lines().find_map(|l| l.strip_prefix(name)).unwrap_or_default().trim().to_owned()
     };
-    let tools = Tools {
-        rustc: line("rustc:"),
-        linker: line("linker:"),
-    };
+    let tools = Tools { rustc: line("rustc:"), linker: line("linker:") };
     if committed != digest_file(&root, &tools)? {
         bail!(
             "{OBJECT} does not belong to the sources beside it; rebuild it with `cargo xtask build-ebpf` and commit both files"
@@ -80,10 +69,7 @@ struct Tools {
 
 fn root() -> Result<PathBuf> {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-    Ok(here
-        .parent()
-        .context("xtask lies in the workspace")?
-        .to_path_buf())
+    Ok(here.parent().context("xtask lies in the workspace")?.to_path_buf())
 }
 
 /// The text of the digest file: one hash over everything that goes in, one over what came out.
@@ -128,9 +114,7 @@ fn sources(root: &Path) -> Result<Vec<PathBuf>> {
 /// Names, versions and checksums of the locked crates that end up in the object.
 fn locked(root: &Path) -> Result<String> {
     let lock = fs::read_to_string(root.join("Cargo.lock")).context("cannot read Cargo.lock")?;
-    let packages = lock
-        .split("[[package]]")
-        .filter(|p| p.trim_start().starts_with("name = \"aya-ebpf"));
+    let packages = lock.split("[[package]]").filter(|p| p.trim_start().starts_with("name = \"aya-ebpf"));
     let packages: String = packages.collect();
     if packages.is_empty() {
         bail!("Cargo.lock has no aya-ebpf; was it removed from {CRATE}/Cargo.toml?");
@@ -150,14 +134,7 @@ fn compile(root: &Path) -> Result<PathBuf> {
         flags.push(format!("--remap-path-prefix={}=/cargo", home.display()));
     }
     let status = Command::new("cargo")
-        .args([
-            "build",
-            "--release",
-            "--locked",
-            "-Zbuild-std=core",
-            "--target",
-            TARGET,
-        ])
+        .args(["build", "--release", "--locked", "-Zbuild-std=core", "--target", TARGET])
         .args(["--package", CRATE, "--bin", CRATE, "--features", "bpf"])
         .current_dir(root)
         .env("RUSTC", RUSTC)
@@ -175,15 +152,8 @@ fn compile(root: &Path) -> Result<PathBuf> {
 /// Copies the object without DWARF; BTF stays.
 fn strip(built: &Path, object: &Path) -> Result<()> {
     let tool = Path::new(LLVM).join("bin/llvm-objcopy");
-    let status = Command::new(&tool)
-        .arg("--strip-debug")
-        .arg(built)
-        .arg(object)
-        .status();
-    if !status
-        .with_context(|| format!("cannot run {}", tool.display()))?
-        .success()
-    {
+    let status = Command::new(&tool).arg("--strip-debug").arg(built).arg(object).status();
+    if !status.with_context(|| format!("cannot run {}", tool.display()))?.success() {
         bail!("{} failed on {}", tool.display(), built.display());
     }
     Ok(())
@@ -191,15 +161,9 @@ fn strip(built: &Path, object: &Path) -> Result<()> {
 
 /// First line of `tool --version`.
 fn version(tool: &str) -> Result<String> {
-    let output = Command::new(tool)
-        .arg("--version")
-        .output()
-        .with_context(|| format!("cannot run {tool}"))?;
-    Ok(String::from_utf8_lossy(&output.stdout)
-        .lines()
-        .next()
-        .unwrap_or_default()
-        .to_owned())
+    let output =
+        Command::new(tool).arg("--version").output().with_context(|| format!("cannot run {tool}"))?;
+    Ok(String::from_utf8_lossy(&output.stdout).lines().next().unwrap_or_default().to_owned())
 }
 
 /// Installs what is missing when that is possible, and says what is missing otherwise.
@@ -212,10 +176,7 @@ fn install_tools() -> Result<()> {
                 "the eBPF programs are built with the packages {packages}; as root: apt-get install {packages}"
             );
         }
-        let status = Command::new("apt-get")
-            .args(["install", "-y"])
-            .args(PACKAGES)
-            .status();
+        let status = Command::new("apt-get").args(["install", "-y"]).args(PACKAGES).status();
         if !status.context("cannot run apt-get")?.success() {
             bail!("apt-get could not install {packages}; they are in Debian 12 (security suite) and later");
         }
@@ -253,18 +214,11 @@ mod tests {
     #[test]
     fn every_input_changes_the_digest() {
         let root = root().unwrap();
-        let tools = |rustc: &str| Tools {
-            rustc: rustc.into(),
-            linker: "l".into(),
-        };
+        let tools = |rustc: &str| Tools { rustc: rustc.into(), linker: "l".into() };
         let a = digest_file(&root, &tools("a")).unwrap();
         let b = digest_file(&root, &tools("b")).unwrap();
         assert_ne!(a.lines().next(), b.lines().next());
-        assert!(
-            sources(&root)
-                .unwrap()
-                .contains(&PathBuf::from("blxrep-ebpf/src/main.rs"))
-        );
+        assert!(sources(&root).unwrap().contains(&PathBuf::from("blxrep-ebpf/src/main.rs")));
         assert!(locked(&root).unwrap().contains("aya-ebpf-bindings"));
     }
 }

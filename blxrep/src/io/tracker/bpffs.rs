@@ -10,6 +10,8 @@ use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
+/// What a directory has behind its name until it is whole.
+const HALF_MADE: &str = "-new";
 /// Where bpffs belongs.
 const BPFFS: &str = "/sys/fs/bpf";
 /// `BPF_FS_MAGIC` of `linux/magic.h`.
@@ -20,21 +22,13 @@ pub fn mount_if_absent() -> Result<(), TrackerError> {
     if is_bpffs(Path::new(BPFFS)) {
         return Ok(());
     }
-    mount(
-        "bpf",
-        BPFFS,
-        "bpf",
-        MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC,
-        c"mode=0700",
-    )
-    .map_err(|e| TrackerError::io("mount bpffs at", Path::new(BPFFS))(e.into()))
+    mount("bpf", BPFFS, "bpf", MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC, c"mode=0700")
+        .map_err(|e| TrackerError::io("mount bpffs at", Path::new(BPFFS))(e.into()))
 }
 
 /// Whether `path`, or the nearest directory above it that exists, is on bpffs.
 pub fn is_bpffs(path: &Path) -> bool {
-    path.ancestors()
-        .find(|p| p.exists())
-        .is_some_and(|p| statfs(p).is_ok_and(|s| s.f_type as i64 == BPFFS_MAGIC))
+    path.ancestors().find(|p| p.exists()).is_some_and(|p| statfs(p).is_ok_and(|s| s.f_type == BPFFS_MAGIC))
 }
 
 /// A name that bpffs accepts: agent ids may have dots, file names there may not.
@@ -61,13 +55,8 @@ impl PinDir {
         }
         let lock = File::open(path).map_err(TrackerError::io("open", path))?;
         match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Self {
-                path: path.to_path_buf(),
-                _lock: lock,
-            }),
-            Err(rustix::io::Errno::WOULDBLOCK) => Err(TrackerError::InUse {
-                path: path.to_path_buf(),
-            }),
+            Ok(()) => Ok(Self { path: path.to_path_buf(), _lock: lock }),
+            Err(rustix::io::Errno::WOULDBLOCK) => Err(TrackerError::InUse { path: path.to_path_buf() }),
             Err(e) => Err(TrackerError::io("lock", path)(e.into())),
         }
     }
@@ -96,11 +85,15 @@ pub fn make_whole<T>(
     filled
 }
 
-/// The temporary name: `<name>-new`.
 fn half_made(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
-    name.push("-new");
+    name.push(HALF_MADE);
     name.into()
+}
+
+/// The name that a half-made directory would have got.
+pub fn half_made_name(name: &str) -> Option<&str> {
+    name.strip_suffix(HALF_MADE)
 }
 
 /// Removes a directory with everything in it: unpinned links detach, unpinned maps go when nobody maps them.
@@ -118,10 +111,8 @@ pub fn names(path: &Path) -> Result<Vec<String>, TrackerError> {
         Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
         Err(e) => return Err(TrackerError::io("list", path)(e)),
     };
-    let mut names: Vec<String> = entries
-        .flatten()
-        .filter_map(|entry| entry.file_name().into_string().ok())
-        .collect();
+    let mut names: Vec<String> =
+        entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect();
     names.sort_unstable();
     Ok(names)
 }
@@ -140,11 +131,6 @@ mod tests {
     fn an_ordinary_directory_is_no_place_for_pins() {
         let folder = tempfile::tempdir().unwrap();
         assert!(!is_bpffs(&folder.path().join("not/there")));
-        assert!(
-            PinDir::open(folder.path())
-                .unwrap_err()
-                .to_string()
-                .contains("not on a BPF file system")
-        );
+        assert!(PinDir::open(folder.path()).unwrap_err().to_string().contains("not on a BPF file system"));
     }
 }

@@ -13,10 +13,8 @@ const MAX_DEPTH: u32 = 8;
 
 /// Reads the layout of the kernel whose BTF is at `path`.
 pub fn kernel_layout(path: &Path) -> Result<KernelLayout, TrackerError> {
-    let btf = Btf::from_file(path).map_err(|e| TrackerError::NoBtf {
-        path: path.to_path_buf(),
-        reason: e.to_string(),
-    })?;
+    let btf = Btf::from_file(path)
+        .map_err(|e| TrackerError::NoBtf { path: path.to_path_buf(), reason: e.to_string() })?;
     let kernel = Kernel(btf);
     Ok(KernelLayout {
         issue_arg: kernel.argument("block_rq_issue", "request")?,
@@ -59,21 +57,14 @@ impl Kernel {
         });
         let mut bits = 0;
         for name in path {
-            let (at, inner) = holder
-                .as_ref()
-                .and_then(|s| self.member(s, name, 0))
-                .ok_or_else(absent)?;
+            let (at, inner) = holder.as_ref().and_then(|s| self.member(s, name, 0)).ok_or_else(absent)?;
             bits += at;
             holder = match inner {
                 Type::Struct(s) | Type::Union(s) => Some(s),
                 _ => None,
             };
         }
-        if bits % 8 == 0 {
-            Ok(u64::from(bits / 8))
-        } else {
-            Err(absent())
-        }
+        if bits % 8 == 0 { Ok(u64::from(bits / 8)) } else { Err(absent()) }
     }
 
     /// Bit offset and type of a member, also inside anonymous structs and unions.
@@ -98,10 +89,7 @@ impl Kernel {
     /// tracer's own data. The programs can read it at 0 and 1.
     fn argument(&self, tracepoint: &str, pointee: &str) -> Result<u64, TrackerError> {
         let absent = || Self::missing(format!("tracepoint {tracepoint} with a `struct {pointee} *`"));
-        let types = self
-            .0
-            .resolve_types_by_name(&format!("btf_trace_{tracepoint}"))
-            .map_err(|_| absent())?;
+        let types = self.0.resolve_types_by_name(&format!("btf_trace_{tracepoint}")).map_err(|_| absent())?;
         let proto = types.into_iter().find_map(|t| match t {
             Type::Typedef(t) => self.pointed_at(&t),
             _ => None,
@@ -109,15 +97,8 @@ impl Kernel {
         let Some(Type::FuncProto(proto)) = proto else {
             return Err(absent());
         };
-        let names = proto
-            .parameters
-            .iter()
-            .skip(1)
-            .take(2)
-            .map(|p| self.pointee_name(p));
-        let position = names
-            .into_iter()
-            .position(|name| name.as_deref() == Some(pointee));
+        let names = proto.parameters.iter().skip(1).take(2).map(|p| self.pointee_name(p));
+        let position = names.into_iter().position(|name| name.as_deref() == Some(pointee));
         position.and_then(|p| u64::try_from(p).ok()).ok_or_else(absent)
     }
 
@@ -142,10 +123,7 @@ impl Kernel {
         for holder in ["req_op", "req_opf"] {
             for candidate in self.0.resolve_types_by_name(holder).unwrap_or_default() {
                 let Type::Enum(e) = candidate else { continue };
-                let member = e
-                    .members
-                    .iter()
-                    .find(|m| self.0.resolve_name(*m).is_ok_and(|n| n == name));
+                let member = e.members.iter().find(|m| self.0.resolve_name(*m).is_ok_and(|n| n == name));
                 if let Some(member) = member {
                     return Ok(u64::from(member.val()));
                 }
@@ -174,22 +152,14 @@ mod tests {
 
     #[test]
     fn a_kernel_without_btf_is_named() {
-        let error = kernel_layout(Path::new("/nonexistent/vmlinux"))
-            .unwrap_err()
-            .to_string();
-        assert!(
-            error.contains("/nonexistent/vmlinux") && error.contains("CONFIG_DEBUG_INFO_BTF"),
-            "{error}"
-        );
+        let error = kernel_layout(Path::new("/nonexistent/vmlinux")).unwrap_err().to_string();
+        assert!(error.contains("/nonexistent/vmlinux") && error.contains("CONFIG_DEBUG_INFO_BTF"), "{error}");
     }
 
     #[test]
     fn garbage_is_refused() {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), vec![0xa5; 4096]).unwrap();
-        assert!(matches!(
-            kernel_layout(file.path()),
-            Err(TrackerError::NoBtf { .. })
-        ));
+        assert!(matches!(kernel_layout(file.path()), Err(TrackerError::NoBtf { .. })));
     }
 }

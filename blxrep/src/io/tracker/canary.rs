@@ -47,8 +47,7 @@ pub fn send(node: &Path, control: &Words, slot: &Slot) -> Result<(), TrackerErro
     let _out = Out::new(control);
     let mut seen = (false, false);
     for _ in 0..MAX_READS {
-        file.read_at(&mut page.0, 0)
-            .map_err(TrackerError::io("read sector 0 of", node))?;
+        file.read_at(&mut page.0, 0).map_err(TrackerError::io("read sector 0 of", node))?;
         std::thread::sleep(PAUSE);
         let now = slot.canaries();
         seen = (now.0 != issues, now.1 != completions);
@@ -57,8 +56,5 @@ pub fn send(node: &Path, control: &Words, slot: &Slot) -> Result<(), TrackerErro
         }
     }
     let hook = if seen.0 { "completion" } else { "issue" };
-    Err(TrackerError::Blind {
-        node: node.to_path_buf(),
-        hook,
-    })
+    Err(TrackerError::Blind { node: node.to_path_buf(), hook })
 }

@@ -48,9 +48,7 @@ impl<'a> Slot<'a> {
     pub fn new(shared: &'a Shared, slot: u32) -> Self {
         const WORDS: usize = size_of::<DiskSlot>() / 8;
         let start = slot as usize * WORDS;
-        Self {
-            words: &shared.slots.get()[start..start + WORDS],
-        }
+        Self { words: &shared.slots.get()[start..start + WORDS] }
     }
 
     fn load(self, word: usize) -> u64 {
@@ -105,14 +103,7 @@ pub fn sample(files: &StatFiles, slot: &Slot<'_>, clock: Instant) -> io::Result<
     let second = files.stat()?;
     let after = slot.witness();
     let at = u64::try_from(clock.elapsed().as_nanos()).unwrap_or(u64::MAX);
-    Ok(Sample {
-        at,
-        before,
-        stat: [first, second],
-        inflight,
-        after,
-        disk_bytes,
-    })
+    Ok(Sample { at, before, stat: [first, second], inflight, after, disk_bytes })
 }
 
 /// One tracked disk. Every method is a few atomic reads, or a pass over a map.
@@ -171,10 +162,7 @@ impl DiskTracker {
         self.bitmap(&self.pending)
     }
 
-    #[expect(
-        clippy::expect_used,
-        reason = "each was mapped with the words that this many granules need"
-    )]
+    #[expect(clippy::expect_used, reason = "each was mapped with the words that this many granules need")]
     fn bitmap<'a>(&self, words: &'a Words) -> Bitmap<'a> {
         Bitmap::new(words.get(), self.granules).expect("a bitmap is mapped whole")
     }

@@ -13,11 +13,7 @@ pub enum TrackerError {
     #[error("cannot {action}: {reason}; tracking needs root, or CAP_BPF, CAP_PERFMON and CAP_SYS_ADMIN")]
     Bpf { action: String, reason: String },
     #[error("cannot {action} {}: {source}", path.display())]
-    Io {
-        action: &'static str,
-        path: PathBuf,
-        source: io::Error,
-    },
+    Io { action: &'static str, path: PathBuf, source: io::Error },
     #[error("{} is in use by another agent; stop it, or give this agent another id", path.display())]
     InUse { path: PathBuf },
     #[error("{} is a partition; protect the whole disk {parent} instead", node.display())]
@@ -40,10 +36,7 @@ pub enum TrackerError {
 
 impl TrackerError {
     pub(super) fn bpf(action: impl Into<String>, reason: &dyn std::error::Error) -> Self {
-        Self::Bpf {
-            action: action.into(),
-            reason: chain(reason),
-        }
+        Self::Bpf { action: action.into(), reason: chain(reason) }
     }
 
     pub(super) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {

@@ -41,11 +41,7 @@ pub struct Entry {
 
 impl Entry {
     pub fn class(&self) -> usize {
-        if self.meta & meta::DISCARD != 0 {
-            class::DISCARD
-        } else {
-            class::WRITE
-        }
+        if self.meta & meta::DISCARD != 0 { class::DISCARD } else { class::WRITE }
     }
 
     /// The granules that the range touches.
@@ -94,15 +90,10 @@ impl Table<'_> {
     /// What the disk in `slot` has in flight.
     pub fn walk(self, slot: u32, size: GranuleSize, granules: u32) -> Inflight {
         let (entries, all) = self.entries(slot);
-        let mut inflight = Inflight {
-            exact: all,
-            ..Inflight::default()
-        };
+        let mut inflight = Inflight { exact: all, ..Inflight::default() };
         for entry in entries {
             let range = entry.granules(size);
-            inflight
-                .ranges
-                .insert_range(range.start.min(granules)..range.end.min(granules));
+            inflight.ranges.insert_range(range.start.min(granules)..range.end.min(granules));
             inflight.requests += 1;
             inflight.sectors[entry.class()] += meta::sectors(entry.meta);
             inflight.exact &= entry.meta & meta::SCATTERED == 0;
@@ -120,10 +111,7 @@ impl Table<'_> {
             return false;
         };
         let key = &words[entry.place.1];
-        let swap = |from, to| {
-            key.compare_exchange(from, to, Ordering::SeqCst, Ordering::SeqCst)
-                .is_ok()
-        };
+        let swap = |from, to| key.compare_exchange(from, to, Ordering::SeqCst, Ordering::SeqCst).is_ok();
         if !swap(entry.key, 0) {
             return false;
         }
@@ -147,19 +135,10 @@ fn read(words: &[AtomicU64], place: (usize, usize)) -> Place {
         if key == 0 {
             return Place::Free;
         }
-        let (sector, meta) = (
-            load(field(words, place.1, SECTOR)),
-            load(field(words, place.1, META)),
-        );
+        let (sector, meta) = (load(field(words, place.1, SECTOR)), load(field(words, place.1, META)));
         let same = load(&words[place.1]) == key && load(field(words, place.1, GENERATION)) == generation;
         if same && meta != 0 && load(field(words, place.1, META)) == meta {
-            return Place::Filled(Entry {
-                place,
-                key,
-                generation,
-                sector,
-                meta,
-            });
+            return Place::Filled(Entry { place, key, generation, sector, meta });
         }
         std::hint::spin_loop();
     }
@@ -205,14 +184,7 @@ mod tests {
     #[test]
     fn scattered_discards_are_not_located_by_the_table() {
         let words = table();
-        fill(
-            &words,
-            0,
-            0,
-            0x1000,
-            0,
-            meta::new(8, 0, meta::DISCARD | meta::SCATTERED),
-        );
+        fill(&words, 0, 0, 0x1000, 0, meta::new(8, 0, meta::DISCARD | meta::SCATTERED));
         assert!(!Table(&words).walk(0, GranuleSize::default(), 10).exact);
     }
 

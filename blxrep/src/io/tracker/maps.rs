@@ -21,27 +21,12 @@ unsafe impl Sync for Words {}
 impl Words {
     /// Maps the first `count` words of the array behind `fd`.
     pub fn map(fd: impl AsFd, count: u64, what: &str) -> Result<Self, TrackerError> {
-        let failed = |reason: String| TrackerError::Bpf {
-            action: format!("map {what} into memory"),
-            reason,
-        };
+        let failed = |reason: String| TrackerError::Bpf { action: format!("map {what} into memory"), reason };
         let count = usize::try_from(count).map_err(|e| failed(e.to_string()))?;
-        let bytes = count
-            .checked_mul(8)
-            .filter(|b| *b > 0)
-            .ok_or_else(|| failed("of no size".into()))?;
+        let bytes = count.checked_mul(8).filter(|b| *b > 0).ok_or_else(|| failed("of no size".into()))?;
         let protection = ProtFlags::READ | ProtFlags::WRITE;
         // SAFETY: a new mapping at an address of the kernel's choice. The kernel refuses a length beyond the array.
-        let start = unsafe {
-            mmap(
-                std::ptr::null_mut(),
-                bytes,
-                protection,
-                MapFlags::SHARED,
-                fd.as_fd(),
-                0,
-            )
-        };
+        let start = unsafe { mmap(std::ptr::null_mut(), bytes, protection, MapFlags::SHARED, fd.as_fd(), 0) };
         let start = start.map_err(|e| failed(e.to_string()))?;
         let start = NonNull::new(start.cast()).ok_or_else(|| failed("at address 0".into()))?;
         Ok(Self { start, count })

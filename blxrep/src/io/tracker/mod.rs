@@ -32,7 +32,9 @@ pub use probe::{Probe, probes};
 use crate::model::ids::{AgentId, DiskIdentity, Epoch};
 use crate::model::tracking::{AGENT_WORDS, Baseline, BaselineSearch, EpochRecord, Reporting};
 use crate::model::units::GranuleSize;
-use blxrep_ebpf::{ABI_VERSION, DiskRef, MAX_DISKS, bitmap_groups, bitmap_words, device_key, mode};
+use blxrep_ebpf::{
+    ABI_VERSION, DiskRef, MAX_BUCKETS, MAX_DISKS, bitmap_groups, bitmap_words, device_key, mode,
+};
 use bpffs::PinDir;
 use disk::{Shared, Slot};
 use inflight::Table;
@@ -40,6 +42,7 @@ use maps::Words;
 use object::Object;
 use stat::StatFiles;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use store::{RECORD_WORDS, RecordStore};
@@ -59,7 +62,7 @@ pub struct TrackerOptions {
     pub btf: PathBuf,
     /// Bound of the three bitmaps of one disk; a larger disk gets a coarser granule.
     pub max_map_bytes: u64,
-    /// Buckets of the in-flight table, a power of two up to 65536.
+    /// Buckets of the in-flight table, 16 requests each.
     pub buckets: u32,
 }
 
@@ -113,10 +116,10 @@ impl Tracker {
     /// Adopts the pins of this ABI version if all are there, else loads and attaches; then removes what other versions
     /// have left, so that at no time nothing is attached.
     pub fn open(options: TrackerOptions) -> Result<Self, TrackerError> {
-        if !object::is_table_size(options.buckets) {
+        if !(1..=MAX_BUCKETS).contains(&options.buckets) {
             return Err(TrackerError::Bpf {
                 action: format!("make an in-flight table of {} buckets", options.buckets),
-                reason: "it must be a power of two up to 65536".into(),
+                reason: format!("there must be 1 to {MAX_BUCKETS}"),
             });
         }
         bpffs::mount_if_absent()?;
@@ -143,14 +146,25 @@ impl Tracker {
             started: Instant::now(),
         };
         // A canary that was out when the last agent died.
-        shared.control.get()[0].store(0, std::sync::atomic::Ordering::SeqCst);
-        Ok(Self {
-            options,
-            pins,
-            folder,
-            object,
-            shared: Arc::new(shared),
-        })
+        shared.control.get()[0].store(0, Ordering::SeqCst);
+        let mut tracker = Self { options, pins, folder, object, shared: Arc::new(shared) };
+        tracker.clear_half_made()?;
+        Ok(tracker)
+    }
+
+    /// Frees the slots whose attach was cut short.
+    fn clear_half_made(&mut self) -> Result<(), TrackerError> {
+        for name in bpffs::names(&self.folder)? {
+            let Some(slot) = bpffs::half_made_name(&name).and_then(|n| n.strip_prefix("disk-")?.parse().ok())
+            else {
+                continue;
+            };
+            if slot < MAX_DISKS {
+                self.clear_slot(slot)?;
+            }
+            bpffs::remove(&self.folder.join(name))?;
+        }
+        Ok(())
     }
 
     /// Tracks a disk: adopts what is pinned for it if that still fits, else starts a new epoch.
@@ -170,10 +184,7 @@ impl Tracker {
                 }
             },
         };
-        Ok((
-            Arc::new(self.begin(spec, epoch_if_fresh)?),
-            Attach::Fresh { reason },
-        ))
+        Ok((Arc::new(self.begin(spec, epoch_if_fresh)?), Attach::Fresh { reason }))
     }
 
     /// Stops tracking a disk and forgets it.
@@ -186,11 +197,7 @@ impl Tracker {
 
     /// Identities of the disks that are pinned.
     pub fn tracked(&self) -> Result<Vec<DiskIdentity>, TrackerError> {
-        Ok(self
-            .slots()?
-            .into_iter()
-            .filter_map(|slot| Some(self.record(slot)?.get().identity))
-            .collect())
+        Ok(self.slots()?.into_iter().filter_map(|slot| Some(self.record(slot)?.get().identity)).collect())
     }
 
     /// Detaches and unpins everything of this agent.
@@ -204,7 +211,7 @@ impl Tracker {
     }
 
     /// Name, runs and nanoseconds of each program; 0 unless the sysctl `kernel.bpf_stats_enabled` is on.
-    pub fn run_times(&self) -> Result<Vec<(String, u64, u64)>, TrackerError> {
+    pub fn run_times(&self) -> Result<Vec<(&'static str, u64, u64)>, TrackerError> {
         self.object.run_times()
     }
 
@@ -215,9 +222,7 @@ impl Tracker {
     /// Slots that have a whole folder.
     fn slots(&self) -> Result<Vec<u32>, TrackerError> {
         let names = bpffs::names(&self.folder)?;
-        let slots = names
-            .iter()
-            .filter_map(|name| name.strip_prefix("disk-")?.parse().ok());
+        let slots = names.iter().filter_map(|name| name.strip_prefix("disk-")?.parse().ok());
         Ok(slots.filter(|slot| *slot < MAX_DISKS).collect())
     }
 
@@ -227,21 +232,14 @@ impl Tracker {
     }
 
     fn pinned_slot(&self, identity: &DiskIdentity) -> Result<Option<(u32, RecordStore)>, TrackerError> {
-        let found = self
-            .slots()?
-            .into_iter()
-            .filter_map(|slot| Some((slot, self.record(slot)?)));
-        Ok(found
-            .into_iter()
-            .find(|(_, record)| record.get().identity == *identity))
+        let found = self.slots()?.into_iter().filter_map(|slot| Some((slot, self.record(slot)?)));
+        Ok(found.into_iter().find(|(_, record)| record.get().identity == *identity))
     }
 
     /// Why what is pinned cannot be adopted.
     fn mismatch(&self, slot: u32, record: &EpochRecord, spec: &DiskSpec) -> Option<String> {
         let differs = |what: &str, was: &dyn std::fmt::Debug, is: &dyn std::fmt::Debug| {
-            Some(format!(
-                "{what} was {was:?} when tracking began and is {is:?} now"
-            ))
+            Some(format!("{what} was {was:?} when tracking began and is {is:?} now"))
         };
         if record.boot_id != spec.boot_id {
             Some("the host was rebooted".into())
@@ -289,10 +287,8 @@ impl Tracker {
     fn begin(&mut self, spec: &DiskSpec, epoch: Epoch) -> Result<DiskTracker, TrackerError> {
         let taken = self.slots()?;
         let slot = (0..MAX_DISKS).find(|slot| !taken.contains(slot));
-        let slot = slot.ok_or_else(|| TrackerError::TooManyDisks {
-            node: spec.node.clone(),
-            max: MAX_DISKS,
-        })?;
+        let slot =
+            slot.ok_or_else(|| TrackerError::TooManyDisks { node: spec.node.clone(), max: MAX_DISKS })?;
         // What a half-made attach may have left under this number.
         self.clear_slot(slot)?;
         let folder = self.disk_folder(slot);
@@ -315,10 +311,7 @@ impl Tracker {
         let granules = granules(granule, spec)?;
         let reporting = reporting(spec);
         let words = bitmap_words(u64::from(granules));
-        let too_large = |_| TrackerError::TooLarge {
-            node: spec.node.clone(),
-            bytes: spec.bytes,
-        };
+        let too_large = |_| TrackerError::TooLarge { node: spec.node.clone(), bytes: spec.bytes };
         let groups = u32::try_from(bitmap_groups(u64::from(granules))).map_err(too_large)?;
         let files = StatFiles::open(&spec.sysfs)?;
 
@@ -329,13 +322,8 @@ impl Tracker {
         let record = object::new_words(record_words, &folder.join("record"))?;
         Slot::new(&self.shared, slot).reset(granule, granules);
         self.object.set_bitmaps(slot, &issued, &completed)?;
-        let mode = if reporting == Reporting::Bios {
-            mode::BIO
-        } else {
-            mode::REQUEST
-        };
-        self.object
-            .set_disk(device_key(spec.major, spec.minor), DiskRef { slot, mode })?;
+        let mode = if reporting == Reporting::Bios { mode::BIO } else { mode::REQUEST };
+        self.object.set_disk(device_key(spec.major, spec.minor), DiskRef { slot, mode })?;
         if reporting == Reporting::Bios {
             self.object.attach_bio_hooks()?;
         }
@@ -385,21 +373,14 @@ impl Tracker {
 
 /// Bio-based disks have no hardware queues.
 fn reporting(spec: &DiskSpec) -> Reporting {
-    if spec.sysfs.join("mq").exists() {
-        Reporting::Requests
-    } else {
-        Reporting::Bios
-    }
+    if spec.sysfs.join("mq").exists() { Reporting::Requests } else { Reporting::Bios }
 }
 
 fn granules(granule: GranuleSize, spec: &DiskSpec) -> Result<u32, TrackerError> {
     u32::try_from(granule.count(spec.bytes))
         .ok()
         .filter(|n| *n > 0)
-        .ok_or_else(|| TrackerError::TooLarge {
-            node: spec.node.clone(),
-            bytes: spec.bytes,
-        })
+        .ok_or_else(|| TrackerError::TooLarge { node: spec.node.clone(), bytes: spec.bytes })
 }
 
 /// Waits for samples that agree: then what was in flight at attach has ended, and the two witnesses can be compared.
@@ -419,7 +400,5 @@ fn find_baseline(
         }
         std::thread::sleep(SAMPLE_PAUSE);
     }
-    Err(TrackerError::NeverSettled {
-        node: node.to_path_buf(),
-    })
+    Err(TrackerError::NeverSettled { node: node.to_path_buf() })
 }

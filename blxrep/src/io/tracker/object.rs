@@ -7,18 +7,15 @@ use aya::maps::{Array, ArrayOfMaps, HashMap, Map, MapData};
 use aya::programs::{BtfTracePoint, links::FdLink, links::PinnedLink};
 use aya::{Btf, Ebpf, EbpfLoader, Endianness, Pod};
 use blxrep_ebpf::{
-    BUCKET_ENTRIES, BitmapGroup, Control, DiskRef, DiskSlot, InflightBucket, KernelLayout, MAX_DISKS,
-    globals, maps, programs,
+    BitmapGroup, Control, DiskRef, DiskSlot, InflightBucket, KernelLayout, MAX_DISKS, globals, maps, programs,
 };
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::{Path, PathBuf};
 
 /// Built by `cargo xtask build-ebpf` and committed, with a digest of its sources beside it.
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(
-    env!("CARGO_MANIFEST_DIR"),
-    "/../blxrep-ebpf/object/blxrep.bpf.o"
-));
+static OBJECT: &[u8] =
+    aya::include_bytes_aligned!(concat!(env!("CARGO_MANIFEST_DIR"), "/../blxrep-ebpf/object/blxrep.bpf.o"));
 
 /// `BPF_F_MMAPABLE`: the array can be mapped into memory.
 const MMAPABLE: u32 = 1 << 10;
@@ -64,17 +61,15 @@ impl std::fmt::Debug for PodRef {
 /// Loads the object and pins it in `folder`: maps, all programs, and the links of the request hooks.
 pub fn load_into(folder: &Path, options: &TrackerOptions) -> Result<(), TrackerError> {
     let layout = PodLayout(kernel_layout(&options.btf)?);
-    let mask = options.buckets - 1;
     let mut object = EbpfLoader::new()
         .override_global(globals::LAYOUT, &layout, true)
-        .override_global(globals::BUCKET_MASK, &mask, true)
+        .override_global(globals::BUCKETS, &options.buckets, true)
         .map_max_entries(maps::INFLIGHT, options.buckets)
         .load(OBJECT)
         .map_err(|e| TrackerError::bpf("load the eBPF object", &e))?;
     for name in maps::ALL {
         let map = object.map(name).ok_or_else(|| missing("map", name))?;
-        map.pin(folder.join(name))
-            .map_err(|e| TrackerError::bpf(format!("pin the map {name}"), &e))?;
+        map.pin(folder.join(name)).map_err(|e| TrackerError::bpf(format!("pin the map {name}"), &e))?;
     }
     new_bitmap(1, &folder.join(NOTHING))?;
     let btf = Btf::parse_file(&options.btf, Endianness::default())
@@ -82,19 +77,14 @@ pub fn load_into(folder: &Path, options: &TrackerOptions) -> Result<(), TrackerE
     for name in programs::REQUEST.iter().chain(&programs::BIO) {
         load_program(&mut object, name, &btf, folder)?;
     }
-    programs::REQUEST
-        .iter()
-        .try_for_each(|name| attach(folder, folder, name))
+    programs::REQUEST.iter().try_for_each(|name| attach(folder, folder, name))
 }
 
 fn load_program(object: &mut Ebpf, name: &str, btf: &Btf, folder: &Path) -> Result<(), TrackerError> {
     let program = object.program_mut(name).ok_or_else(|| missing("program", name))?;
-    let program: &mut BtfTracePoint = program
-        .try_into()
-        .map_err(|e| TrackerError::bpf(format!("use the program {name}"), &e))?;
-    program
-        .load(name, btf)
-        .map_err(|e| TrackerError::bpf(format!("load the program {name}"), &e))?;
+    let program: &mut BtfTracePoint =
+        program.try_into().map_err(|e| TrackerError::bpf(format!("use the program {name}"), &e))?;
+    program.load(name, btf).map_err(|e| TrackerError::bpf(format!("load the program {name}"), &e))?;
     program
         .pin(program_pin(folder, name))
         .map_err(|e| TrackerError::bpf(format!("pin the program {name}"), &e))
@@ -150,18 +140,14 @@ impl Object {
 
     /// The slots of all disks.
     pub fn slots(&self) -> Result<Words, TrackerError> {
-        self.words(
-            maps::SLOTS,
-            u64::from(MAX_DISKS) * (size_of::<DiskSlot>() as u64 / 8),
-        )
+        self.words(maps::SLOTS, u64::from(MAX_DISKS) * (size_of::<DiskSlot>() as u64 / 8))
     }
 
     /// The in-flight table, as large as it was made.
     pub fn table(&self) -> Result<Words, TrackerError> {
         let map = pinned(&self.folder, maps::INFLIGHT)?;
-        let info = map
-            .info()
-            .map_err(|e| TrackerError::bpf("ask for the size of the in-flight table", &e))?;
+        let info =
+            map.info().map_err(|e| TrackerError::bpf("ask for the size of the in-flight table", &e))?;
         let words = u64::from(info.max_entries()) * (size_of::<InflightBucket>() as u64 / 8);
         Words::map(map.fd(), words, maps::INFLIGHT)
     }
@@ -177,12 +163,8 @@ impl Object {
 
     /// Attaches the bio hooks, once there is a disk that needs them.
     pub fn attach_bio_hooks(&self) -> Result<(), TrackerError> {
-        let missing = programs::BIO
-            .iter()
-            .filter(|name| !link_pin(&self.folder, name).exists());
-        missing
-            .into_iter()
-            .try_for_each(|name| attach(&self.folder, &self.folder, name))
+        let missing = programs::BIO.iter().filter(|name| !link_pin(&self.folder, name).exists());
+        missing.into_iter().try_for_each(|name| attach(&self.folder, &self.folder, name))
     }
 
     /// Hands the programs the bitmaps of a slot. Returns when every program that runs uses them (the kernel waits for
@@ -207,24 +189,15 @@ impl Object {
 
     /// From now on, requests of this device are tracked.
     pub fn set_disk(&mut self, key: u64, disk: DiskRef) -> Result<(), TrackerError> {
-        self.disks
-            .insert(key, PodRef(disk), 0)
-            .map_err(|e| TrackerError::bpf("enter the disk", &e))
+        self.disks.insert(key, PodRef(disk), 0).map_err(|e| TrackerError::bpf("enter the disk", &e))
     }
 
     /// From now on they are not. Programs that run meanwhile may still use the old entry.
     pub fn forget_slot(&mut self, slot: u32) -> Result<(), TrackerError> {
-        let keys: Vec<u64> = self
-            .disks
-            .iter()
-            .flatten()
-            .filter(|(_, d)| d.0.slot == slot)
-            .map(|(k, _)| k)
-            .collect();
+        let keys: Vec<u64> =
+            self.disks.iter().flatten().filter(|(_, d)| d.0.slot == slot).map(|(k, _)| k).collect();
         for key in keys {
-            self.disks
-                .remove(&key)
-                .map_err(|e| TrackerError::bpf("forget the disk", &e))?;
+            self.disks.remove(&key).map_err(|e| TrackerError::bpf("forget the disk", &e))?;
         }
         Ok(())
     }
@@ -236,37 +209,24 @@ impl Object {
 
     /// Events that the kernel skipped because a program was running already, over all programs.
     pub fn recursion_misses(&self) -> Result<u64, TrackerError> {
-        let misses = self.programs.iter().map(|program| {
-            let fd = program
-                .fd()
-                .map_err(|e| TrackerError::bpf("ask a program for its misses", &e))?;
-            let path = PathBuf::from(format!("/proc/self/fdinfo/{}", fd.as_fd().as_raw_fd()));
-            let text = fs::read_to_string(&path).map_err(TrackerError::io("read", &path))?;
-            Ok(fdinfo_field(&text, "recursion_misses:"))
-        });
-        misses.sum()
+        self.programs.iter().map(|program| Ok(fdinfo_field(&fdinfo(program)?, "recursion_misses:"))).sum()
     }
 
     /// Runs and nanoseconds of each program; 0 unless the sysctl `kernel.bpf_stats_enabled` is on.
-    pub fn run_times(&self) -> Result<Vec<(String, u64, u64)>, TrackerError> {
-        let times = self.programs.iter().map(|program| {
-            let fd = program
-                .fd()
-                .map_err(|e| TrackerError::bpf("ask a program for its run time", &e))?;
-            let path = PathBuf::from(format!("/proc/self/fdinfo/{}", fd.as_fd().as_raw_fd()));
-            let text = fs::read_to_string(&path).map_err(TrackerError::io("read", &path))?;
-            let info = program
-                .info()
-                .map_err(|e| TrackerError::bpf("ask a program for its name", &e))?;
-            let name = info.name_as_str().unwrap_or_default().to_owned();
-            Ok((
-                name,
-                fdinfo_field(&text, "run_cnt:"),
-                fdinfo_field(&text, "run_time_ns:"),
-            ))
+    pub fn run_times(&self) -> Result<Vec<(&'static str, u64, u64)>, TrackerError> {
+        let names = programs::REQUEST.iter().chain(&programs::BIO);
+        let times = names.zip(&self.programs).map(|(name, program)| {
+            let text = fdinfo(program)?;
+            Ok((*name, fdinfo_field(&text, "run_cnt:"), fdinfo_field(&text, "run_time_ns:")))
         });
         times.collect()
     }
+}
+
+fn fdinfo(program: &BtfTracePoint) -> Result<String, TrackerError> {
+    let fd = program.fd().map_err(|e| TrackerError::bpf("ask a program for its statistics", &e))?;
+    let path = PathBuf::from(format!("/proc/self/fdinfo/{}", fd.as_fd().as_raw_fd()));
+    fs::read_to_string(&path).map_err(TrackerError::io("read", &path))
 }
 
 fn fdinfo_field(text: &str, name: &str) -> u64 {
@@ -299,9 +259,4 @@ fn new_array<T: Pod>(entries: u32, flags: u32, path: &Path) -> Result<MapData, T
 /// The map pinned at `path`.
 pub fn open_map(path: &Path) -> Result<MapData, TrackerError> {
     MapData::from_pin(path).map_err(|e| TrackerError::bpf(format!("adopt the map at {}", path.display()), &e))
-}
-
-/// Whether a number of buckets can be used: the programs mask with one less.
-pub fn is_table_size(buckets: u32) -> bool {
-    buckets.is_power_of_two() && (1..=1 << 16).contains(&buckets) && BUCKET_ENTRIES > 0
 }

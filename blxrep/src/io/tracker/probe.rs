@@ -26,22 +26,10 @@ pub fn probes(options: &TrackerOptions) -> Vec<Probe> {
         }
     };
     vec![
-        Probe {
-            name: "BTF with the fields that are read",
-            result: layout,
-        },
-        Probe {
-            name: "a BPF file system to pin to",
-            result: pinning,
-        },
-        Probe {
-            name: "BTF tracepoint programs that load, attach and can be pinned",
-            result: programs,
-        },
-        Probe {
-            name: "maps that can be mapped into memory",
-            result: mapped,
-        },
+        Probe { name: "BTF with the fields that are read", result: layout },
+        Probe { name: "a BPF file system to pin to", result: pinning },
+        Probe { name: "BTF tracepoint programs that load, attach and can be pinned", result: programs },
+        Probe { name: "maps that can be mapped into memory", result: mapped },
     ]
 }
 
@@ -50,17 +38,12 @@ type Outcome = Result<(), String>;
 /// Loads, attaches, pins, maps, and removes it all again.
 fn load_once(options: &TrackerOptions) -> (Outcome, Outcome) {
     let name = options.pin_dir.file_name().unwrap_or_default().display();
-    let folder = options
-        .pin_dir
-        .with_file_name(format!("probe-{name}-{}", std::process::id()));
+    let folder = options.pin_dir.with_file_name(format!("probe-{name}-{}", std::process::id()));
     let loaded = fs::create_dir_all(&folder)
         .map_err(|e| format!("cannot make {}: {e}", folder.display()))
         .and_then(|()| object::load_into(&folder, options).map_err(|e| e.to_string()));
     let mapped = loaded.clone().and_then(|()| {
-        Object::adopt(&folder)
-            .and_then(|object| object.control())
-            .map(drop)
-            .map_err(|e| e.to_string())
+        Object::adopt(&folder).and_then(|object| object.control()).map(drop).map_err(|e| e.to_string())
     });
     let removed = bpffs::remove(&folder).map_err(|e| e.to_string());
     (loaded.and(removed), mapped)

@@ -86,17 +86,9 @@ fn read_body(r: &mut Reader<'_>) -> Option<EpochRecord> {
 fn put_baseline(out: &mut Vec<u8>, b: &Baseline) {
     let per_class: [&PerClass; 3] = [&b.offset, &b.stat_sectors, &b.orphan_sectors];
     per_class.into_iter().flatten().for_each(|word| put(out, *word));
-    let words = [
-        b.orphan_requests,
-        b.unlocatable,
-        b.table_full,
-        b.beyond_end,
-        b.disk_bytes,
-    ];
+    let words = [b.orphan_requests, b.unlocatable, b.table_full, b.beyond_end, b.disk_bytes];
     words.into_iter().for_each(|word| put(out, word));
-    b.accounting
-        .iter()
-        .for_each(|a| put(out, u64::from(*a == Accounting::NotAccounted)));
+    b.accounting.iter().for_each(|a| put(out, u64::from(*a == Accounting::NotAccounted)));
 }
 
 fn read_baseline(r: &mut Reader<'_>) -> Option<Baseline> {
@@ -104,11 +96,7 @@ fn read_baseline(r: &mut Reader<'_>) -> Option<Baseline> {
     let [orphan_requests, unlocatable, table_full, beyond_end, disk_bytes] = r.words()?;
     let mut accounting = [Accounting::Accounted; blxrep_ebpf::class::COUNT];
     for class in &mut accounting {
-        *class = if r.u64()? == 0 {
-            Accounting::Accounted
-        } else {
-            Accounting::NotAccounted
-        };
+        *class = if r.u64()? == 0 { Accounting::Accounted } else { Accounting::NotAccounted };
     }
     Some(Baseline {
         offset,
@@ -240,31 +228,18 @@ mod tests {
             bad[bit / 8] ^= 1 << (bit % 8);
             assert_eq!(decode(&bad), None, "bit {bit}");
         }
-        let newer = encode(
-            43,
-            &EpochRecord {
-                open: Some(PointId(9)),
-                ..record()
-            },
-        )
-        .unwrap();
+        let newer = encode(43, &EpochRecord { open: Some(PointId(9)), ..record() }).unwrap();
         for cut in 1..used {
             let mut torn = copy;
             torn[..cut].copy_from_slice(&newer[..cut]);
             let read = decode(&torn);
-            assert!(
-                read.is_none() || read == decode(&copy) || read == decode(&newer),
-                "cut at {cut}"
-            );
+            assert!(read.is_none() || read == decode(&copy) || read == decode(&newer), "cut at {cut}");
         }
     }
 
     #[test]
     fn what_does_not_fit_is_refused() {
-        let long = EpochRecord {
-            identity: DiskIdentity::Named("x".repeat(MAX_TEXT + 1)),
-            ..record()
-        };
+        let long = EpochRecord { identity: DiskIdentity::Named("x".repeat(MAX_TEXT + 1)), ..record() };
         assert!(encode(1, &long).is_none());
         assert!(decode(&[0; COPY_BYTES]).is_none());
     }

@@ -11,24 +11,15 @@ pub fn check(spec: &DiskSpec) -> Result<(), TrackerError> {
     let sysfs = fs::canonicalize(&device).map_err(TrackerError::io("look up", Path::new(&device)))?;
     if sysfs.join("partition").exists() {
         let parent = sysfs.parent().and_then(Path::file_name).unwrap_or_default();
-        return Err(TrackerError::Partition {
-            node: node(),
-            parent: format!("/dev/{}", parent.display()),
-        });
+        return Err(TrackerError::Partition { node: node(), parent: format!("/dev/{}", parent.display()) });
     }
     let model = fs::read_to_string(spec.sysfs.join("queue/zoned")).unwrap_or_default();
     let model = model.trim();
     if !model.is_empty() && model != "none" {
-        return Err(TrackerError::Zoned {
-            node: node(),
-            model: model.to_owned(),
-        });
+        return Err(TrackerError::Zoned { node: node(), model: model.to_owned() });
     }
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    match mounts
-        .lines()
-        .find_map(|line| dax_mount(line, |device| belongs_to(device, &sysfs)))
-    {
+    match mounts.lines().find_map(|line| dax_mount(line, |device| belongs_to(device, &sysfs))) {
         Some(mount) => Err(TrackerError::Dax { node: node(), mount }),
         None => Ok(()),
     }

@@ -26,11 +26,7 @@ impl StatFiles {
             let path = sysfs.join(name);
             File::open(&path).map_err(TrackerError::io("open", &path))
         };
-        Ok(Self {
-            stat: open("stat")?,
-            inflight: open("inflight")?,
-            size: open("size")?,
-        })
+        Ok(Self { stat: open("stat")?, inflight: open("inflight")?, size: open("size")? })
     }
 
     pub fn stat(&self) -> io::Result<KernelStat> {
@@ -39,29 +35,18 @@ impl StatFiles {
 
     /// Changing requests in flight: the second number, `rq_data_dir` being "write" for all of them.
     pub fn inflight(&self) -> io::Result<u64> {
-        numbers(&self.inflight)?
-            .get(1)
-            .copied()
-            .ok_or_else(|| invalid("inflight"))
+        numbers(&self.inflight)?.get(1).copied().ok_or_else(|| invalid("inflight"))
     }
 
     /// Size in bytes; the file has it in sectors of 512 bytes.
     pub fn bytes(&self) -> io::Result<u64> {
-        let sectors = numbers(&self.size)?
-            .first()
-            .copied()
-            .ok_or_else(|| invalid("size"))?;
-        sectors
-            .checked_mul(crate::model::units::SECTOR_BYTES)
-            .ok_or_else(|| invalid("size"))
+        let sectors = numbers(&self.size)?.first().copied().ok_or_else(|| invalid("size"))?;
+        sectors.checked_mul(crate::model::units::SECTOR_BYTES).ok_or_else(|| invalid("size"))
     }
 }
 
 fn invalid(file: &str) -> io::Error {
-    io::Error::new(
-        io::ErrorKind::InvalidData,
-        format!("the kernel's `{file}` file is not what it should be"),
-    )
+    io::Error::new(io::ErrorKind::InvalidData, format!("the kernel's `{file}` file is not what it should be"))
 }
 
 fn numbers(file: &File) -> io::Result<Vec<u64>> {
@@ -69,20 +54,14 @@ fn numbers(file: &File) -> io::Result<Vec<u64>> {
     let len = file.read_at(&mut line, 0)?;
     let text =
         std::str::from_utf8(&line[..len]).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?;
-    Ok(text
-        .split_ascii_whitespace()
-        .map_while(|n| n.parse().ok())
-        .collect())
+    Ok(text.split_ascii_whitespace().map_while(|n| n.parse().ok()).collect())
 }
 
 /// Fields as in `Documentation/block/stat.rst`: writes and their sectors are the 5th and 7th, discards (since 4.18) and
 /// theirs the 12th and 14th.
 fn parse_stat(fields: &[u64]) -> Option<KernelStat> {
     let field = |index: usize| fields.get(index).copied();
-    Some(KernelStat {
-        requests: [field(4)?, field(11)?],
-        sectors: [field(6)?, field(13)?],
-    })
+    Some(KernelStat { requests: [field(4)?, field(11)?], sectors: [field(6)?, field(13)?] })
 }
 
 #[cfg(test)]
@@ -92,21 +71,13 @@ mod tests {
     #[test]
     fn fields_are_found_where_the_kernel_puts_them() {
         let fields: Vec<u64> = (1..=17).collect();
-        assert_eq!(
-            parse_stat(&fields),
-            Some(KernelStat {
-                requests: [5, 12],
-                sectors: [7, 14]
-            })
-        );
+        assert_eq!(parse_stat(&fields), Some(KernelStat { requests: [5, 12], sectors: [7, 14] }));
         assert_eq!(parse_stat(&fields[..11]), None);
     }
 
     #[test]
     fn a_missing_disk_is_named() {
-        let error = StatFiles::open(Path::new("/sys/block/nonexistent"))
-            .unwrap_err()
-            .to_string();
+        let error = StatFiles::open(Path::new("/sys/block/nonexistent")).unwrap_err().to_string();
         assert!(error.contains("/sys/block/nonexistent/stat"), "{error}");
     }
 }

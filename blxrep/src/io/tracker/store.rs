@@ -22,23 +22,14 @@ pub struct RecordStore {
 impl RecordStore {
     /// Reads the newest whole copy; `None` if there is none.
     pub fn load(words: Words) -> Option<Self> {
-        let copies = words
-            .get()
-            .chunks_exact(COPY_WORDS)
-            .filter_map(|copy| decode(&bytes(copy)));
+        let copies = words.get().chunks_exact(COPY_WORDS).filter_map(|copy| decode(&bytes(copy)));
         let newest = copies.max_by_key(|(sequence, _)| *sequence)?;
-        Some(Self {
-            words,
-            newest: Mutex::new(newest),
-        })
+        Some(Self { words, newest: Mutex::new(newest) })
     }
 
     /// Stores the first record.
     pub fn create(words: Words, record: &EpochRecord) -> Result<Self, TrackerError> {
-        let store = Self {
-            words,
-            newest: Mutex::new((0, record.clone())),
-        };
+        let store = Self { words, newest: Mutex::new((0, record.clone())) };
         store.replace(record)?;
         Ok(store)
     }
@@ -55,13 +46,10 @@ impl RecordStore {
             identity: record.identity.to_string(),
             reason: "a text in it is too long".into(),
         })?;
-        let at = if sequence % 2 == 0 { 0 } else { COPY_WORDS };
+        let at = if sequence.is_multiple_of(2) { 0 } else { COPY_WORDS };
         for (word, bytes) in self.words.get()[at..].iter().zip(copy.chunks_exact(8)) {
             word.store(
-                bytes
-                    .iter()
-                    .rev()
-                    .fold(0, |word, byte| word << 8 | u64::from(*byte)),
+                bytes.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte)),
                 Ordering::SeqCst,
             );
         }
