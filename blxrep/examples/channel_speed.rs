@@ -19,10 +19,7 @@ type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
 
 fn main() -> Outcome<()> {
     let gib: u64 = std::env::args().nth(1).map_or(Ok(4), |arg| arg.parse())?;
-    println!(
-        "{:>9} {:>8} {:>20} {:>20}",
-        "payload", "GB/s", "sender CPU-s/GiB", "receiver CPU-s/GiB"
-    );
+    println!("{:>9} {:>8} {:>20} {:>20}", "payload", "GB/s", "sender CPU-s/GiB", "receiver CPU-s/GiB");
     for payload in [64 << 10, 256 << 10, 512 << 10, 1 << 20] {
         let (address, wait) = mpsc::channel();
         let receiver = std::thread::spawn(move || block_on(receive(address)));
@@ -32,14 +29,9 @@ fn main() -> Outcome<()> {
         let sent = joined(sender)?;
         let received = joined(receiver)?;
         let wall = begun.elapsed().as_secs_f64();
-        let (speed, per_gib) = ((gib << 30) as f64 / 1e9 / wall, |cpu: Duration| {
-            cpu.as_secs_f64() / gib as f64
-        });
-        println!(
-            "{payload:>9} {speed:>8.2} {:>20.3} {:>20.3}",
-            per_gib(sent),
-            per_gib(received)
-        );
+        let (speed, per_gib) =
+            ((gib << 30) as f64 / 1e9 / wall, |cpu: Duration| cpu.as_secs_f64() / gib as f64);
+        println!("{payload:>9} {speed:>8.2} {:>20.3} {:>20.3}", per_gib(sent), per_gib(received));
     }
     Ok(())
 }
@@ -50,10 +42,7 @@ fn joined<T>(thread: std::thread::JoinHandle<Outcome<T>>) -> Outcome<T> {
 
 /// Runs one side and returns the CPU time of its thread.
 fn block_on(side: impl Future<Output = Outcome<()>>) -> Outcome<Duration> {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?
-        .block_on(side)?;
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(side)?;
     Ok(Duration::try_from(clock_gettime(ClockId::ThreadCPUTime))?)
 }
 
@@ -74,12 +63,8 @@ async fn send(address: SocketAddr, payload: u32, total: u64) -> Outcome<()> {
     let mut buffers: Vec<Vec<u8>> = (0..8u8).map(|i| vec![i; length]).collect();
     for n in 0..total / u64::from(payload) {
         let mut buffer = std::mem::take(&mut buffers[usize::try_from(n % 8)?]);
-        Data {
-            encoding: Encoding::Raw,
-            offset: n * u64::from(payload),
-            raw_length: payload,
-        }
-        .seal(&mut buffer)?;
+        Data { encoding: Encoding::Raw, offset: n * u64::from(payload), raw_length: payload }
+            .seal(&mut buffer)?;
         let message = Bytes::from(buffer);
         connection.sender.send_data(message.clone()).await?;
         buffers[usize::try_from(n % 8)?] = message.into();
@@ -93,13 +78,7 @@ async fn receive(address: mpsc::Sender<SocketAddr>) -> Outcome<()> {
     let listener = Listener::bind(([127, 0, 0, 1], 0).into()).await?;
     address.send(listener.local_addr()?)?;
     let pending = listener.accept().await?.hello().await?;
-    let accepted = Accepted {
-        version: 1,
-        boot_id: [0; 16],
-        store: StoreId(1),
-        session: 1,
-        kept: Vec::new(),
-    };
+    let accepted = Accepted { version: 1, boot_id: [0; 16], store: StoreId(1), session: 1, kept: Vec::new() };
     let mut connection = pending.accept::<ToAgent, ToDispatcher>(accepted).await?;
     while let Incoming::Data { .. } = connection.receiver.recv().await? {}
     connection.close("done").await;

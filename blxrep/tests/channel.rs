@@ -12,7 +12,8 @@ mod channel_peers;
 use blxrep::io::channel::{ChannelError, Incoming, connect};
 use blxrep::model::ids::{ActionId, CutId, DiskIdentity};
 use blxrep::wire::config::{Control, SyncOutcome, ToAgent, ToDispatcher};
-use blxrep::wire::frame::{Data, Encoding};
+use blxrep::model::encoding::Encoding;
+use blxrep::wire::frame::Data;
 use blxrep::wire::hello::{Channel, Refusal, RefusalCode};
 use bytes::Bytes;
 use channel_peers::{frame, hello, listener, pair, rogue};
@@ -22,48 +23,25 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 #[tokio::test]
 async fn messages_data_and_ends_arrive_in_order() {
     let (mut server, mut client) = pair(Channel::Config).await;
-    let action = ToAgent::Control {
-        action: ActionId(4),
-        control: Control::Pause,
-    };
+    let action = ToAgent::Control { action: ActionId(4), control: Control::Pause };
     server.sender.send_control(&action).await.unwrap();
     assert_eq!(client.receiver.recv().await.unwrap(), Incoming::Control(action));
 
     let payload: Vec<u8> = (0..256 << 10).map(|i: u32| i.to_le_bytes()[0] ^ 0x5a).collect();
     for round in 0..3u64 {
-        client
-            .sender
-            .send_data(frame(round << 20, &payload).into())
-            .await
-            .unwrap();
+        client.sender.send_data(frame(round << 20, &payload).into()).await.unwrap();
     }
     client.sender.send_control(&ToDispatcher::Pong(9)).await.unwrap();
     client.sender.send_end().await.unwrap();
     client.sender.send_end().await.unwrap();
     for round in 0..3u64 {
-        let data = Data {
-            encoding: Encoding::Raw,
-            offset: round << 20,
-            raw_length: 256 << 10,
-        };
+        let data = Data { encoding: Encoding::Raw, offset: round << 20, raw_length: 256 << 10 };
         let got = server.receiver.recv().await.unwrap();
-        assert!(
-            got == Incoming::Data {
-                data,
-                payload: Bytes::from(payload.clone())
-            }
-        );
+        assert!(got == Incoming::Data { data, payload: Bytes::from(payload.clone()) });
     }
-    assert_eq!(
-        server.receiver.recv().await.unwrap(),
-        Incoming::Control(ToDispatcher::Pong(9))
-    );
+    assert_eq!(server.receiver.recv().await.unwrap(), Incoming::Control(ToDispatcher::Pong(9)));
     assert_eq!(server.receiver.recv().await.unwrap(), Incoming::End { count: 3 });
-    assert_eq!(
-        server.receiver.recv().await.unwrap(),
-        Incoming::End { count: 0 },
-        "an empty transfer"
-    );
+    assert_eq!(server.receiver.recv().await.unwrap(), Incoming::End { count: 0 }, "an empty transfer");
 }
 
 #[tokio::test]
@@ -103,11 +81,7 @@ async fn a_dropped_recv_loses_nothing() {
     let (mut server, mut client) = pair(Channel::Live).await;
     let sender = tokio::spawn(async move {
         for n in 0..50u8 {
-            client
-                .sender
-                .send_data(frame(u64::from(n) << 20, &vec![n; 1 << 20]).into())
-                .await
-                .unwrap();
+            client.sender.send_data(frame(u64::from(n) << 20, &vec![n; 1 << 20]).into()).await.unwrap();
         }
         client.sender.send_end().await.unwrap();
         client
@@ -137,12 +111,9 @@ async fn a_dropped_send_leaves_whole_frames() {
     let payload = Bytes::from(frame(0, &[1; 1 << 20]));
     // Nobody reads: a send blocks sooner or later and is then dropped.
     let mut whole = 0;
-    while tokio::time::timeout(
-        Duration::from_millis(50),
-        client.sender.send_data(payload.clone()),
-    )
-    .await
-    .is_ok()
+    while tokio::time::timeout(Duration::from_millis(50), client.sender.send_data(payload.clone()))
+        .await
+        .is_ok()
     {
         whole += 1;
         assert!(whole < 100, "TCP took everything without a reader");
@@ -171,28 +142,12 @@ async fn a_close_says_why_and_comes_after_what_was_sent() {
         server.sender.send_control(&ToAgent::Ping(1)).await.unwrap();
         server.close("the store is full").await;
     });
-    assert_eq!(
-        client.receiver.recv().await.unwrap(),
-        Incoming::Control(ToAgent::Ping(1))
-    );
-    let closed = Incoming::Closed {
-        reason: "the store is full".to_owned(),
-    };
+    assert_eq!(client.receiver.recv().await.unwrap(), Incoming::Control(ToAgent::Ping(1)));
+    let closed = Incoming::Closed { reason: "the store is full".to_owned() };
     assert_eq!(client.receiver.recv().await.unwrap(), closed);
-    assert_eq!(
-        client.receiver.recv().await.unwrap(),
-        closed,
-        "and goes on saying so"
-    );
-    let error = client
-        .sender
-        .send_control(&ToDispatcher::Pong(1))
-        .await
-        .unwrap_err();
-    assert!(
-        matches!(error, ChannelError::Closed { .. } | ChannelError::Cut { .. }),
-        "{error}"
-    );
+    assert_eq!(client.receiver.recv().await.unwrap(), closed, "and goes on saying so");
+    let error = client.sender.send_control(&ToDispatcher::Pong(1)).await.unwrap_err();
+    assert!(matches!(error, ChannelError::Closed { .. } | ChannelError::Cut { .. }), "{error}");
     closing.await.unwrap();
 }
 
@@ -206,12 +161,7 @@ async fn the_reason_of_a_close_survives_data_that_was_not_read() {
     });
     tokio::time::sleep(Duration::from_millis(100)).await;
     let ((), seen) = tokio::join!(server.close("a bad frame"), down.recv());
-    assert_eq!(
-        seen.unwrap(),
-        Incoming::Closed {
-            reason: "a bad frame".to_owned()
-        }
-    );
+    assert_eq!(seen.unwrap(), Incoming::Closed { reason: "a bad frame".to_owned() });
     flood.await.unwrap();
 }
 
@@ -220,20 +170,14 @@ async fn a_reset_is_not_a_close() {
     let (mut server, client) = pair(Channel::Live).await;
     drop(client);
     let error = server.receiver.recv().await.unwrap_err();
-    assert!(
-        matches!(error, ChannelError::Cut { .. }) && error.is_disconnect(),
-        "{error}"
-    );
+    assert!(matches!(error, ChannelError::Cut { .. }) && error.is_disconnect(), "{error}");
     assert!(error.to_string().contains("agent web1"), "{error}");
 
     let (listener, address) = listener().await;
     let (mut server, socket) = rogue(&listener, address).await;
     let mut stream = socket.into_inner();
     // The start of a masked binary message of 1000 bytes, then a reset.
-    stream
-        .write_all(&[0x82, 0xfe, 0x03, 0xe8, 1, 2, 3, 4, 5, 6])
-        .await
-        .unwrap();
+    stream.write_all(&[0x82, 0xfe, 0x03, 0xe8, 1, 2, 3, 4, 5, 6]).await.unwrap();
     stream.set_zero_linger().unwrap();
     drop(stream);
     let error = server.receiver.recv().await.unwrap_err();
@@ -252,37 +196,20 @@ async fn a_refusal_reaches_the_client() {
     let (address, hello) = (address.to_string(), hello(Channel::Live));
     let ((), client) = tokio::join!(server, connect::<ToDispatcher, ToAgent>(&address, &hello));
     let error = client.err().unwrap();
-    assert!(
-        matches!(&error, ChannelError::Refused { refusal: r, .. } if *r == refusal),
-        "{error}"
-    );
-    assert!(
-        error
-            .to_string()
-            .ends_with("refused the connection: unknown agent or wrong secret"),
-        "{error}"
-    );
+    assert!(matches!(&error, ChannelError::Refused { refusal: r, .. } if *r == refusal), "{error}");
+    assert!(error.to_string().ends_with("refused the connection: unknown agent or wrong secret"), "{error}");
 }
 
 #[tokio::test]
 async fn a_message_above_the_channels_limit_is_not_sent() {
     let (mut server, mut client) = pair(Channel::Live).await;
     let identity = DiskIdentity::Serial("a".to_owned());
-    let outcomes = vec![SyncOutcome {
-        identity,
-        result: Err("x".repeat(100 << 10)),
-    }];
-    let message = ToDispatcher::Synced {
-        request: CutId(1),
-        outcomes,
-    };
+    let outcomes = vec![SyncOutcome { identity, result: Err("x".repeat(100 << 10)) }];
+    let message = ToDispatcher::Synced { request: CutId(1), outcomes };
     let error = client.sender.send_control(&message).await.unwrap_err();
     assert!(matches!(error, ChannelError::Encode { .. }), "{error}");
     client.sender.send_control(&ToDispatcher::Pong(1)).await.unwrap();
-    assert_eq!(
-        server.receiver.recv().await.unwrap(),
-        Incoming::Control(ToDispatcher::Pong(1))
-    );
+    assert_eq!(server.receiver.recv().await.unwrap(), Incoming::Control(ToDispatcher::Pong(1)));
 }
 
 #[tokio::test]
@@ -291,10 +218,7 @@ async fn nobody_there_is_told_as_such() {
     drop(listener);
     let refused = connect::<ToDispatcher, ToAgent>(&address.to_string(), &hello(Channel::Live)).await;
     let error = refused.err().unwrap();
-    assert!(
-        error.to_string().contains("is a dispatcher running there?"),
-        "{error}"
-    );
+    assert!(error.to_string().contains("is a dispatcher running there?"), "{error}");
 }
 
 #[tokio::test]
@@ -304,16 +228,10 @@ async fn a_server_that_is_no_dispatcher_is_told_as_such() {
     let server = async {
         let (mut stream, _) = tcp.accept().await.unwrap();
         let _ = stream.read(&mut [0; 4096]).await.unwrap();
-        stream
-            .write_all(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
-            .await
-            .unwrap();
+        stream.write_all(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n").await.unwrap();
     };
     let hello = hello(Channel::Live);
     let ((), client) = tokio::join!(server, connect::<ToDispatcher, ToAgent>(&address, &hello));
     let error = client.err().unwrap();
-    assert!(
-        matches!(error, ChannelError::NotADispatcher { status: 403, .. }),
-        "{error}"
-    );
+    assert!(matches!(error, ChannelError::NotADispatcher { status: 403, .. }), "{error}");
 }

@@ -27,16 +27,11 @@ async fn bare_client(bytes: &[u8]) -> (ChannelError, Duration) {
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream.write_all(bytes).await.unwrap();
     let begun = Instant::now();
-    let error = serve(listener.accept().await.unwrap())
-        .await
-        .expect_err("must be refused");
+    let error = serve(listener.accept().await.unwrap()).await.expect_err("must be refused");
     let taken = begun.elapsed();
     let (mut server, mut client) = pair_on(&listener, address, Channel::Config).await;
     client.sender.send_control(&ToDispatcher::Pong(1)).await.unwrap();
-    assert_eq!(
-        server.receiver.recv().await.unwrap(),
-        Incoming::Control(ToDispatcher::Pong(1))
-    );
+    assert_eq!(server.receiver.recv().await.unwrap(), Incoming::Control(ToDispatcher::Pong(1)));
     (error, taken)
 }
 
@@ -49,11 +44,7 @@ async fn first_message(path: &str, bytes: Vec<u8>) -> (ChannelError, Answer) {
         Answer::decode(&socket.next().await.unwrap().unwrap().into_data()).unwrap()
     };
     tokio::join!(
-        async {
-            serve(listener.accept().await.unwrap())
-                .await
-                .expect_err("must be refused")
-        },
+        async { serve(listener.accept().await.unwrap()).await.expect_err("must be refused") },
         client
     )
 }
@@ -61,24 +52,14 @@ async fn first_message(path: &str, bytes: Vec<u8>) -> (ChannelError, Answer) {
 #[tokio::test]
 async fn a_version_from_the_future_is_refused_with_both_ranges() {
     let (listener, address) = listener().await;
-    let future = ClientHello {
-        versions: VersionRange { min: 5, max: 6 },
-        ..hello(Channel::Config)
-    };
+    let future = ClientHello { versions: VersionRange { min: 5, max: 6 }, ..hello(Channel::Config) };
     let address = address.to_string();
     let (server, client) = tokio::join!(
-        async {
-            serve(listener.accept().await.unwrap())
-                .await
-                .expect_err("must be refused")
-        },
+        async { serve(listener.accept().await.unwrap()).await.expect_err("must be refused") },
         connect::<ToDispatcher, ToAgent>(&address, &future),
     );
     let client = client.err().unwrap().to_string();
-    assert!(
-        client.contains("protocol 5 to 6") && client.contains("dispatcher 1"),
-        "{client}"
-    );
+    assert!(client.contains("protocol 5 to 6") && client.contains("dispatcher 1"), "{client}");
     assert!(server.to_string().contains("was turned away"), "{server}");
 }
 
@@ -104,16 +85,9 @@ async fn a_hello_of_a_megabyte_is_not_read() {
     let (listener, address) = listener().await;
     let client = async {
         // Cut off in the middle, it may or may not see an error.
-        let _ = websocket(address, "/ws/live")
-            .await
-            .send(Message::binary(vec![0; 1 << 20]))
-            .await;
+        let _ = websocket(address, "/ws/live").await.send(Message::binary(vec![0; 1 << 20])).await;
     };
-    let server = async {
-        serve(listener.accept().await.unwrap())
-            .await
-            .expect_err("must be refused")
-    };
+    let server = async { serve(listener.accept().await.unwrap()).await.expect_err("must be refused") };
     let (error, ()) = tokio::join!(server, client);
     assert!(matches!(error, ChannelError::TooLong { .. }), "{error}");
 }
@@ -121,11 +95,7 @@ async fn a_hello_of_a_megabyte_is_not_read() {
 #[tokio::test]
 async fn a_wrong_path_is_a_404() {
     let (listener, address) = listener().await;
-    let server = async {
-        serve(listener.accept().await.unwrap())
-            .await
-            .expect_err("must be refused")
-    };
+    let server = async { serve(listener.accept().await.unwrap()).await.expect_err("must be refused") };
     let client = async {
         let mut stream = TcpStream::connect(address).await.unwrap();
         let request = "GET /ws/nothing HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
@@ -137,24 +107,14 @@ async fn a_wrong_path_is_a_404() {
     };
     let (error, answer) = tokio::join!(server, client);
     assert!(answer.starts_with("HTTP/1.1 404"), "{answer}");
-    assert!(
-        matches!(&error, ChannelError::UnknownPath { path, .. } if path == "/ws/nothing"),
-        "{error}"
-    );
+    assert!(matches!(&error, ChannelError::UnknownPath { path, .. } if path == "/ws/nothing"), "{error}");
 }
 
 #[tokio::test]
 async fn garbage_instead_of_http_is_an_error_at_once() {
-    let noise: Vec<u8> = (0..4096u32)
-        .map(|i| i.wrapping_mul(2_654_435_761).to_be_bytes()[0])
-        .collect();
+    let noise: Vec<u8> = (0..4096u32).map(|i| i.wrapping_mul(2_654_435_761).to_be_bytes()[0]).collect();
     let tls = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\r\n\r\n";
-    for bytes in [
-        &noise[..],
-        b"GET /\r\n\r\n",
-        b"POST /ws/live HTTP/1.1\r\n\r\n",
-        tls,
-    ] {
+    for bytes in [&noise[..], b"GET /\r\n\r\n", b"POST /ws/live HTTP/1.1\r\n\r\n", tls] {
         let (error, taken) = bare_client(bytes).await;
         assert!(matches!(error, ChannelError::NotWebSocket { .. }), "{error}");
         assert!(taken < Duration::from_secs(5), "{taken:?}");
@@ -175,9 +135,7 @@ async fn endless_headers_are_not_collected() {
         }
         sent
     });
-    let error = serve(listener.accept().await.unwrap())
-        .await
-        .expect_err("must be refused");
+    let error = serve(listener.accept().await.unwrap()).await.expect_err("must be refused");
     assert!(matches!(error, ChannelError::NotWebSocket { .. }), "{error}");
     assert!(flood.await.unwrap() < FLOOD, "the flood was taken in");
 }
@@ -194,10 +152,7 @@ async fn who_never_says_hello_is_dropped_and_keeps_nobody_out() {
         greetings.spawn(async move { serve(arrival).await.expect_err("must be dropped") });
         if n % 2 == 0 {
             silent.push(
-                tokio_tungstenite::client_async(format!("ws://{address}/ws/live"), stream)
-                    .await
-                    .unwrap()
-                    .0,
+                tokio_tungstenite::client_async(format!("ws://{address}/ws/live"), stream).await.unwrap().0,
             );
         } else {
             greetings.spawn(async move {
@@ -232,30 +187,17 @@ async fn bad_frames_are_named_and_end_only_their_connection() {
     let good = frame(0, &[7; 512]);
     let mut long_control = vec![0; HEADER_BYTES + (65 << 10)];
     seal_control(&mut long_control).unwrap();
-    let foreign_end = End {
-        count: 3,
-        digest: [0; 32],
-    }
-    .to_message();
+    let foreign_end = End { count: 3, digest: [0; 32] }.to_message();
     let (listener, address) = listener().await;
     let (mut bystander, mut client) = pair_on(&listener, address, Channel::Live).await;
     for (bytes, says) in [
-        (
-            forged(|b| b[20..24].fill(0xff)),
-            "claims 4294967295 bytes; at most 1048576",
-        ),
+        (forged(|b| b[20..24].fill(0xff)), "claims 4294967295 bytes; at most 1048576"),
         (forged(|b| b[100] ^= 1), "payload's checksum does not match"),
         (forged(|b| b[0] = 9), "unknown kind 9"),
-        (
-            good[..300].to_vec(),
-            "announces 512 bytes of payload and carries 268",
-        ),
+        (good[..300].to_vec(), "announces 512 bytes of payload and carries 268"),
         (good[..20].to_vec(), "shorter than its header"),
         (long_control, "at most 65536 are allowed on this channel"),
-        (
-            foreign_end.to_vec(),
-            "ended after 0 data frames; the sender counted 3",
-        ),
+        (foreign_end.to_vec(), "ended after 0 data frames; the sender counted 3"),
     ] {
         let (mut server, mut socket) = rogue(&listener, address).await;
         socket.send(Message::binary(bytes)).await.unwrap();
@@ -263,10 +205,7 @@ async fn bad_frames_are_named_and_end_only_their_connection() {
         assert!(error.contains(says) && error.contains("agent web1"), "{error}");
     }
     client.sender.send_control(&ToDispatcher::Pong(1)).await.unwrap();
-    assert_eq!(
-        bystander.receiver.recv().await.unwrap(),
-        Incoming::Control(ToDispatcher::Pong(1))
-    );
+    assert_eq!(bystander.receiver.recv().await.unwrap(), Incoming::Control(ToDispatcher::Pong(1)));
 }
 
 #[tokio::test]
@@ -281,24 +220,12 @@ async fn a_data_frame_that_got_lost_is_missed_at_the_end() {
             socket.send(Message::binary(bytes)).await.unwrap();
         }
     }
-    socket
-        .send(Message::binary(tally.finish().to_message().to_vec()))
-        .await
-        .unwrap();
-    assert!(matches!(
-        server.receiver.recv().await.unwrap(),
-        Incoming::Data { .. }
-    ));
-    assert!(matches!(
-        server.receiver.recv().await.unwrap(),
-        Incoming::Data { .. }
-    ));
+    socket.send(Message::binary(tally.finish().to_message().to_vec())).await.unwrap();
+    assert!(matches!(server.receiver.recv().await.unwrap(), Incoming::Data { .. }));
+    assert!(matches!(server.receiver.recv().await.unwrap(), Incoming::Data { .. }));
     let error = server.receiver.recv().await.unwrap_err();
     let missing = FrameError::Count { sent: 3, received: 2 };
-    assert!(
-        matches!(&error, ChannelError::Frame { source, .. } if *source == missing),
-        "{error}"
-    );
+    assert!(matches!(&error, ChannelError::Frame { source, .. } if *source == missing), "{error}");
 }
 
 #[tokio::test]
@@ -306,10 +233,7 @@ async fn text_is_refused() {
     let (listener, address) = listener().await;
     let (mut server, mut socket) = rogue(&listener, address).await;
     socket.send(Message::text("hi")).await.unwrap();
-    assert!(matches!(
-        server.receiver.recv().await,
-        Err(ChannelError::NotBinary { .. })
-    ));
+    assert!(matches!(server.receiver.recv().await, Err(ChannelError::NotBinary { .. })));
 }
 
 #[tokio::test]
@@ -322,14 +246,5 @@ async fn a_websocket_message_that_claims_gigabytes_is_refused_by_its_header() {
     header.extend([0; 4]);
     stream.write_all(&header).await.unwrap();
     let error = server.receiver.recv().await.unwrap_err();
-    assert!(
-        matches!(
-            error,
-            ChannelError::TooLong {
-                limit: MAX_MESSAGE_BYTES,
-                ..
-            }
-        ),
-        "{error}"
-    );
+    assert!(matches!(error, ChannelError::TooLong { limit: MAX_MESSAGE_BYTES, .. }), "{error}");
 }

@@ -1,4 +1,12 @@
 //! The only contact with the OS, the network and the kernel. Nothing here decides: no retries, no schedules.
 
+pub mod buffer;
 pub mod channel;
+pub mod db;
 pub mod host;
+pub mod random;
+pub mod reader;
+pub mod signals;
+pub mod source;
+pub mod storage;
+pub mod tracker;

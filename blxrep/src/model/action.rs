@@ -76,8 +76,9 @@ impl fmt::Display for ActionState {
 pub struct Action {
     pub id: ActionId,
     pub kind: ActionKind,
-    pub agent: AgentId,
-    pub disk: DiskId,
+    /// `None` for what concerns the whole store.
+    pub agent: Option<AgentId>,
+    pub disk: Option<DiskId>,
     pub state: ActionState,
     /// Why it is in this state: what it waits for, why it failed. Empty when there is nothing to say.
     pub reason: String,

@@ -23,10 +23,7 @@ impl<'a> Bitmap<'a> {
     #[must_use]
     pub fn new(words: &'a [AtomicU64], granules: u32) -> Option<Self> {
         let needed = usize::try_from(bitmap_words(u64::from(granules))).ok()?;
-        (words.len() >= needed).then(|| Self {
-            words: &words[..needed],
-            granules,
-        })
+        (words.len() >= needed).then(|| Self { words: &words[..needed], granules })
     }
 
     fn fine(&self) -> &'a [AtomicU64] {
@@ -43,16 +40,12 @@ impl<'a> Bitmap<'a> {
     pub fn peek(&self) -> GranuleSet {
         let mut set = GranuleSet::new();
         for (index, word) in self.coarse().iter().enumerate() {
-            for_each_run(word.load(Ordering::SeqCst), |bits| {
-                self.insert_groups(&mut set, index, bits)
-            });
+            for_each_run(word.load(Ordering::SeqCst), |bits| self.insert_groups(&mut set, index, bits));
         }
         for (index, word) in self.fine().iter().enumerate() {
             let value = word.load(Ordering::Relaxed);
             if value != 0 {
-                for_each_run(word.load(Ordering::SeqCst), |bits| {
-                    self.insert_fine(&mut set, index, bits)
-                });
+                for_each_run(word.load(Ordering::SeqCst), |bits| self.insert_fine(&mut set, index, bits));
             }
         }
         set
@@ -157,11 +150,7 @@ fn for_each_run(mut word: u64, mut f: impl FnMut(std::ops::Range<u32>)) {
         let start = offset + skip;
         f(start..start + ones);
         offset = start + ones;
-        word = if skip + ones >= 64 {
-            0
-        } else {
-            word >> (skip + ones)
-        };
+        word = if skip + ones >= 64 { 0 } else { word >> (skip + ones) };
     }
 }
 
@@ -171,9 +160,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn words(granules: u32) -> Vec<AtomicU64> {
-        (0..bitmap_words(u64::from(granules)))
-            .map(|_| AtomicU64::new(0))
-            .collect()
+        (0..bitmap_words(u64::from(granules))).map(|_| AtomicU64::new(0)).collect()
     }
 
     #[test]
@@ -193,10 +180,7 @@ mod tests {
     fn a_coarse_bit_stands_for_its_whole_group_and_ends_with_the_disk() {
         let granules = 3 * 4096 - 100;
         let (a, b) = (words(granules), words(granules));
-        let (from, pending) = (
-            Bitmap::new(&a, granules).unwrap(),
-            Bitmap::new(&b, granules).unwrap(),
-        );
+        let (from, pending) = (Bitmap::new(&a, granules).unwrap(), Bitmap::new(&b, granules).unwrap());
         a[usize::try_from(fine_words(u64::from(granules))).unwrap()].store(0b110, Ordering::SeqCst);
         let mut expected = GranuleSet::new();
         expected.insert_range(4096..granules);

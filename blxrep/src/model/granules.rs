@@ -131,10 +131,7 @@ mod tests {
         let mut set = GranuleSet::new();
         set.insert_range(30..70);
         set.insert(100);
-        assert_eq!(
-            set.pieces(32).collect::<Vec<_>>(),
-            vec![30..32, 32..64, 64..70, 100..101]
-        );
+        assert_eq!(set.pieces(32).collect::<Vec<_>>(), vec![30..32, 32..64, 64..70, 100..101]);
     }
 
     proptest! {

@@ -108,14 +108,8 @@ impl FromStr for AgentId {
     fn from_str(text: &str) -> Result<Self, IdError> {
         let ok = (1..=64).contains(&text.len())
             && text.starts_with(|c: char| c.is_ascii_alphanumeric())
-            && text
-                .chars()
-                .all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-'));
-        if ok {
-            Ok(Self(text.to_owned()))
-        } else {
-            Err(IdError::BadAgent(text.chars().take(80).collect()))
-        }
+            && text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-'));
+        if ok { Ok(Self(text.to_owned())) } else { Err(IdError::BadAgent(text.chars().take(80).collect())) }
     }
 }
 
@@ -171,14 +165,7 @@ mod tests {
         let id = PointId(0x00ab_cdef_0123_4567);
         assert_eq!(id.to_string(), "00abcdef01234567");
         assert_eq!(id.to_string().parse::<PointId>(), Ok(id));
-        for bad in [
-            "",
-            "0",
-            "0000000000000000",
-            "+0abcdef01234567",
-            "00abcdef0123456",
-            "zzabcdef01234567",
-        ] {
+        for bad in ["", "0", "0000000000000000", "+0abcdef01234567", "00abcdef0123456", "zzabcdef01234567"] {
             assert!(bad.parse::<PointId>().is_err(), "{bad}");
         }
     }

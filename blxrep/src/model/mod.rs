@@ -2,6 +2,7 @@
 
 pub mod action;
 pub mod bitmap;
+pub mod encoding;
 pub mod granules;
 pub mod host;
 pub mod ids;
@@ -10,4 +11,5 @@ pub mod point;
 pub mod policy;
 pub mod selection;
 pub mod superblock;
+pub mod tracking;
 pub mod units;

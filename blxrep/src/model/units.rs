@@ -24,9 +24,7 @@ pub struct GranuleSize {
 
 impl Default for GranuleSize {
     fn default() -> Self {
-        Self {
-            shift: MIN_GRANULE_SHIFT,
-        }
+        Self { shift: MIN_GRANULE_SHIFT }
     }
 }
 
@@ -34,11 +32,7 @@ impl GranuleSize {
     /// A granule of `1 << shift` bytes; `None` outside 4 KiB to 1 MiB.
     #[must_use]
     pub const fn from_shift(shift: u32) -> Option<Self> {
-        if shift >= MIN_GRANULE_SHIFT && shift <= MAX_GRANULE_SHIFT {
-            Some(Self { shift })
-        } else {
-            None
-        }
+        if shift >= MIN_GRANULE_SHIFT && shift <= MAX_GRANULE_SHIFT { Some(Self { shift }) } else { None }
     }
 
     /// log2 of the granule's bytes.

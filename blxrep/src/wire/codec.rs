@@ -30,20 +30,13 @@ pub fn encode<T: Serialize>(message: &T, limit: usize) -> Result<Vec<u8>, CodecE
     let mut bytes = vec![0; HEADER_BYTES];
     bincode::serde::encode_into_std_write(message, &mut bytes, config())?;
     let length = bytes.len() - HEADER_BYTES;
-    if length > limit {
-        Err(CodecError::TooLong { length, limit })
-    } else {
-        Ok(bytes)
-    }
+    if length > limit { Err(CodecError::TooLong { length, limit }) } else { Ok(bytes) }
 }
 
 /// Decodes a control frame's payload.
 pub fn decode<T: DeserializeOwned>(payload: &[u8], limit: usize) -> Result<T, CodecError> {
     if payload.len() > limit {
-        return Err(CodecError::TooLong {
-            length: payload.len(),
-            limit,
-        });
+        return Err(CodecError::TooLong { length: payload.len(), limit });
     }
     let (message, consumed) = bincode::serde::decode_from_slice(payload, config())?;
     match payload.len() - consumed {
@@ -61,10 +54,8 @@ mod tests {
 
     #[test]
     fn a_message_is_what_was_encoded() {
-        let message = ToAgent::Sync {
-            request: CutId(7),
-            disk: Some(DiskIdentity::Wwn("naa.5000".to_owned())),
-        };
+        let message =
+            ToAgent::Sync { request: CutId(7), disk: Some(DiskIdentity::Wwn("naa.5000".to_owned())) };
         let bytes = encode(&message, 1000).unwrap();
         assert_eq!(decode::<ToAgent>(&bytes[HEADER_BYTES..], 1000).unwrap(), message);
     }
@@ -72,10 +63,7 @@ mod tests {
     #[test]
     fn the_channels_limit_holds_in_both_directions() {
         let message = ToDispatcher::Pong(1);
-        assert!(matches!(
-            encode(&message, 1),
-            Err(CodecError::TooLong { length: 2, limit: 1 })
-        ));
+        assert!(matches!(encode(&message, 1), Err(CodecError::TooLong { length: 2, limit: 1 })));
         assert!(matches!(
             decode::<ToDispatcher>(&[0; 9], 8),
             Err(CodecError::TooLong { length: 9, limit: 8 })
@@ -86,10 +74,7 @@ mod tests {
     fn nothing_may_be_left_over() {
         let mut bytes = encode(&ToAgent::Ping(3), 100).unwrap();
         bytes.push(0);
-        assert!(matches!(
-            decode::<ToAgent>(&bytes[HEADER_BYTES..], 100),
-            Err(CodecError::LeftOver(1))
-        ));
+        assert!(matches!(decode::<ToAgent>(&bytes[HEADER_BYTES..], 100), Err(CodecError::LeftOver(1))));
     }
 
     #[test]
@@ -97,10 +82,7 @@ mod tests {
         // Variant 0 is the policy; its first field is a name, here of 2^62 bytes.
         let mut bytes = vec![0, 253];
         bytes.extend((1u64 << 62).to_le_bytes());
-        assert!(matches!(
-            decode::<ToAgent>(&bytes, 100),
-            Err(CodecError::Decode(_))
-        ));
+        assert!(matches!(decode::<ToAgent>(&bytes, 100), Err(CodecError::Decode(_))));
     }
 
     proptest! {

@@ -2,22 +2,17 @@
 
 use crate::model::action::ActionState;
 use crate::model::host::Footprint;
-use crate::model::ids::{ActionId, CutId, DiskIdentity, Epoch, PointId};
+use crate::model::ids::{ActionId, CutId, DiskIdentity, PointId};
 use crate::model::point::{Consistency, Coverage};
 use crate::model::policy::EffectivePolicy;
 use serde::{Deserialize, Serialize};
 
-/// A disk that the agent can protect, and what its maps know.
+/// A disk of the agent's host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Offer {
     pub identity: DiskIdentity,
     pub device: String,
     pub bytes: u64,
-    pub granule_shift: u32,
-    /// `None` while the disk is not tracked; `problem` says why.
-    pub epoch: Option<Epoch>,
-    /// The newest point that the dispatcher acknowledged under this epoch.
-    pub acked: Option<PointId>,
     /// Why the disk cannot be protected, and what to do about it.
     pub problem: Option<String>,
 }
@@ -27,8 +22,6 @@ pub struct Offer {
 pub struct DiskStatus {
     pub identity: DiskIdentity,
     pub coverage: Coverage,
-    /// Bytes dirty and not yet published.
-    pub backlog: u64,
     /// What the audit cannot see on this disk, in words.
     pub notes: Vec<String>,
 }
@@ -61,25 +54,14 @@ pub enum Control {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ToDispatcher {
     /// First message of a session, and again when the host changed.
-    Inventory {
-        footprint: Footprint,
-        offers: Vec<Offer>,
-    },
-    /// Progress or end of an action.
-    Action {
-        action: ActionId,
-        state: ActionState,
-        reason: String,
-        done: u64,
-        total: u64,
-    },
+    Inventory { footprint: Footprint, offers: Vec<Offer> },
+    /// An action entered this state, or has something to say about the one it is in. How far it is, the dispatcher
+    /// knows from what it stored.
+    Action { action: ActionId, state: ActionState, reason: String },
     /// Current state of the disks that are protected.
     Status(Vec<DiskStatus>),
     /// The cut that was asked for has ended.
-    Synced {
-        request: CutId,
-        outcomes: Vec<SyncOutcome>,
-    },
+    Synced { request: CutId, outcomes: Vec<SyncOutcome> },
     /// Answer to [`ToAgent::Ping`].
     Pong(u64),
 }

@@ -15,6 +15,7 @@
 //!
 //! All little-endian. A header is judged as a whole before a byte is allocated for what it announces.
 
+use crate::model::encoding::Encoding;
 use crate::model::units::SECTOR_BYTES;
 
 /// Length of a frame's header.
@@ -67,36 +68,6 @@ pub enum FrameError {
     Digest(u64),
 }
 
-/// How a data frame's payload stands for bytes of the disk.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Encoding {
-    /// As they are.
-    Raw,
-    /// One zstd frame, smaller than what it stands for.
-    Zstd,
-    /// No payload: all zero.
-    Zero,
-}
-
-impl Encoding {
-    const fn flags(self) -> u8 {
-        match self {
-            Self::Raw => 0,
-            Self::Zstd => 1,
-            Self::Zero => 2,
-        }
-    }
-
-    const fn from_flags(flags: u8) -> Result<Self, FrameError> {
-        match flags {
-            0 => Ok(Self::Raw),
-            1 => Ok(Self::Zstd),
-            2 => Ok(Self::Zero),
-            other => Err(FrameError::UnknownFlags(other)),
-        }
-    }
-}
-
 /// What a data frame stands for: `raw_length` bytes of the disk from `offset` on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Data {
@@ -134,15 +105,12 @@ impl Header {
         let (flags, offset) = (bytes[1], u64_at(bytes, 8));
         let (raw_length, length) = (u32_at(bytes, 16), u32_at(bytes, 20));
         if length > MAX_PAYLOAD_BYTES {
-            return Err(FrameError::TooLong {
-                claimed: length.into(),
-                limit: MAX_PAYLOAD_BYTES.into(),
-            });
+            return Err(FrameError::TooLong { claimed: length.into(), limit: MAX_PAYLOAD_BYTES.into() });
         }
         let kind = match bytes[0] {
             KIND_DATA => {
                 let data = Data {
-                    encoding: Encoding::from_flags(flags)?,
+                    encoding: Encoding::from_code(flags).ok_or(FrameError::UnknownFlags(flags))?,
                     offset,
                     raw_length,
                 };
@@ -156,24 +124,16 @@ impl Header {
                 if offset != 0 || raw_length != length {
                     return Err(FrameError::Reserved);
                 }
-                if kind == KIND_CONTROL {
-                    Kind::Control
-                } else {
-                    Kind::End
-                }
+                if kind == KIND_CONTROL { Kind::Control } else { Kind::End }
             }
             other => return Err(FrameError::UnknownKind(other)),
         };
-        Ok(Self {
-            kind,
-            length,
-            payload_crc: u32_at(bytes, 24),
-        })
+        Ok(Self { kind, length, payload_crc: u32_at(bytes, 24) })
     }
 
     fn encode(&self) -> [u8; HEADER_BYTES] {
         let (kind, flags, offset, raw_length) = match self.kind {
-            Kind::Data(data) => (KIND_DATA, data.encoding.flags(), data.offset, data.raw_length),
+            Kind::Data(data) => (KIND_DATA, data.encoding.code(), data.offset, data.raw_length),
             Kind::Control => (KIND_CONTROL, 0, 0, self.length),
             Kind::End => (KIND_END, 0, 0, self.length),
         };
@@ -193,44 +153,22 @@ impl Header {
 impl Data {
     /// Whether a payload of `length` bytes can be what this frame stands for.
     fn check(&self, length: u32) -> Result<(), FrameError> {
-        let limit = if self.encoding == Encoding::Zero {
-            MAX_ZERO_BYTES
-        } else {
-            MAX_PAYLOAD_BYTES
-        };
+        let limit = if self.encoding == Encoding::Zero { MAX_ZERO_BYTES } else { MAX_PAYLOAD_BYTES };
         if self.raw_length > limit {
-            return Err(FrameError::TooLong {
-                claimed: self.raw_length.into(),
-                limit: limit.into(),
-            });
+            return Err(FrameError::TooLong { claimed: self.raw_length.into(), limit: limit.into() });
         }
         let raw = u64::from(self.raw_length);
         let whole_sectors =
             raw > 0 && raw.is_multiple_of(SECTOR_BYTES) && self.offset.is_multiple_of(SECTOR_BYTES);
-        if !whole_sectors
-            || self
-                .offset
-                .checked_add(raw)
-                .is_none_or(|end| end > MAX_DISK_BYTES)
-        {
-            return Err(FrameError::Range {
-                offset: self.offset,
-                raw_length: self.raw_length,
-            });
+        if !whole_sectors || self.offset.checked_add(raw).is_none_or(|end| end > MAX_DISK_BYTES) {
+            return Err(FrameError::Range { offset: self.offset, raw_length: self.raw_length });
         }
         let fits = match self.encoding {
             Encoding::Raw => length == self.raw_length,
             Encoding::Zstd => length > 0 && length < self.raw_length,
             Encoding::Zero => length == 0,
         };
-        if fits {
-            Ok(())
-        } else {
-            Err(FrameError::Encoding {
-                raw_length: self.raw_length,
-                length,
-            })
-        }
+        if fits { Ok(()) } else { Err(FrameError::Encoding { raw_length: self.raw_length, length }) }
     }
 
     /// Completes a data frame: `message` is [`HEADER_BYTES`] of headroom followed by the payload, which is
@@ -253,33 +191,21 @@ fn seal(kind: Kind, message: &mut [u8]) -> Result<(), FrameError> {
     let length = u32::try_from(payload.len())
         .ok()
         .filter(|length| *length <= MAX_PAYLOAD_BYTES)
-        .ok_or(FrameError::TooLong {
-            claimed: payload.len() as u64,
-            limit: MAX_PAYLOAD_BYTES.into(),
-        })?;
+        .ok_or(FrameError::TooLong { claimed: payload.len() as u64, limit: MAX_PAYLOAD_BYTES.into() })?;
     if let Kind::Data(data) = kind {
         data.check(length)?;
     }
-    *head = Header {
-        kind,
-        length,
-        payload_crc: crc32c::crc32c(payload),
-    }
-    .encode();
+    *head = Header { kind, length, payload_crc: crc32c::crc32c(payload) }.encode();
     Ok(())
 }
 
 /// Splits a message into its header and payload, both proven whole.
 pub fn open(message: &[u8]) -> Result<(Header, &[u8]), FrameError> {
-    let (head, payload) = message
-        .split_first_chunk::<HEADER_BYTES>()
-        .ok_or(FrameError::TooShort(message.len()))?;
+    let (head, payload) =
+        message.split_first_chunk::<HEADER_BYTES>().ok_or(FrameError::TooShort(message.len()))?;
     let header = Header::decode(head)?;
     if payload.len() as u64 != u64::from(header.length) {
-        return Err(FrameError::Length {
-            announced: header.length,
-            carried: payload.len(),
-        });
+        return Err(FrameError::Length { announced: header.length, carried: payload.len() });
     }
     if crc32c::crc32c(payload) != header.payload_crc {
         return Err(FrameError::PayloadChecksum);
@@ -306,28 +232,17 @@ impl End {
         payload[8..].copy_from_slice(&self.digest);
         let length = END_BYTES as u32;
         head.copy_from_slice(
-            &Header {
-                kind: Kind::End,
-                length,
-                payload_crc: crc32c::crc32c(payload),
-            }
-            .encode(),
+            &Header { kind: Kind::End, length, payload_crc: crc32c::crc32c(payload) }.encode(),
         );
         message
     }
 
     /// Reads the payload of an end frame.
     pub fn decode(payload: &[u8]) -> Result<Self, FrameError> {
-        let wrong = || FrameError::Length {
-            announced: END_BYTES as u32,
-            carried: payload.len(),
-        };
+        let wrong = || FrameError::Length { announced: END_BYTES as u32, carried: payload.len() };
         let (count, digest) = payload.split_first_chunk::<8>().ok_or_else(wrong)?;
         let digest = digest.try_into().map_err(|_| wrong())?;
-        Ok(Self {
-            count: u64::from_le_bytes(*count),
-            digest,
-        })
+        Ok(Self { count: u64::from_le_bytes(*count), digest })
     }
 }
 
@@ -348,10 +263,7 @@ impl Tally {
 
     /// Ends the transfer and starts the next one.
     pub fn finish(&mut self) -> End {
-        let end = End {
-            count: self.count,
-            digest: *self.hasher.finalize().as_bytes(),
-        };
+        let end = End { count: self.count, digest: *self.hasher.finalize().as_bytes() };
         *self = Self::default();
         end
     }
@@ -360,10 +272,7 @@ impl Tally {
     pub fn check(&mut self, sent: &End) -> Result<(), FrameError> {
         let received = self.finish();
         if received.count != sent.count {
-            return Err(FrameError::Count {
-                sent: sent.count,
-                received: received.count,
-            });
+            return Err(FrameError::Count { sent: sent.count, received: received.count });
         }
         if received.digest != sent.digest {
             return Err(FrameError::Digest(sent.count));
@@ -386,19 +295,13 @@ mod tests {
     use proptest::prelude::*;
 
     fn data(encoding: Encoding, offset: u64, raw_length: u32) -> Data {
-        Data {
-            encoding,
-            offset,
-            raw_length,
-        }
+        Data { encoding, offset, raw_length }
     }
 
     fn raw(payload: &[u8]) -> Vec<u8> {
         let mut message = vec![0; HEADER_BYTES];
         message.extend_from_slice(payload);
-        data(Encoding::Raw, 8192, payload.len() as u32)
-            .seal(&mut message)
-            .unwrap();
+        data(Encoding::Raw, 8192, payload.len() as u32).seal(&mut message).unwrap();
         message
     }
 
@@ -442,15 +345,9 @@ mod tests {
         let claims = header(|b| b[20..24].copy_from_slice(&u32::MAX.to_le_bytes()));
         let limit = MAX_PAYLOAD_BYTES.into();
         let claimed = u32::MAX.into();
-        assert_eq!(
-            Header::decode(&claims),
-            Err(FrameError::TooLong { claimed, limit })
-        );
+        assert_eq!(Header::decode(&claims), Err(FrameError::TooLong { claimed, limit }));
         let claims = header(|b| b[16..20].copy_from_slice(&u32::MAX.to_le_bytes()));
-        assert_eq!(
-            Header::decode(&claims),
-            Err(FrameError::TooLong { claimed, limit })
-        );
+        assert_eq!(Header::decode(&claims), Err(FrameError::TooLong { claimed, limit }));
     }
 
     #[test]
@@ -458,14 +355,8 @@ mod tests {
         for at in 2..8 {
             assert_eq!(Header::decode(&header(|b| b[at] = 1)), Err(FrameError::Reserved));
         }
-        assert_eq!(
-            Header::decode(&header(|b| b[1] = 4)),
-            Err(FrameError::UnknownFlags(4))
-        );
-        assert_eq!(
-            Header::decode(&header(|b| b[0] = 0)),
-            Err(FrameError::UnknownKind(0))
-        );
+        assert_eq!(Header::decode(&header(|b| b[1] = 4)), Err(FrameError::UnknownFlags(4)));
+        assert_eq!(Header::decode(&header(|b| b[0] = 0)), Err(FrameError::UnknownKind(0)));
         assert_eq!(
             Header::decode(&header(|b| b[0] = 2)),
             Err(FrameError::Reserved),
@@ -494,19 +385,12 @@ mod tests {
         assert!(seal(data(Encoding::Zero, 0, 512), 1).is_err());
         assert!(seal(data(Encoding::Raw, 0, 512), 511).is_err());
         assert!(
-            seal(
-                data(Encoding::Raw, 0, MAX_PAYLOAD_BYTES + 512),
-                MAX_PAYLOAD_BYTES as usize + 512
-            )
-            .is_err()
+            seal(data(Encoding::Raw, 0, MAX_PAYLOAD_BYTES + 512), MAX_PAYLOAD_BYTES as usize + 512).is_err()
         );
         assert!(seal(data(Encoding::Zstd, 0, 4096), 4096).is_err(), "not smaller");
         assert!(seal(data(Encoding::Zstd, 0, 4096), 0).is_err());
         assert_eq!(seal(data(Encoding::Zstd, 0, 4096), 17), Ok(()));
-        assert_eq!(
-            data(Encoding::Zero, 0, 512).seal(&mut [0; 31]),
-            Err(FrameError::TooShort(31))
-        );
+        assert_eq!(data(Encoding::Zero, 0, 512).seal(&mut [0; 31]), Err(FrameError::TooShort(31)));
     }
 
     #[test]
@@ -521,19 +405,12 @@ mod tests {
         let sent = tally(&[0, 1, 2]).finish();
         assert_eq!(End::decode(open(&sent.to_message()).unwrap().1), Ok(sent));
         assert_eq!(tally(&[0, 1, 2]).check(&sent), Ok(()));
-        assert_eq!(
-            tally(&[0, 1]).check(&sent),
-            Err(FrameError::Count { sent: 3, received: 2 })
-        );
+        assert_eq!(tally(&[0, 1]).check(&sent), Err(FrameError::Count { sent: 3, received: 2 }));
         assert_eq!(tally(&[0, 2, 1]).check(&sent), Err(FrameError::Digest(3)));
         assert_eq!(tally(&[0, 1, 1]).check(&sent), Err(FrameError::Digest(3)));
         let mut second = tally(&[0, 1, 2]);
         second.finish();
-        assert_eq!(
-            second.finish(),
-            Tally::default().finish(),
-            "a transfer starts afresh"
-        );
+        assert_eq!(second.finish(), Tally::default().finish(), "a transfer starts afresh");
     }
 
     #[test]

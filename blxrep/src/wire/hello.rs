@@ -59,11 +59,7 @@ pub enum HelloError {
     #[error("its checksum does not match: it was damaged on the way")]
     Checksum,
     #[error("its {field} has {length} bytes; at most {limit} are allowed")]
-    Field {
-        field: &'static str,
-        length: usize,
-        limit: usize,
-    },
+    Field { field: &'static str, length: usize, limit: usize },
     #[error("its {0} is not text")]
     NotText(&'static str),
     #[error("{0}")]
@@ -124,10 +120,7 @@ impl Channel {
     }
 
     fn from_code(code: u8) -> Result<Self, HelloError> {
-        Self::ALL
-            .into_iter()
-            .find(|channel| channel.code() == code)
-            .ok_or(HelloError::Channel(code))
+        Self::ALL.into_iter().find(|channel| channel.code() == code).ok_or(HelloError::Channel(code))
     }
 }
 
@@ -267,20 +260,13 @@ impl fmt::Display for Refusal {
 impl Refusal {
     #[must_use]
     pub fn new(code: RefusalCode, reason: impl Into<String>) -> Self {
-        Self {
-            code,
-            reason: reason.into(),
-        }
+        Self { code, reason: reason.into() }
     }
 
     /// The refusal of a client that speaks none of our versions. Names both ranges and who must be upgraded.
     #[must_use]
     pub fn version(ours: VersionRange, theirs: VersionRange) -> Self {
-        let old = if theirs.max < ours.min {
-            "agent"
-        } else {
-            "dispatcher"
-        };
+        let old = if theirs.max < ours.min { "agent" } else { "dispatcher" };
         Self::new(
             RefusalCode::Version,
             format!("the agent speaks protocol {theirs}, the dispatcher {ours}: upgrade the {old}"),
@@ -331,16 +317,7 @@ impl ClientHello {
             return Err(HelloError::Role(role));
         };
         let channel = Channel::from_code(channel)?;
-        Ok(Self {
-            versions,
-            role,
-            channel,
-            flags,
-            session,
-            boot_id,
-            agent,
-            credentials,
-        })
+        Ok(Self { versions, role, channel, flags, session, boot_id, agent, credentials })
     }
 
     /// The versions in a client's hello, whatever follows them: a client from the future is told ours even
@@ -354,15 +331,10 @@ impl ClientHello {
 /// is what to answer. Whether the client may speak at all is for the caller to say.
 pub fn judge(bytes: &[u8], channel: Channel) -> Result<(ClientHello, u16), Refusal> {
     let malformed = |error: HelloError| {
-        Refusal::new(
-            RefusalCode::Malformed,
-            format!("the hello cannot be read: {error}"),
-        )
+        Refusal::new(RefusalCode::Malformed, format!("the hello cannot be read: {error}"))
     };
     let theirs = ClientHello::peek_versions(bytes).map_err(malformed)?;
-    let version = SUPPORTED
-        .common(theirs)
-        .ok_or_else(|| Refusal::version(SUPPORTED, theirs))?;
+    let version = SUPPORTED.common(theirs).ok_or_else(|| Refusal::version(SUPPORTED, theirs))?;
     let hello = ClientHello::decode(bytes).map_err(|error| match error {
         HelloError::Role(_) => Refusal::new(RefusalCode::Role, error.to_string()),
         other => malformed(other),
@@ -378,10 +350,7 @@ impl Answer {
     /// What a server of this version says.
     #[must_use]
     pub const fn new(verdict: Result<Accepted, Refusal>) -> Self {
-        Self {
-            versions: SUPPORTED,
-            verdict,
-        }
+        Self { versions: SUPPORTED, verdict }
     }
 
     pub fn encode(&self) -> Result<Vec<u8>, HelloError> {
@@ -429,10 +398,7 @@ impl Answer {
             REFUSED => {
                 let length = input.length("reason", MAX_TEXT)?;
                 let reason = input.text("reason", length)?.to_owned();
-                Err(Refusal {
-                    code: RefusalCode::from_code(number),
-                    reason,
-                })
+                Err(Refusal { code: RefusalCode::from_code(number), reason })
             }
             other => return Err(HelloError::Status(other)),
         };
@@ -467,10 +433,7 @@ fn finish(mut out: Vec<u8>, limit: usize) -> Result<Vec<u8>, HelloError> {
 }
 
 fn bounded(field: &'static str, length: usize, limit: usize) -> Result<u16, HelloError> {
-    u16::try_from(length)
-        .ok()
-        .filter(|_| length <= limit)
-        .ok_or(HelloError::Field { field, length, limit })
+    u16::try_from(length).ok().filter(|_| length <= limit).ok_or(HelloError::Field { field, length, limit })
 }
 
 /// What is left to read of a hello, without its checksum.
@@ -491,10 +454,7 @@ impl<'a> Input<'a> {
         }
         let announced = usize::try_from(input.u32()?).unwrap_or(usize::MAX);
         if announced != bytes.len() {
-            return Err(HelloError::Length {
-                announced,
-                carried: bytes.len(),
-            });
+            return Err(HelloError::Length { announced, carried: bytes.len() });
         }
         if crc32c::crc32c(body) != u32::from_le_bytes(*crc) {
             return Err(HelloError::Checksum);
@@ -531,10 +491,7 @@ impl<'a> Input<'a> {
     }
 
     fn versions(&mut self) -> Result<VersionRange, HelloError> {
-        Ok(VersionRange {
-            min: self.u16()?,
-            max: self.u16()?,
-        })
+        Ok(VersionRange { min: self.u16()?, max: self.u16()? })
     }
 
     /// A length, judged before anything is taken by it.
@@ -553,11 +510,7 @@ impl<'a> Input<'a> {
         for _ in 0..count {
             let (major, minor) = (self.u32()?, self.u32()?);
             let length = self.length("identity", MAX_TEXT)?;
-            kept.push(KeptDisk {
-                major,
-                minor,
-                identity: self.text("identity", length)?.to_owned(),
-            });
+            kept.push(KeptDisk { major, minor, identity: self.text("identity", length)?.to_owned() });
         }
         Ok(kept)
     }
@@ -582,23 +535,13 @@ mod tests {
     }
 
     fn accepted() -> Answer {
-        let kept = KeptDisk {
-            major: 259,
-            minor: 300,
-            identity: "wwn:eui.0025".to_owned(),
-        };
+        let kept = KeptDisk { major: 259, minor: 300, identity: "wwn:eui.0025".to_owned() };
         Answer::new(Ok(Accepted {
             version: 1,
             boot_id: [3; 16],
             store: StoreId(42),
             session: 7,
-            kept: vec![
-                kept.clone(),
-                KeptDisk {
-                    identity: String::new(),
-                    ..kept
-                },
-            ],
+            kept: vec![kept.clone(), KeptDisk { identity: String::new(), ..kept }],
         }))
     }
 
@@ -646,23 +589,15 @@ mod tests {
     #[test]
     fn what_a_later_version_appends_is_skipped() {
         let longer = |bytes: Vec<u8>| resealed(bytes, |b| b.extend([1, 2, 3, 4, 5]));
-        assert_eq!(
-            ClientHello::decode(&longer(hello().encode().unwrap())),
-            Ok(hello())
-        );
-        assert_eq!(
-            Answer::decode(&longer(accepted().encode().unwrap())),
-            Ok(accepted())
-        );
+        assert_eq!(ClientHello::decode(&longer(hello().encode().unwrap())), Ok(hello()));
+        assert_eq!(Answer::decode(&longer(accepted().encode().unwrap())), Ok(accepted()));
     }
 
     #[test]
     fn a_version_from_the_future_is_told_both_ranges() {
         let versions = VersionRange { min: 7, max: 9 };
         // Also with a role and a channel that only the future knows.
-        let bytes = resealed(ClientHello { versions, ..hello() }.encode().unwrap(), |b| {
-            b[16..18].fill(200)
-        });
+        let bytes = resealed(ClientHello { versions, ..hello() }.encode().unwrap(), |b| b[16..18].fill(200));
         let refusal = judge(&bytes, Channel::Live).unwrap_err();
         assert_eq!(refusal.code, RefusalCode::Version);
         assert_eq!(
@@ -675,59 +610,31 @@ mod tests {
     fn a_hello_must_fit_its_path_and_role() {
         let bytes = hello().encode().unwrap();
         assert_eq!(judge(&bytes, Channel::Live), Ok((hello(), 1)));
-        assert_eq!(
-            judge(&bytes, Channel::Config).unwrap_err().code,
-            RefusalCode::Path
-        );
+        assert_eq!(judge(&bytes, Channel::Config).unwrap_err().code, RefusalCode::Path);
         let role = resealed(bytes.clone(), |b| b[16] = 9);
         assert_eq!(judge(&role, Channel::Live).unwrap_err().code, RefusalCode::Role);
         let channel = resealed(bytes, |b| b[17] = 9);
-        assert_eq!(
-            judge(&channel, Channel::Live).unwrap_err().code,
-            RefusalCode::Malformed
-        );
-        assert_eq!(
-            judge(b"GET / HTTP/1.1", Channel::Live).unwrap_err().code,
-            RefusalCode::Malformed
-        );
+        assert_eq!(judge(&channel, Channel::Live).unwrap_err().code, RefusalCode::Malformed);
+        assert_eq!(judge(b"GET / HTTP/1.1", Channel::Live).unwrap_err().code, RefusalCode::Malformed);
     }
 
     #[test]
     fn claims_above_the_limits_are_refused() {
         let bytes = hello().encode().unwrap();
         let agent = resealed(bytes.clone(), |b| b[44..46].fill(0xff));
-        assert!(matches!(
-            ClientHello::decode(&agent),
-            Err(HelloError::Field {
-                field: "agent's id",
-                ..
-            })
-        ));
+        assert!(matches!(ClientHello::decode(&agent), Err(HelloError::Field { field: "agent's id", .. })));
         let credentials = resealed(bytes, |b| b[46..48].fill(0xff));
-        assert!(matches!(
-            ClientHello::decode(&credentials),
-            Err(HelloError::Field { .. })
-        ));
+        assert!(matches!(ClientHello::decode(&credentials), Err(HelloError::Field { .. })));
         let kept = resealed(accepted().encode().unwrap(), |b| b[60..62].fill(0xff));
         assert!(matches!(Answer::decode(&kept), Err(HelloError::Field { .. })));
         let credentials = Credentials(vec![0; MAX_CREDENTIALS + 1]);
-        assert!(
-            ClientHello {
-                credentials,
-                ..hello()
-            }
-            .encode()
-            .is_err()
-        );
+        assert!(ClientHello { credentials, ..hello() }.encode().is_err());
     }
 
     #[test]
     fn a_long_reason_is_cut_between_characters() {
         let answer = Answer::new(Err(Refusal::new(RefusalCode::Busy, "é".repeat(400))));
-        let refusal = Answer::decode(&answer.encode().unwrap())
-            .unwrap()
-            .verdict
-            .unwrap_err();
+        let refusal = Answer::decode(&answer.encode().unwrap()).unwrap().verdict.unwrap_err();
         assert_eq!(refusal.reason, "é".repeat(MAX_TEXT / 2));
     }
 

@@ -24,7 +24,9 @@ pub enum ToDispatcher {
     /// Which disk this connection serves; its first message.
     Disk {
         disk: DiskIdentity,
-        epoch: Epoch,
+        device: String,
+        bytes: u64,
+        granule_shift: u32,
     },
     /// What changed since the last report. Advisory: the kernel's maps are the truth.
     Report {
@@ -36,6 +38,7 @@ pub enum ToDispatcher {
     Begin {
         point: PointId,
         cut: CutId,
+        epoch: Epoch,
         acked: Option<PointId>,
         open: Option<PointId>,
         whole: Option<String>,
@@ -66,7 +69,7 @@ pub enum ToAgent {
     Refuse {
         reason: String,
     },
-    /// Payload bytes of this point taken off the wire: the sender's credit.
+    /// Payload bytes of data frames taken off this connection since it began: the sender's credit.
     Received {
         bytes: u64,
     },

@@ -21,6 +21,7 @@ pub enum ToDispatcher {
     Begin {
         action: ActionId,
         disk: DiskIdentity,
+        device: String,
         bytes: u64,
         granule_shift: u32,
         epoch: Epoch,
@@ -43,7 +44,7 @@ pub enum ToAgent {
     Refuse {
         reason: String,
     },
-    /// Payload bytes taken off the wire since `Start`: the sender's credit.
+    /// Payload bytes of data frames taken off this connection since it began: the sender's credit.
     Received {
         bytes: u64,
     },

@@ -3,7 +3,8 @@
 use blxrep::io::channel::{Arrival, ChannelError, Connection, Listener, connect};
 use blxrep::model::ids::StoreId;
 use blxrep::wire::config::{ToAgent, ToDispatcher};
-use blxrep::wire::frame::{Data, Encoding, HEADER_BYTES};
+use blxrep::model::encoding::Encoding;
+use blxrep::wire::frame::{Data, HEADER_BYTES};
 use blxrep::wire::hello::{Accepted, Channel, ClientHello, Credentials, Role};
 use blxrep::wire::version::SUPPORTED;
 use futures_util::{SinkExt, StreamExt};
@@ -39,21 +40,14 @@ pub async fn serve(arrival: Arrival) -> Result<Server, ChannelError> {
     let pending = arrival.hello().await?;
     let session = pending.hello.session;
     pending
-        .accept(Accepted {
-            version: 1,
-            boot_id: [2; 16],
-            store: StoreId(5),
-            session,
-            kept: Vec::new(),
-        })
+        .accept(Accepted { version: 1, boot_id: [2; 16], store: StoreId(5), session, kept: Vec::new() })
         .await
 }
 
 pub async fn pair_on(listener: &Listener, address: SocketAddr, channel: Channel) -> (Server, Client) {
-    tokio::join!(
-        async { serve(listener.accept().await.unwrap()).await.unwrap() },
-        async { connect(&address.to_string(), &hello(channel)).await.unwrap().0 },
-    )
+    tokio::join!(async { serve(listener.accept().await.unwrap()).await.unwrap() }, async {
+        connect(&address.to_string(), &hello(channel)).await.unwrap().0
+    },)
 }
 
 #[allow(dead_code, reason = "each test file uses its own part of this module")]
@@ -65,27 +59,18 @@ pub async fn pair(channel: Channel) -> (Server, Client) {
 /// A WebSocket client that has not said hello.
 pub async fn websocket(address: SocketAddr, path: &str) -> WebSocketStream<TcpStream> {
     let stream = TcpStream::connect(address).await.unwrap();
-    tokio_tungstenite::client_async(format!("ws://{address}{path}"), stream)
-        .await
-        .unwrap()
-        .0
+    tokio_tungstenite::client_async(format!("ws://{address}{path}"), stream).await.unwrap().0
 }
 
 /// A client that was let in and may now send any bytes.
 pub async fn rogue(listener: &Listener, address: SocketAddr) -> (Server, WebSocketStream<TcpStream>) {
     let greet = async {
         let mut socket = websocket(address, "/ws/live").await;
-        socket
-            .send(Message::binary(hello(Channel::Live).encode().unwrap()))
-            .await
-            .unwrap();
+        socket.send(Message::binary(hello(Channel::Live).encode().unwrap())).await.unwrap();
         assert!(socket.next().await.unwrap().unwrap().is_binary());
         socket
     };
-    tokio::join!(
-        async { serve(listener.accept().await.unwrap()).await.unwrap() },
-        greet
-    )
+    tokio::join!(async { serve(listener.accept().await.unwrap()).await.unwrap() }, greet)
 }
 
 /// A raw data frame.
@@ -93,12 +78,6 @@ pub fn frame(offset: u64, payload: &[u8]) -> Vec<u8> {
     let mut message = vec![0; HEADER_BYTES];
     message.extend_from_slice(payload);
     let raw_length = u32::try_from(payload.len()).unwrap();
-    Data {
-        encoding: Encoding::Raw,
-        offset,
-        raw_length,
-    }
-    .seal(&mut message)
-    .unwrap();
+    Data { encoding: Encoding::Raw, offset, raw_length }.seal(&mut message).unwrap();
     message
 }

@@ -29,18 +29,11 @@ where
     R: DeserializeOwned,
 {
     let peer: Arc<str> = format!("dispatcher {address}").into();
-    let slow = |what, limit| ChannelError::Slow {
-        peer: Arc::clone(&peer),
-        what,
-        limit,
-    };
+    let slow = |what, limit| ChannelError::Slow { peer: Arc::clone(&peer), what, limit };
     let stream = timeout(CONNECT_LIMIT, TcpStream::connect(address))
         .await
         .map_err(|_| slow("the TCP connect", CONNECT_LIMIT))?
-        .map_err(|source| ChannelError::Connect {
-            peer: Arc::clone(&peer),
-            source,
-        })?;
+        .map_err(|source| ChannelError::Connect { peer: Arc::clone(&peer), source })?;
     socket::prepare(&stream, &peer)?;
     let (socket, accepted) = timeout(HELLO_LIMIT, greet(stream, address, hello, &peer))
         .await
@@ -55,33 +48,21 @@ async fn greet(
     peer: &Arc<str>,
 ) -> Result<(WebSocket, Accepted), ChannelError> {
     let path = hello.channel.path();
-    let bytes = hello.encode().map_err(|source| ChannelError::OwnHello {
-        peer: Arc::clone(peer),
-        source,
-    })?;
+    let bytes = hello.encode().map_err(|source| ChannelError::OwnHello { peer: Arc::clone(peer), source })?;
     let url = format!("ws://{address}{path}");
     let (mut socket, _) = tokio_tungstenite::client_async_with_config(url, stream, Some(socket::limits()))
         .await
         .map_err(|error| refine(error, peer, path))?;
     let from_ws = |error| ChannelError::from_ws(peer, error);
-    socket
-        .send(Message::Binary(bytes.into()))
-        .await
-        .map_err(from_ws)?;
+    socket.send(Message::Binary(bytes.into())).await.map_err(from_ws)?;
     let answer = first_binary(&mut socket, peer).await?;
-    let answer = Answer::decode(&answer).map_err(|source| ChannelError::Hello {
-        peer: Arc::clone(peer),
-        source,
-    })?;
-    let accepted = answer.verdict.map_err(|refusal| ChannelError::Refused {
-        peer: Arc::clone(peer),
-        refusal,
-    })?;
+    let answer =
+        Answer::decode(&answer).map_err(|source| ChannelError::Hello { peer: Arc::clone(peer), source })?;
+    let accepted =
+        answer.verdict.map_err(|refusal| ChannelError::Refused { peer: Arc::clone(peer), refusal })?;
     let known = (hello.versions.min..=hello.versions.max).contains(&accepted.version);
     if accepted.session != hello.session || !known {
-        return Err(ChannelError::ForeignAnswer {
-            peer: Arc::clone(peer),
-        });
+        return Err(ChannelError::ForeignAnswer { peer: Arc::clone(peer) });
     }
     Ok((socket, accepted))
 }
@@ -100,10 +81,7 @@ pub(super) async fn first_binary(socket: &mut WebSocket, peer: &Arc<str>) -> Res
             }
             Some(Err(error)) => return Err(ChannelError::from_ws(&peer(), error)),
             None => {
-                return Err(ChannelError::Cut {
-                    peer: peer(),
-                    source: None,
-                });
+                return Err(ChannelError::Cut { peer: peer(), source: None });
             }
         }
     }
@@ -113,15 +91,12 @@ pub(super) async fn first_binary(socket: &mut WebSocket, peer: &Arc<str>) -> Res
 fn refine(error: WsError, peer: &Arc<str>, path: &'static str) -> ChannelError {
     let peer = Arc::clone(peer);
     match error {
-        WsError::Http(response) => ChannelError::NotADispatcher {
-            peer,
-            path,
-            status: response.status().as_u16(),
-        },
-        WsError::Io(source) if source.kind() == io::ErrorKind::ConnectionReset => ChannelError::Cut {
-            peer,
-            source: Some(source),
-        },
+        WsError::Http(response) => {
+            ChannelError::NotADispatcher { peer, path, status: response.status().as_u16() }
+        }
+        WsError::Io(source) if source.kind() == io::ErrorKind::ConnectionReset => {
+            ChannelError::Cut { peer, source: Some(source) }
+        }
         source => ChannelError::NotWebSocket { peer, source },
     }
 }

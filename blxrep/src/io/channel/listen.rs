@@ -46,14 +46,8 @@ impl Listener {
     pub async fn bind(address: SocketAddr) -> Result<Self, ChannelError> {
         let tcp = TcpListener::bind(address)
             .await
-            .map_err(|source| ChannelError::Listen {
-                address: address.to_string(),
-                source,
-            })?;
-        Ok(Self {
-            tcp,
-            slots: Arc::new(Semaphore::new(MAX_GREETING)),
-        })
+            .map_err(|source| ChannelError::Listen { address: address.to_string(), source })?;
+        Ok(Self { tcp, slots: Arc::new(Semaphore::new(MAX_GREETING)) })
     }
 
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
@@ -68,11 +62,7 @@ impl Listener {
             .await
             .map_err(|closed| ChannelError::Accept(io::Error::other(closed)))?;
         let (stream, address) = self.tcp.accept().await.map_err(ChannelError::Accept)?;
-        Ok(Arrival {
-            stream,
-            address,
-            slot,
-        })
+        Ok(Arrival { stream, address, slot })
     }
 }
 
@@ -95,13 +85,11 @@ impl Arrival {
     pub async fn hello(self) -> Result<Pending, ChannelError> {
         let peer: Arc<str> = format!("client {}", self.address).into();
         socket::prepare(&self.stream, &peer)?;
-        timeout(HELLO_LIMIT, hear(self, &peer))
-            .await
-            .map_err(|_| ChannelError::Slow {
-                peer,
-                what: "its hello",
-                limit: HELLO_LIMIT,
-            })?
+        timeout(HELLO_LIMIT, hear(self, &peer)).await.map_err(|_| ChannelError::Slow {
+            peer,
+            what: "its hello",
+            limit: HELLO_LIMIT,
+        })?
     }
 }
 
@@ -139,27 +127,14 @@ impl Pending {
 }
 
 async fn hear(arrival: Arrival, peer: &Arc<str>) -> Result<Pending, ChannelError> {
-    let Arrival {
-        stream,
-        address,
-        slot,
-    } = arrival;
+    let Arrival { stream, address, slot } = arrival;
     let (mut socket, channel) = upgrade(stream, peer).await?;
     let bytes = first_binary(&mut socket, peer).await?;
     match hello::judge(&bytes, channel) {
-        Ok((hello, version)) => Ok(Pending {
-            address,
-            hello,
-            version,
-            socket,
-            _slot: slot,
-        }),
+        Ok((hello, version)) => Ok(Pending { address, hello, version, socket, _slot: slot }),
         Err(refusal) => {
             answer(&mut socket, Err(refusal.clone()), peer).await?;
-            Err(ChannelError::TurnedAway {
-                peer: Arc::clone(peer),
-                refusal,
-            })
+            Err(ChannelError::TurnedAway { peer: Arc::clone(peer), refusal })
         }
     }
 }
@@ -170,28 +145,15 @@ async fn upgrade(stream: TcpStream, peer: &Arc<str>) -> Result<(WebSocket, Chann
     #[expect(clippy::result_large_err, reason = "the shape that tungstenite asks for")]
     let route = |request: &Request, response: Response| {
         path = request.uri().path().chars().take(SHOWN_PATH).collect();
-        if Channel::from_path(&path).is_some() {
-            Ok(response)
-        } else {
-            Err(not_found())
-        }
+        if Channel::from_path(&path).is_some() { Ok(response) } else { Err(not_found()) }
     };
     let socket =
         tokio_tungstenite::accept_hdr_async_with_config(stream, route, Some(socket::hello_limits())).await;
     match (socket, Channel::from_path(&path)) {
         (Ok(socket), Some(channel)) => Ok((socket, channel)),
-        (Ok(_), None) => Err(ChannelError::UnknownPath {
-            peer: Arc::clone(peer),
-            path,
-        }),
-        (Err(WsError::Http(_)), _) => Err(ChannelError::UnknownPath {
-            peer: Arc::clone(peer),
-            path,
-        }),
-        (Err(source), _) => Err(ChannelError::NotWebSocket {
-            peer: Arc::clone(peer),
-            source,
-        }),
+        (Ok(_), None) => Err(ChannelError::UnknownPath { peer: Arc::clone(peer), path }),
+        (Err(WsError::Http(_)), _) => Err(ChannelError::UnknownPath { peer: Arc::clone(peer), path }),
+        (Err(source), _) => Err(ChannelError::NotWebSocket { peer: Arc::clone(peer), source }),
     }
 }
 
@@ -210,10 +172,7 @@ async fn answer(
     let refused = verdict.is_err();
     let bytes = Answer::new(verdict)
         .encode()
-        .map_err(|source| ChannelError::OwnHello {
-            peer: Arc::clone(peer),
-            source,
-        })?;
+        .map_err(|source| ChannelError::OwnHello { peer: Arc::clone(peer), source })?;
     let send = async {
         socket.send(Message::Binary(bytes.into())).await?;
         if refused { socket.close(None).await } else { Ok(()) }

@@ -97,13 +97,7 @@ impl<S: Serialize, R: DeserializeOwned> Connection<S, R> {
         let (sink, stream) = socket.split();
         let (tally, max_control) = (Tally::default(), channel.max_control_bytes());
         Self {
-            sender: Sender {
-                sink,
-                peer: Arc::clone(&peer),
-                tally,
-                max_control,
-                sends: PhantomData,
-            },
+            sender: Sender { sink, peer: Arc::clone(&peer), tally, max_control, sends: PhantomData },
             receiver: Receiver {
                 stream,
                 peer,
@@ -141,10 +135,8 @@ impl<S: Serialize> Sender<S> {
     }
 
     pub async fn send_control(&mut self, message: &S) -> Result<(), ChannelError> {
-        let mut bytes = codec::encode(message, self.max_control).map_err(|source| ChannelError::Encode {
-            peer: Arc::clone(&self.peer),
-            source,
-        })?;
+        let mut bytes = codec::encode(message, self.max_control)
+            .map_err(|source| ChannelError::Encode { peer: Arc::clone(&self.peer), source })?;
         frame::seal_control(&mut bytes).map_err(|source| self.own_frame(source))?;
         self.ready().await?;
         self.send(bytes.into()).await
@@ -170,10 +162,7 @@ impl<S: Serialize> Sender<S> {
 
     /// Hands everything that is queued to the kernel.
     pub async fn flush(&mut self) -> Result<(), ChannelError> {
-        self.sink
-            .flush()
-            .await
-            .map_err(|error| ChannelError::from_ws(&self.peer, error))
+        self.sink.flush().await.map_err(|error| ChannelError::from_ws(&self.peer, error))
     }
 
     /// Waits until a message can be taken.
@@ -195,10 +184,7 @@ impl<S: Serialize> Sender<S> {
     /// `reason` is cut to 123 bytes.
     pub async fn start_close(&mut self, reason: &str) -> Result<(), ChannelError> {
         let reason = &reason[..reason.floor_char_boundary(MAX_CLOSE_REASON)];
-        let close = CloseFrame {
-            code: CloseCode::Normal,
-            reason: reason.into(),
-        };
+        let close = CloseFrame { code: CloseCode::Normal, reason: reason.into() };
         self.sink
             .send(Message::Close(Some(close)))
             .await
@@ -206,10 +192,7 @@ impl<S: Serialize> Sender<S> {
     }
 
     fn own_frame(&self, source: frame::FrameError) -> ChannelError {
-        ChannelError::OwnFrame {
-            peer: Arc::clone(&self.peer),
-            source,
-        }
+        ChannelError::OwnFrame { peer: Arc::clone(&self.peer), source }
     }
 }
 
@@ -232,45 +215,32 @@ impl<R: DeserializeOwned> Receiver<R> {
                 Some(Ok(Message::Binary(message))) => return self.open(&message),
                 Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => {}
                 Some(Ok(Message::Text(_))) => {
-                    return Err(ChannelError::NotBinary {
-                        peer: Arc::clone(&self.peer),
-                    });
+                    return Err(ChannelError::NotBinary { peer: Arc::clone(&self.peer) });
                 }
                 Some(Ok(Message::Close(frame))) => {
                     self.closed = Some(frame.map(|f| f.reason.as_str().to_owned()).unwrap_or_default());
                 }
                 Some(Err(error)) => return Err(ChannelError::from_ws(&self.peer, error)),
                 None => {
-                    return Ok(Incoming::Closed {
-                        reason: String::new(),
-                    });
+                    return Ok(Incoming::Closed { reason: String::new() });
                 }
             }
         }
     }
 
     fn open(&mut self, message: &Bytes) -> Result<Incoming<R>, ChannelError> {
-        let bad = |source| ChannelError::Frame {
-            peer: Arc::clone(&self.peer),
-            source,
-        };
+        let bad = |source| ChannelError::Frame { peer: Arc::clone(&self.peer), source };
         let (header, payload) = frame::open(message).map_err(bad)?;
         match header.kind {
             Kind::Data(data) => {
                 if let Some(header) = message.first_chunk() {
                     self.tally.add(header);
                 }
-                Ok(Incoming::Data {
-                    data,
-                    payload: message.slice(HEADER_BYTES..),
-                })
+                Ok(Incoming::Data { data, payload: message.slice(HEADER_BYTES..) })
             }
             Kind::Control => codec::decode(payload, self.max_control)
                 .map(Incoming::Control)
-                .map_err(|source| ChannelError::Decode {
-                    peer: Arc::clone(&self.peer),
-                    source,
-                }),
+                .map_err(|source| ChannelError::Decode { peer: Arc::clone(&self.peer), source }),
             Kind::End => {
                 let sent = End::decode(payload).map_err(bad)?;
                 self.tally.check(&sent).map_err(bad)?;

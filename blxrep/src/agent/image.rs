@@ -1,0 +1,135 @@
+//! The full image of one disk: a stream of everything, then rounds over what changed meanwhile, until a cut passes
+//! and the base is published. An attempt that breaks off goes on at the last durable offset.
+
+use super::dialer::Dialer;
+use super::link::{Link, LinkError};
+use super::pace::Pace;
+use super::round::{self, CutError, Member};
+use super::unit::Unit;
+use crate::engine::cut::{self, Plan};
+use crate::io::reader::IMAGE_PIECE;
+use crate::model::granules::GranuleSet;
+use crate::model::ids::{ActionId, CutId, PointId};
+use crate::wire::hello::Channel;
+use crate::wire::snapshot::{ToAgent, ToDispatcher};
+use std::sync::Arc;
+use std::time::Instant;
+
+/// Why an attempt ended without a base.
+#[derive(Debug, thiserror::Error)]
+pub enum ImageError {
+    #[error(transparent)]
+    Cut(#[from] CutError),
+    #[error("the dispatcher refused the image: {0}")]
+    Refused(String),
+    #[error("the dispatcher could not publish the image: {0}")]
+    Failed(String),
+    #[error("cannot keep the tracking record of the disk: {0}")]
+    Record(String),
+}
+
+impl From<LinkError> for ImageError {
+    fn from(error: LinkError) -> Self {
+        Self::Cut(error.into())
+    }
+}
+
+impl From<crate::io::source::SourceError> for ImageError {
+    fn from(error: crate::io::source::SourceError) -> Self {
+        Self::Cut(error.into())
+    }
+}
+
+/// One attempt. Dropping the future ends it; what is durable at the dispatcher stays.
+pub async fn attempt(
+    unit: Arc<Unit>,
+    dialer: &Dialer,
+    pace: Pace,
+    readers: usize,
+    action: ActionId,
+    cut: CutId,
+) -> Result<PointId, ImageError> {
+    let (connection, _) = dialer.dial(Channel::Snapshot).await.map_err(LinkError::from)?;
+    let mut member: Member<ToDispatcher, ToAgent> =
+        Member::new(Arc::clone(&unit), Link::new(connection, pace));
+    let (point, offset) = begin(&mut member, action).await?;
+    unit.opened(point, None).map_err(ImageError::Record)?;
+    stream(&mut member, offset, readers).await?;
+    let summary = round::run(std::slice::from_mut(&mut member), cut, &Plan::default()).await?;
+    for summary in summary {
+        member.link.say(&ToDispatcher::Seal(summary)).await?;
+    }
+    member.link.end().await?;
+    published(&mut member, point).await?;
+    cut::acknowledge(unit.as_ref(), member.open.carried());
+    unit.acknowledged(point).map_err(ImageError::Record)?;
+    Ok(point)
+}
+
+async fn begin(
+    member: &mut Member<ToDispatcher, ToAgent>,
+    action: ActionId,
+) -> Result<(PointId, u64), ImageError> {
+    let unit = &member.unit;
+    let begin = ToDispatcher::Begin {
+        action,
+        disk: unit.identity.clone(),
+        device: unit.device(),
+        bytes: unit.bytes(),
+        granule_shift: unit.granule().shift(),
+        epoch: unit.epoch(),
+    };
+    member.link.say(&begin).await?;
+    match member.link.hear().await? {
+        ToAgent::Start { point, offset } => Ok((point, offset.min(member.unit.bytes()))),
+        ToAgent::Refuse { reason } => Err(ImageError::Refused(reason)),
+        other => Err(LinkError::Unexpected(format!("{other:?}")).into()),
+    }
+}
+
+/// Sends everything from `offset` on. What was marked so far above the offset is forgotten first: it is read after
+/// this, so the stream carries it. Below the offset it stays dirty for the rounds.
+async fn stream(
+    member: &mut Member<ToDispatcher, ToAgent>,
+    offset: u64,
+    readers: usize,
+) -> Result<(), ImageError> {
+    let unit = Arc::clone(&member.unit);
+    forget_above(&unit, offset);
+    let end = unit.bytes();
+    let step = u64::from(IMAGE_PIECE);
+    let pieces = (offset..end).step_by(IMAGE_PIECE as usize).map(move |start| start..(start + step).min(end));
+    let mut reader = member.read(pieces, readers)?;
+    loop {
+        let since = Instant::now();
+        let Some(frames) = reader.next().await else { return Ok(()) };
+        member.send(frames?, since).await?;
+        while let Some(message) = member.link.heard() {
+            match message? {
+                ToAgent::Durable { .. } => {}
+                ToAgent::Failed { reason } => return Err(ImageError::Failed(reason)),
+                other => return Err(LinkError::Unexpected(format!("{other:?}")).into()),
+            }
+        }
+    }
+}
+
+fn forget_above(unit: &Unit, offset: u64) {
+    cut::sweep(&[unit]);
+    let granules = unit.granules();
+    let first = u32::try_from(offset.div_ceil(unit.granule().bytes())).unwrap_or(granules);
+    let mut above = GranuleSet::new();
+    above.insert_range(first.min(granules)..granules);
+    cut::acknowledge(unit, &above);
+}
+
+async fn published(member: &mut Member<ToDispatcher, ToAgent>, point: PointId) -> Result<(), ImageError> {
+    loop {
+        match member.link.hear().await? {
+            ToAgent::Durable { .. } => {}
+            ToAgent::Published { point: done } if done == point => return Ok(()),
+            ToAgent::Failed { reason } => return Err(ImageError::Failed(reason)),
+            other => return Err(LinkError::Unexpected(format!("{other:?}")).into()),
+        }
+    }
+}

@@ -1,0 +1,333 @@
+//! The agent: tracks the disks of its host and sends what the dispatcher asks for.
+//!
+//! ```text
+//!            ToAgent                    Command                 frames
+//! session ------------> this loop ----------------> cutter ----------------> /ws/live, one per disk
+//!    ^                    |    ^ \                    |
+//!    | ToDispatcher       |    |  \ spawns            | Event
+//!    +--------------------+    |   +--> image ------------------------------> /ws/snapshot, one per disk
+//!                              |         | ends         |
+//!                              +---------+--------------+
+//! ```
+//!
+//! The loop owns all state; tasks own their connection and tell how they ended.
+
+mod cutter;
+mod dialer;
+mod image;
+mod link;
+mod pace;
+mod roll;
+mod round;
+mod session;
+mod settings;
+mod unit;
+
+use crate::cli::start::AgentArgs;
+use crate::engine::backoff::Backoff;
+use crate::io::random;
+use crate::io::signals::Stop;
+use crate::model::action::ActionState;
+use crate::model::ids::{ActionId, CutId, DiskIdentity, PointId};
+use crate::model::point::Coverage;
+use crate::model::policy::{DEFAULT_LIVE_SYNC, EffectivePolicy};
+use crate::wire::config::{Control, DiskStatus, ToAgent, ToDispatcher};
+use anyhow::Context;
+use cutter::{Command, Cutter, Event};
+use dialer::Dialer;
+use image::ImageError;
+use pace::Pace;
+use roll::Roll;
+use session::Heard;
+use settings::Settings;
+use std::collections::BTreeMap;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio::task::{AbortHandle, JoinSet};
+use unit::Unit;
+
+/// Messages between the tasks; each side takes them at once.
+const QUEUE: usize = 64;
+/// Events of the cutter. More than all that a full queue of commands and the syncs that wait can cause, so that the
+/// cutter never waits for this loop while this loop waits for the cutter.
+const EVENTS: usize = 4 * QUEUE;
+/// How long session and cutter may take to end.
+const STOP_PATIENCE: Duration = Duration::from_secs(3);
+/// How often the state of the protected disks is told.
+const STATUS_EVERY: Duration = Duration::from_secs(2);
+
+/// Runs the agent until it is told to stop.
+pub async fn run(args: AgentArgs) -> anyhow::Result<()> {
+    let settings = Settings::load(args)?;
+    let roll = Roll::open(&settings).context("cannot start to track disks")?;
+    let mut stop = Stop::listen().context("cannot listen for signals")?;
+    tracing::info!(agent = %settings.dialer.agent, dispatcher = %settings.dialer.address, "agent started");
+    Agent::start(settings, roll).work(&mut stop).await;
+    tracing::info!("agent stopped; changes go on being tracked");
+    Ok(())
+}
+
+/// A full image that is being made, or waits for its next attempt.
+#[derive(Debug)]
+struct Image {
+    action: ActionId,
+    task: AbortHandle,
+    backoff: Backoff,
+}
+
+/// How an attempt at an image ended.
+type ImageEnd = (DiskIdentity, ActionId, Result<PointId, ImageError>);
+
+struct Agent {
+    dialer: Dialer,
+    pace: Pace,
+    /// Limit of the agent's own configuration: a policy can only lower it.
+    own_limit: Option<u64>,
+    /// Reads in flight of an image.
+    readers: usize,
+    roll: Roll,
+    images: BTreeMap<DiskIdentity, Image>,
+    attempts: JoinSet<ImageEnd>,
+    lives: BTreeMap<DiskIdentity, ActionId>,
+    outbound: mpsc::Sender<ToDispatcher>,
+    heard: mpsc::Receiver<Heard>,
+    cutter: mpsc::Sender<Command>,
+    events: mpsc::Receiver<Event>,
+    /// Session and cutter; they end when their queues do.
+    tasks: JoinSet<()>,
+}
+
+impl Agent {
+    fn start(settings: Settings, roll: Roll) -> Self {
+        let pace = Pace::new(settings.bandwidth_limit);
+        let (outbound, to_send) = mpsc::channel(QUEUE);
+        let (hear, heard) = mpsc::channel(QUEUE);
+        let (cutter, commands) = mpsc::channel(QUEUE);
+        let (tell, events) = mpsc::channel(EVENTS);
+        let mut tasks = JoinSet::new();
+        tasks.spawn(session::run(settings.dialer.clone(), hear, to_send));
+        tasks
+            .spawn(Cutter::new(settings.dialer.clone(), pace.clone(), DEFAULT_LIVE_SYNC, tell).run(commands));
+        Self {
+            dialer: settings.dialer,
+            pace,
+            own_limit: settings.bandwidth_limit,
+            readers: settings.read_threads,
+            roll,
+            images: BTreeMap::new(),
+            attempts: JoinSet::new(),
+            lives: BTreeMap::new(),
+            outbound,
+            heard,
+            cutter,
+            events,
+            tasks,
+        }
+    }
+
+    async fn work(mut self, stop: &mut Stop) {
+        let mut status = tokio::time::interval(STATUS_EVERY);
+        loop {
+            tokio::select! {
+                () = stop.requested() => break,
+                heard = self.heard.recv() => match heard {
+                    Some(heard) => self.hear(heard).await,
+                    None => break,
+                },
+                event = self.events.recv() => match event {
+                    Some(event) => self.tell(event).await,
+                    None => break,
+                },
+                Some(ended) = self.attempts.join_next() => if let Ok(ended) = ended {
+                    self.attempt_ended(ended).await;
+                },
+                _ = status.tick() => self.report_status().await,
+            }
+        }
+        self.attempts.shutdown().await;
+        // Session and cutter end when nobody can tell them anything any more; the session says goodbye first.
+        drop((self.outbound, self.cutter, self.heard, self.events));
+        let ended = async { while self.tasks.join_next().await.is_some() {} };
+        let _ = tokio::time::timeout(STOP_PATIENCE, ended).await;
+    }
+
+    async fn hear(&mut self, heard: Heard) {
+        match heard {
+            Heard::Connected(accepted) => {
+                let (footprint, offers) = self.roll.inventory(accepted).await;
+                self.say(ToDispatcher::Inventory { footprint, offers }).await;
+            }
+            Heard::Lost => {}
+            Heard::Message(message) => self.obey(message).await,
+        }
+    }
+
+    async fn obey(&mut self, message: ToAgent) {
+        match message {
+            ToAgent::Policy(policy) => self.apply(&policy).await,
+            ToAgent::Snapshot { action, disk } => self.image(action, disk).await,
+            ToAgent::Live { action, disk, paused } => self.protect(action, disk, paused).await,
+            ToAgent::Sync { request, disk } => self.command(Command::Sync { request, disk }).await,
+            ToAgent::Control { action, control } => self.control(action, control).await,
+            ToAgent::Ping(n) => self.say(ToDispatcher::Pong(n)).await,
+        }
+    }
+
+    async fn apply(&mut self, policy: &EffectivePolicy) {
+        let limit = match (policy.bandwidth_limit, self.own_limit) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        };
+        tracing::info!(policy = %policy.name, every = ?policy.live_sync, ?limit, "policy in force");
+        self.pace.set_rate(limit);
+        self.command(Command::Every(policy.live_sync)).await;
+    }
+
+    async fn image(&mut self, action: ActionId, disk: DiskIdentity) {
+        if let Some(image) = self.images.get(&disk) {
+            if image.action == action {
+                return;
+            }
+            image.task.abort();
+        }
+        self.lives.remove(&disk);
+        self.command(Command::Release(disk.clone())).await;
+        self.attempt(action, disk, Backoff::default(), Duration::ZERO).await;
+    }
+
+    /// Starts the next attempt at an image after `delay`.
+    async fn attempt(&mut self, action: ActionId, disk: DiskIdentity, backoff: Backoff, delay: Duration) {
+        let unit = match self.roll.unit(&disk).await {
+            Ok(unit) => unit,
+            Err(reason) => return self.state(action, ActionState::Failed, reason).await,
+        };
+        let (dialer, pace, name) = (self.dialer.clone(), self.pace.clone(), disk.clone());
+        let readers = self.readers;
+        let task = self.attempts.spawn(async move {
+            tokio::time::sleep(delay).await;
+            let cut = CutId(random::id());
+            let ended = image::attempt(unit, &dialer, pace, readers, action, cut).await;
+            (name, action, ended)
+        });
+        self.images.insert(disk, Image { action, task, backoff });
+        if delay.is_zero() {
+            self.state(action, ActionState::Running, String::new()).await;
+        }
+    }
+
+    async fn attempt_ended(&mut self, (disk, action, ended): ImageEnd) {
+        let Some(mut image) = self.images.remove(&disk).filter(|i| i.action == action) else { return };
+        match ended {
+            // The dispatcher published it: it says what comes next.
+            Ok(point) => tracing::info!(%disk, %point, "the base is published"),
+            Err(error) => {
+                let delay = image.backoff.next(random::id());
+                tracing::warn!(%disk, %error, "the image broke off; it goes on where it is durable");
+                self.state(action, ActionState::Running, format!("trying again: {error}")).await;
+                self.attempt(action, disk, image.backoff, delay).await;
+            }
+        }
+    }
+
+    async fn protect(&mut self, action: ActionId, disk: DiskIdentity, paused: bool) {
+        match self.roll.unit(&disk).await {
+            Ok(unit) => {
+                self.lives.insert(disk, action);
+                self.command(Command::Protect { unit, action, paused }).await;
+                let state = if paused { ActionState::Paused } else { ActionState::Running };
+                self.state(action, state, String::new()).await;
+            }
+            Err(reason) => self.state(action, ActionState::Failed, reason).await,
+        }
+    }
+
+    async fn control(&mut self, action: ActionId, control: Control) {
+        let imaged = self.images.iter().find(|(_, i)| i.action == action).map(|(d, _)| d.clone());
+        let live = self.lives.iter().find(|(_, a)| **a == action).map(|(d, _)| d.clone());
+        match (control, imaged, live) {
+            (Control::Pause | Control::Cancel, Some(disk), _) => {
+                if let Some(image) = self.images.remove(&disk) {
+                    image.task.abort();
+                }
+                self.state(action, ended_by(control), String::new()).await;
+            }
+            (Control::Pause, None, Some(disk)) => self.protect(action, disk, true).await,
+            (Control::Resume, None, Some(disk)) => self.protect(action, disk, false).await,
+            (Control::Cancel, None, Some(disk)) => {
+                self.lives.remove(&disk);
+                self.command(Command::Release(disk.clone())).await;
+                self.roll.release(disk).await;
+                self.state(action, ActionState::Cancelled, String::new()).await;
+            }
+            // An image is resumed by `Snapshot`; what is not known here has ended.
+            (Control::Resume, ..) => {}
+            (Control::Pause | Control::Cancel, None, None) => {
+                self.state(action, ended_by(control), String::new()).await;
+            }
+        }
+    }
+
+    async fn tell(&mut self, event: Event) {
+        match event {
+            Event::Synced { request, outcomes } => self.say(ToDispatcher::Synced { request, outcomes }).await,
+            Event::Failed { actions, reason } => {
+                for action in actions {
+                    self.state(action, ActionState::Running, format!("trying again: {reason}")).await;
+                }
+                self.look_again().await;
+            }
+            Event::Recovered { actions } => {
+                for action in actions {
+                    self.state(action, ActionState::Running, String::new()).await;
+                }
+            }
+        }
+    }
+
+    /// A cut may have failed because a disk is no longer what it was: resized, or at another node.
+    async fn look_again(&mut self) {
+        self.roll.look_again().await;
+        for (disk, action) in self.lives.clone() {
+            if !self.roll.is_current(&disk) {
+                self.protect(action, disk, false).await;
+            }
+        }
+    }
+
+    async fn report_status(&mut self) {
+        let status: Vec<DiskStatus> = self.roll.units().map(|unit| unit_status(unit)).collect();
+        if !status.is_empty() {
+            self.say(ToDispatcher::Status(status)).await;
+        }
+    }
+
+    async fn state(&self, action: ActionId, state: ActionState, reason: String) {
+        self.say(ToDispatcher::Action { action, state, reason }).await;
+    }
+
+    async fn say(&self, message: ToDispatcher) {
+        // Fails only when the session task has ended, and then the loop ends too.
+        let _ = self.outbound.send(message).await;
+    }
+
+    async fn command(&self, command: Command) {
+        // Fails only when the cutter has ended, and then the loop ends too.
+        let _ = self.cutter.send(command).await;
+    }
+}
+
+fn ended_by(control: Control) -> ActionState {
+    match control {
+        Control::Pause => ActionState::Paused,
+        Control::Cancel => ActionState::Cancelled,
+        Control::Resume => ActionState::Running,
+    }
+}
+
+fn unit_status(unit: &Unit) -> DiskStatus {
+    DiskStatus {
+        identity: unit.identity.clone(),
+        coverage: unit.lost_coverage().map_or(Coverage::Proven, Coverage::Unknown),
+        notes: unit.notes(),
+    }
+}

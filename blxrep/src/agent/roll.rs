@@ -1,0 +1,206 @@
+//! The disks of this host: which there are, which are offered, and which are tracked.
+
+use super::settings::Settings;
+use super::unit::Unit;
+use crate::io::host::{self, HostError, HostOptions, Inventory};
+use crate::io::random;
+use crate::io::source::DiskSource;
+use crate::io::tracker::{Attach, DiskSpec, Tracker, TrackerError};
+use crate::model::host::Footprint;
+use crate::model::ids::{DiskIdentity, Epoch};
+use crate::model::selection::{Candidate, select};
+use crate::wire::config::Offer;
+use crate::wire::hello::{Accepted, KeptDisk};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Everything the agent knows of its disks. The tracker is shared with the threads that it blocks.
+#[derive(Debug)]
+pub struct Roll {
+    tracker: Arc<Mutex<Tracker>>,
+    host: HostOptions,
+    /// Disks that were named; all that are offered by default if there are none.
+    named: Vec<PathBuf>,
+    boot_id: [u8; 16],
+    boot_id_text: String,
+    /// Disks below the data directory of a dispatcher on this machine.
+    kept: Vec<KeptDisk>,
+    offered: Vec<Candidate>,
+    units: BTreeMap<DiskIdentity, Arc<Unit>>,
+}
+
+/// Why a disk cannot be protected.
+#[derive(Debug, thiserror::Error)]
+enum RollError {
+    #[error(transparent)]
+    Host(#[from] HostError),
+    #[error(transparent)]
+    Tracker(#[from] TrackerError),
+    #[error(transparent)]
+    Source(#[from] crate::io::source::SourceError),
+    #[error("{0} is not among the disks of this agent: name it with --disk, or in the configuration")]
+    Unknown(DiskIdentity),
+    #[error("{0}")]
+    Problem(String),
+}
+
+impl Roll {
+    /// Adopts or loads the tracking programs. Named disks that do not exist, or cannot be protected, are an error
+    /// here and now; what is wrong with the others is told when they are offered.
+    pub fn open(settings: &Settings) -> anyhow::Result<Self> {
+        if !settings.disks.is_empty() {
+            let (_, chosen) = look(&settings.host, &settings.disks)?;
+            if let Some(problem) = chosen.into_iter().find_map(|candidate| candidate.problem) {
+                anyhow::bail!(problem);
+            }
+        }
+        let tracker = Tracker::open(settings.tracker.clone())?;
+        Ok(Self {
+            tracker: Arc::new(Mutex::new(tracker)),
+            host: settings.host.clone(),
+            named: settings.disks.clone(),
+            boot_id: settings.dialer.boot_id,
+            boot_id_text: settings.boot_id_text.clone(),
+            kept: Vec::new(),
+            offered: Vec::new(),
+            units: BTreeMap::new(),
+        })
+    }
+
+    /// Looks at the host and says what can be protected. Disks that hold the dispatcher's own data are left out.
+    pub async fn inventory(&mut self, dispatcher: &Accepted) -> (Footprint, Vec<Offer>) {
+        let (options, named) = (self.host.clone(), self.named.clone());
+        let looked = tokio::task::spawn_blocking(move || look(&options, &named)).await;
+        let (inventory, chosen) = match looked {
+            Ok(Ok(found)) => found,
+            Ok(Err(error)) => {
+                tracing::error!(%error, "cannot describe this host");
+                return (Footprint::default(), Vec::new());
+            }
+            Err(_) => return (Footprint::default(), Vec::new()),
+        };
+        self.offered =
+            chosen.into_iter().map(|candidate| self.without_feedback(candidate, dispatcher)).collect();
+        let offers: Vec<Offer> = self.offered.iter().filter_map(offer).collect();
+        for candidate in &self.offered {
+            match &candidate.problem {
+                Some(problem) => tracing::warn!(device = %candidate.disk.device, %problem, "not protected"),
+                None => tracing::info!(device = %candidate.disk.device, "offered"),
+            }
+        }
+        (inventory.footprint, offers)
+    }
+
+    /// On the dispatcher's own machine, a disk that its data directory lies on would feed its own changes back.
+    fn without_feedback(&self, mut candidate: Candidate, dispatcher: &Accepted) -> Candidate {
+        let disk = &candidate.disk;
+        let kept = dispatcher.kept.iter().any(|k| (k.major, k.minor) == (disk.major, disk.minor));
+        if dispatcher.boot_id == self.boot_id && kept {
+            candidate.problem = Some(format!(
+                "{} holds the data directory of this very dispatcher: each point stored there would be a change to \
+                 store; move the data directory to another disk, or protect this disk from another dispatcher",
+                disk.device
+            ));
+        }
+        candidate
+    }
+
+    /// The tracked disk; tracking begins if it has not.
+    pub async fn unit(&mut self, disk: &DiskIdentity) -> Result<Arc<Unit>, String> {
+        if let Some(unit) = self.units.get(disk).filter(|unit| self.still_fits(unit)) {
+            return Ok(Arc::clone(unit));
+        }
+        let spec = self.spec(disk).map_err(|e| e.to_string())?;
+        let tracker = Arc::clone(&self.tracker);
+        let begun = tokio::task::spawn_blocking(move || begin(&tracker, &spec)).await;
+        let unit = begun.map_err(|_| "the agent is stopping".to_owned())?.map_err(|e| e.to_string())?;
+        let unit = Arc::new(unit);
+        self.units.insert(disk.clone(), Arc::clone(&unit));
+        Ok(unit)
+    }
+
+    /// Disks that are tracked.
+    pub fn units(&self) -> impl Iterator<Item = &Arc<Unit>> {
+        self.units.values()
+    }
+
+    /// Stops tracking a disk: nobody wants its changes any more.
+    pub async fn release(&mut self, disk: DiskIdentity) {
+        self.units.remove(&disk);
+        let tracker = Arc::clone(&self.tracker);
+        let released = tokio::task::spawn_blocking(move || {
+            tracker.lock().unwrap_or_else(PoisonError::into_inner).untrack(&disk)
+        });
+        if let Ok(Err(error)) = released.await {
+            tracing::warn!(%error, "cannot stop tracking");
+        }
+    }
+
+    /// Whether the disk is still the one that tracking began with: a resized one must be tracked anew.
+    fn still_fits(&self, unit: &Unit) -> bool {
+        let of_unit = |c: &&Candidate| c.disk.identity.as_ref() == Some(&unit.identity);
+        self.offered
+            .iter()
+            .find(of_unit)
+            .is_some_and(|c| c.disk.bytes == unit.bytes() && c.disk.device == unit.device())
+    }
+
+    fn spec(&self, identity: &DiskIdentity) -> Result<DiskSpec, RollError> {
+        let of_identity = |c: &&Candidate| c.disk.identity.as_ref() == Some(identity);
+        let candidate =
+            self.offered.iter().find(of_identity).ok_or_else(|| RollError::Unknown(identity.clone()))?;
+        if let Some(problem) = &candidate.problem {
+            return Err(RollError::Problem(problem.clone()));
+        }
+        let disk = &candidate.disk;
+        Ok(DiskSpec {
+            node: PathBuf::from(&disk.device),
+            major: disk.major,
+            minor: disk.minor,
+            sysfs: PathBuf::from(format!("/sys/dev/block/{}:{}", disk.major, disk.minor)),
+            bytes: disk.bytes,
+            identity: identity.clone(),
+            boot_id: self.boot_id_text.clone(),
+            diskseq: disk.diskseq,
+        })
+    }
+}
+
+fn look(options: &HostOptions, named: &[PathBuf]) -> Result<(Inventory, Vec<Candidate>), HostError> {
+    let inventory = host::inventory(options)?;
+    let mut numbers = Vec::new();
+    for path in named {
+        // Links may lead elsewhere since the start.
+        let device = host::resolve(path)?;
+        numbers.push((device.major, device.minor));
+    }
+    let chosen = select(&inventory.candidates, &numbers);
+    Ok((inventory, chosen))
+}
+
+fn offer(candidate: &Candidate) -> Option<Offer> {
+    let disk = &candidate.disk;
+    // Without an identity there is nothing to call it by; the log has said why.
+    let identity = disk.identity.clone()?;
+    let (device, bytes, problem) = (disk.device.clone(), disk.bytes, candidate.problem.clone());
+    Some(Offer { identity, device, bytes, problem })
+}
+
+fn begin(tracker: &Mutex<Tracker>, spec: &DiskSpec) -> Result<Unit, RollError> {
+    let source = DiskSource::open(Path::new(&spec.node))?;
+    let mut tracker = tracker.lock().unwrap_or_else(PoisonError::into_inner);
+    let (tracked, attach) = tracker.track(spec, Epoch(random::wide_id()))?;
+    let device = spec.node.display().to_string();
+    let fresh = match attach {
+        Attach::Adopted => {
+            tracing::info!(%device, "tracking goes on: every change since the last point is known");
+            None
+        }
+        Attach::Fresh { reason } => {
+            tracing::info!(%device, %reason, "tracking begins anew");
+            Some(reason)
+        }
+    };
+    Ok(Unit::new(spec.identity.clone(), device, source, tracked, fresh))
+}

@@ -1,0 +1,241 @@
+//! One protected disk as the agent's tasks share it: what tracks it, what reads it, what is known of it.
+
+use crate::engine::audit::{Audit, Proof, Verdict};
+use crate::engine::cut::Witnesses;
+use crate::io::source::DiskSource;
+use crate::io::tracker::DiskTracker;
+use crate::model::bitmap::Bitmap;
+use crate::model::granules::GranuleSet;
+use crate::model::ids::{DiskIdentity, Epoch, PointId};
+use crate::model::tracking::{Baseline, BaselineSearch, Sample};
+use crate::model::units::GranuleSize;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Pause between two samples of an audit: less than the distance that agreeing samples need.
+const SAMPLE_PAUSE: Duration = Duration::from_micros(100);
+/// How long a new baseline is looked for after a gap. Without one the gap is found again by the next cut.
+const REBASE_WAIT: Duration = Duration::from_secs(5);
+
+/// A tracked disk.
+#[derive(Debug)]
+pub struct Unit {
+    pub identity: DiskIdentity,
+    pub source: Arc<DiskSource>,
+    device: String,
+    tracker: Arc<DiskTracker>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    audit: Audit,
+    /// Why the next point must carry the whole disk. The maps remember that too (every granule is pending); this
+    /// is the reason that the point will show.
+    lost: Option<String>,
+}
+
+/// What the audit says of the point that was formed last.
+#[derive(Debug)]
+pub enum AuditOutcome {
+    /// Complete, and the issue witness adds up. With what the audit cannot see.
+    Proven(Vec<String>),
+    /// Complete as far as is known; not proven.
+    Unproven(String),
+    /// Changes were missed: the point must carry the whole disk.
+    Gap(String),
+}
+
+impl Unit {
+    /// A disk whose tracking has just begun or been taken up again. `fresh` says why nothing from before counts.
+    pub fn new(
+        identity: DiskIdentity,
+        device: String,
+        source: DiskSource,
+        tracker: Arc<DiskTracker>,
+        fresh: Option<String>,
+    ) -> Self {
+        let audit = Audit::new(tracker.record().baseline, tracker.reporting());
+        let source = Arc::new(source);
+        Self { identity, source, device, tracker, state: Mutex::new(State { audit, lost: fresh }) }
+    }
+
+    /// Node that the disk is read from.
+    pub fn device(&self) -> String {
+        self.device.clone()
+    }
+
+    pub fn granule(&self) -> GranuleSize {
+        self.tracker.granule()
+    }
+
+    pub fn granules(&self) -> u32 {
+        self.tracker.granules()
+    }
+
+    /// Size of the disk when tracking began.
+    pub fn bytes(&self) -> u64 {
+        self.tracker.bytes()
+    }
+
+    pub fn epoch(&self) -> Epoch {
+        self.tracker.record().epoch
+    }
+
+    /// What the pinned record knows: the point that was acknowledged last, and the one whose fate is unknown.
+    pub fn continuity(&self) -> (Option<PointId>, Option<PointId>) {
+        let record = self.tracker.record();
+        (record.acknowledged, record.open)
+    }
+
+    /// Records that `point` is being sent, on top of `parent`.
+    pub fn opened(&self, point: PointId, parent: Option<PointId>) -> Result<(), String> {
+        let mut record = self.tracker.record();
+        (record.acknowledged, record.open) = (parent, Some(point));
+        self.tracker.store_record(&record).map_err(|e| e.to_string())
+    }
+
+    /// Records that `point` is durable at the dispatcher: coverage counts from here, and a shortfall that was
+    /// measured for the point is written off.
+    pub fn acknowledged(&self, point: PointId) -> Result<(), String> {
+        let mut state = self.state();
+        state.audit.published();
+        state.audit.take_changed();
+        state.lost = None;
+        let mut record = self.tracker.record();
+        (record.acknowledged, record.open, record.baseline) = (Some(point), None, *state.audit.baseline());
+        self.tracker.store_record(&record).map_err(|e| e.to_string())
+    }
+
+    /// The point that was being formed will not be published: its shortfall stays on the books.
+    pub fn abandoned(&self) {
+        self.state().audit.abandoned();
+    }
+
+    /// Why the next point must carry the whole disk.
+    pub fn lost_coverage(&self) -> Option<String> {
+        self.state().lost.clone()
+    }
+
+    /// Every granule may differ from what the dispatcher has. Kept in the maps, so that a crash does not forget it.
+    pub fn lose_coverage(&self, reason: &str) {
+        self.tracker.pending().mark(&GranuleSet::full(self.granules()));
+        self.state().lost = Some(reason.to_owned());
+    }
+
+    /// Everything that may differ from what the dispatcher has.
+    pub fn dirty(&self) -> GranuleSet {
+        let mut dirty = self.tracker.issued().peek();
+        dirty.union_with(&self.tracker.completed().peek());
+        dirty.union_with(&self.tracker.pending().peek());
+        dirty.union_with(&self.tracker.inflight().ranges);
+        dirty
+    }
+
+    /// Whether nothing changed since the last point.
+    pub fn is_clean(&self) -> bool {
+        self.lost_coverage().is_none() && self.dirty().is_empty()
+    }
+
+    /// What the audit cannot see on this disk.
+    pub fn notes(&self) -> Vec<String> {
+        let classes = self.state().audit.not_audited();
+        classes
+            .iter()
+            .map(|class| format!("{class} requests are not audited: the kernel does not account them"))
+            .collect()
+    }
+
+    /// Looks at both witnesses until they prove something, for a bounded time. Blocks.
+    ///
+    /// A gap is answered here already: everything becomes dirty, and the audit starts anew from a baseline that
+    /// counts the missed change as known, so that the point that carries the whole disk can be proven.
+    pub fn audit(&self) -> Result<AuditOutcome, String> {
+        let mut proof = Proof::new();
+        loop {
+            let sample = self
+                .tracker
+                .audit_sample()
+                .map_err(|e| format!("cannot read the kernel's statistics: {e}"))?;
+            let mut state = self.state();
+            let verdict = proof.offer(&mut state.audit, &sample);
+            if state.audit.take_changed() {
+                self.store_baseline(&state)?;
+            }
+            drop(state);
+            match verdict {
+                None => std::thread::sleep(SAMPLE_PAUSE),
+                Some(Verdict::Proven) => return Ok(AuditOutcome::Proven(self.notes())),
+                Some(Verdict::Unproven(reason)) => {
+                    self.tracker
+                        .retire_stale()
+                        .map_err(|e| format!("cannot read the kernel's statistics: {e}"))?;
+                    return Ok(AuditOutcome::Unproven(reason));
+                }
+                Some(Verdict::Gap(reason)) => {
+                    self.lose_coverage(&reason);
+                    self.rebase()?;
+                    return Ok(AuditOutcome::Gap(reason));
+                }
+            }
+        }
+    }
+
+    /// A look at both witnesses. A disk that has another size must be tracked anew, with other maps.
+    fn sample(&self) -> Result<Sample, String> {
+        let sample = self.tracker.audit_sample().map_err(unreadable)?;
+        if sample.disk_bytes != self.bytes() {
+            let (then, now) = (self.bytes(), sample.disk_bytes);
+            return Err(format!("the disk was resized from {then} to {now} bytes: tracking begins anew"));
+        }
+        Ok(sample)
+    }
+
+    /// Begins the audit anew, after everything has been marked dirty.
+    fn rebase(&self) -> Result<(), String> {
+        let mut search = BaselineSearch::default();
+        let deadline = Instant::now() + REBASE_WAIT;
+        while Instant::now() < deadline {
+            if let Some(found) = search.offer(&self.sample()?) {
+                let mut state = self.state();
+                let accounting = state.audit.baseline().accounting;
+                state.audit = Audit::new(Baseline { accounting, ..found }, self.tracker.reporting());
+                return self.store_baseline(&state);
+            }
+            std::thread::sleep(SAMPLE_PAUSE);
+        }
+        Err(format!("the disk did not stand still for a moment within {} s", REBASE_WAIT.as_secs()))
+    }
+
+    fn store_baseline(&self, state: &State) -> Result<(), String> {
+        let mut record = self.tracker.record();
+        record.baseline = *state.audit.baseline();
+        self.tracker.store_record(&record).map_err(|e| e.to_string())
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Witnesses for Unit {
+    fn issued(&self) -> Bitmap<'_> {
+        self.tracker.issued()
+    }
+
+    fn completed(&self) -> Bitmap<'_> {
+        self.tracker.completed()
+    }
+
+    fn pending(&self) -> Bitmap<'_> {
+        self.tracker.pending()
+    }
+
+    fn in_flight(&self) -> GranuleSet {
+        self.tracker.inflight().ranges
+    }
+}
+
+fn unreadable(error: std::io::Error) -> String {
+    format!("cannot read the kernel's statistics of the disk: {error}")
+}

@@ -1,0 +1,91 @@
+//! What the API needs of the dispatcher.
+
+use super::error::Result;
+use super::types::{
+    ActionRow, AgentDetail, AgentRow, Control, DiskRow, DispatcherStatus, PointRow, SyncRow, VerifyReport,
+};
+use crate::model::ids::{ActionId, AgentId, DiskId, PointId};
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+
+/// Which points or actions are asked for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Filter {
+    pub agent: Option<AgentId>,
+    pub disk: Option<DiskId>,
+    /// Only this many, the newest ones.
+    pub newest: Option<usize>,
+}
+
+/// Cut now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SyncRequest {
+    pub agent: AgentId,
+    /// One disk; all of the agent's disks without it.
+    pub disk: Option<DiskId>,
+    /// Answer when the points are published, or could not be.
+    pub wait: bool,
+}
+
+/// Write a point's content somewhere on the dispatcher's host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RestoreRequest {
+    pub point: PointId,
+    /// Absolute path of a file or a whole block device.
+    pub to: PathBuf,
+    /// Overwrite what is there. Without it, a target that exists is answered with `ApiError::unconfirmed`, whose
+    /// message says what would be overwritten.
+    pub yes: bool,
+}
+
+/// The dispatcher as the API sees it. The routes turn what people type into ids (`resolve`) before they call it,
+/// so a method given an id of something that does not exist (any more) answers `ApiError::not_found`.
+pub trait Backend: Send + Sync + 'static {
+    fn status(&self) -> impl Future<Output = Result<DispatcherStatus>> + Send;
+
+    /// Ordered by id.
+    fn agents(&self) -> impl Future<Output = Result<Vec<AgentRow>>> + Send;
+
+    fn agent(&self, agent: AgentId) -> impl Future<Output = Result<AgentDetail>> + Send;
+
+    /// Every disk of every agent, or of one; ordered by agent and device.
+    fn disks(&self, agent: Option<AgentId>) -> impl Future<Output = Result<Vec<DiskRow>>> + Send;
+
+    /// Oldest cut first.
+    fn points(&self, filter: Filter) -> impl Future<Output = Result<Vec<PointRow>>> + Send;
+
+    /// Oldest first.
+    fn actions(&self, filter: Filter) -> impl Future<Output = Result<Vec<ActionRow>>> + Send;
+
+    fn action(&self, action: ActionId) -> impl Future<Output = Result<ActionRow>> + Send;
+
+    /// At most `limit` ids in the range, ascending: how a prefix that a person typed becomes an id.
+    fn point_ids(
+        &self,
+        range: RangeInclusive<PointId>,
+        limit: usize,
+    ) -> impl Future<Output = Result<Vec<PointId>>> + Send;
+
+    /// At most `limit` ids in the range, ascending.
+    fn action_ids(
+        &self,
+        range: RangeInclusive<ActionId>,
+        limit: usize,
+    ) -> impl Future<Output = Result<Vec<ActionId>>> + Send;
+
+    /// Begins a full image; answers with the one that is under way if there is one.
+    fn snapshot(&self, disk: DiskId) -> impl Future<Output = Result<ActionRow>> + Send;
+
+    /// One row per disk, with a common `cut_id`.
+    fn sync(&self, request: SyncRequest) -> impl Future<Output = Result<Vec<SyncRow>>> + Send;
+
+    fn control(&self, action: ActionId, control: Control) -> impl Future<Output = Result<ActionRow>> + Send;
+
+    fn restore(&self, request: RestoreRequest) -> impl Future<Output = Result<ActionRow>> + Send;
+
+    /// One point and what it depends on, or the whole store.
+    fn verify(&self, point: Option<PointId>) -> impl Future<Output = Result<ActionRow>> + Send;
+
+    /// What a verify found; `not_found` for an action that is no verify or has not ended.
+    fn verify_report(&self, action: ActionId) -> impl Future<Output = Result<VerifyReport>> + Send;
+}

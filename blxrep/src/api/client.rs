@@ -1,0 +1,232 @@
+//! The API's client: one connection per request, every answer bounded in size and time.
+
+use super::error::{ApiError, ErrorBody};
+use super::socket::{connect, socket_path};
+use super::types::{
+    ActionRow, AgentDetail, AgentRow, Control, DiskRow, DispatcherStatus, ListQuery, PointRow, RestoreBody,
+    SnapshotBody, SyncBody, SyncRow, VerifyBody, VerifyReport,
+};
+use crate::model::ids::ActionId;
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper::{Method, Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::fmt::Write;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tokio::net::UnixStream;
+use tokio::task::JoinSet;
+
+/// A list of 300,000 points; a store that has more is asked with `newest`.
+const MAX_ANSWER_BYTES: usize = 256 << 20;
+/// Anything but a waiting sync is answered from the dispatcher's own state.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(30);
+
+/// Why there is no answer, or what the answer says went wrong.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    #[error(
+        "no dispatcher answers at {}: {source}; start it with `blxrep start --mode dispatcher --data-dir {}`, or name \
+         its data directory with --data-dir",
+        socket.display(),
+        data_dir.display()
+    )]
+    Unreachable { socket: PathBuf, data_dir: PathBuf, source: io::Error },
+    #[error("may not use {}: run this as root or as the user that runs the dispatcher", .0.display())]
+    NotAllowed(PathBuf),
+    #[error("the dispatcher at {} broke off: {what}", socket.display())]
+    Broken { socket: PathBuf, what: String },
+    #[error("the dispatcher at {} did not answer within {patience:?}; its log may say why", socket.display())]
+    TimedOut { socket: PathBuf, patience: Duration },
+    #[error(transparent)]
+    Api(#[from] ApiError),
+}
+
+type Result<T, E = ClientError> = std::result::Result<T, E>;
+
+/// Talks to the dispatcher of one data directory.
+#[derive(Clone, Debug)]
+pub struct Client {
+    data_dir: PathBuf,
+    socket: PathBuf,
+}
+
+impl Client {
+    #[must_use]
+    pub fn new(data_dir: &Path) -> Self {
+        Self { data_dir: data_dir.to_owned(), socket: socket_path(data_dir) }
+    }
+
+    /// The socket it talks to.
+    #[must_use]
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    pub async fn status(&self) -> Result<DispatcherStatus> {
+        self.get("/api/v1/status").await
+    }
+
+    pub async fn agents(&self) -> Result<Vec<AgentRow>> {
+        self.get("/api/v1/agents").await
+    }
+
+    pub async fn agent(&self, agent: &str) -> Result<AgentDetail> {
+        self.get(&format!("/api/v1/agents/{}", Encoded(agent))).await
+    }
+
+    pub async fn disks(&self, query: &ListQuery) -> Result<Vec<DiskRow>> {
+        self.get(&with_query("/api/v1/disks", query)).await
+    }
+
+    pub async fn points(&self, query: &ListQuery) -> Result<Vec<PointRow>> {
+        self.get(&with_query("/api/v1/points", query)).await
+    }
+
+    pub async fn actions(&self, query: &ListQuery) -> Result<Vec<ActionRow>> {
+        self.get(&with_query("/api/v1/actions", query)).await
+    }
+
+    pub async fn action(&self, action: ActionId) -> Result<ActionRow> {
+        self.get(&format!("/api/v1/actions/{action}")).await
+    }
+
+    pub async fn report(&self, action: ActionId) -> Result<VerifyReport> {
+        self.get(&format!("/api/v1/actions/{action}/report")).await
+    }
+
+    /// `action` is an id or the beginning of one.
+    pub async fn control(&self, action: &str, control: Control) -> Result<ActionRow> {
+        self.post(&format!("/api/v1/actions/{}/{control}", Encoded(action)), &()).await
+    }
+
+    pub async fn snapshot(&self, body: &SnapshotBody) -> Result<ActionRow> {
+        self.post("/api/v1/snapshots", body).await
+    }
+
+    /// With `body.wait` this takes as long as the sync does: the dispatcher ends it.
+    pub async fn sync(&self, body: &SyncBody) -> Result<Vec<SyncRow>> {
+        let patience = (!body.wait).then_some(ANSWER_PATIENCE);
+        self.ask(Method::POST, "/api/v1/syncs", encode(body)?, patience).await
+    }
+
+    pub async fn restore(&self, body: &RestoreBody) -> Result<ActionRow> {
+        self.post("/api/v1/restores", body).await
+    }
+
+    pub async fn verify(&self, body: &VerifyBody) -> Result<ActionRow> {
+        self.post("/api/v1/verifications", body).await
+    }
+
+    async fn get<T: DeserializeOwned>(&self, target: &str) -> Result<T> {
+        self.ask(Method::GET, target, Bytes::new(), Some(ANSWER_PATIENCE)).await
+    }
+
+    async fn post<T: DeserializeOwned>(&self, target: &str, body: &impl Serialize) -> Result<T> {
+        self.ask(Method::POST, target, encode(body)?, Some(ANSWER_PATIENCE)).await
+    }
+
+    async fn ask<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        target: &str,
+        body: Bytes,
+        patience: Option<Duration>,
+    ) -> Result<T> {
+        let exchange = self.exchange(method, target, body);
+        let (status, answer) = match patience {
+            None => exchange.await?,
+            Some(patience) => tokio::time::timeout(patience, exchange)
+                .await
+                .map_err(|_| ClientError::TimedOut { socket: self.socket.clone(), patience })??,
+        };
+        if status.is_success() {
+            return serde_json::from_slice(&answer).map_err(|error| self.broken(&error));
+        }
+        match serde_json::from_slice::<ErrorBody>(&answer) {
+            Ok(body) => Err(body.error.into()),
+            Err(_) => Err(self.broken(&format!("{status} without a reason"))),
+        }
+    }
+
+    /// One request on its own connection.
+    async fn exchange(&self, method: Method, target: &str, body: Bytes) -> Result<(StatusCode, Bytes)> {
+        let stream = self.connect()?;
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| self.broken(&e))?;
+        // Owns the connection: it ends with this exchange, also when that is dropped half-way.
+        let mut driver = JoinSet::new();
+        driver.spawn(connection);
+        let request = Request::builder()
+            .method(method)
+            .uri(target)
+            .header(hyper::header::HOST, "blxrep")
+            .header(hyper::header::CONTENT_TYPE, "application/json")
+            .body(Full::new(body))
+            .map_err(|e| self.broken(&e))?;
+        let answer = sender.send_request(request).await.map_err(|e| self.broken(&e))?;
+        let status = answer.status();
+        let body = Limited::new(answer.into_body(), MAX_ANSWER_BYTES).collect().await;
+        let body = body.map_err(|error| {
+            if error.is::<LengthLimitError>() {
+                self.broken(&format!("its answer is longer than {MAX_ANSWER_BYTES} bytes; ask for less"))
+            } else {
+                self.broken(&error)
+            }
+        })?;
+        Ok((status, body.to_bytes()))
+    }
+
+    fn connect(&self) -> Result<UnixStream> {
+        connect(&self.socket).and_then(UnixStream::from_std).map_err(|source| match source.kind() {
+            io::ErrorKind::PermissionDenied => ClientError::NotAllowed(self.socket.clone()),
+            _ => {
+                let (socket, data_dir) = (self.socket.clone(), self.data_dir.clone());
+                ClientError::Unreachable { socket, data_dir, source }
+            }
+        })
+    }
+
+    fn broken(&self, what: &dyn std::fmt::Display) -> ClientError {
+        ClientError::Broken { socket: self.socket.clone(), what: what.to_string() }
+    }
+}
+
+fn encode(body: &impl Serialize) -> Result<Bytes> {
+    let bytes = serde_json::to_vec(body).map_err(|e| ApiError::invalid(format!("the request: {e}")))?;
+    Ok(bytes.into())
+}
+
+fn with_query(path: &str, query: &ListQuery) -> String {
+    let newest = query.newest.map(|n| n.to_string());
+    let given = [("agent", &query.agent), ("disk", &query.disk), ("newest", &newest)];
+    let mut target = path.to_owned();
+    let mut separator = '?';
+    for (name, value) in given {
+        if let Some(value) = value {
+            // Writing to a string cannot fail.
+            let _ = write!(target, "{separator}{name}={}", Encoded(value));
+            separator = '&';
+        }
+    }
+    target
+}
+
+/// Text as part of a URL: everything but RFC 3986's unreserved characters is percent-encoded.
+struct Encoded<'a>(&'a str);
+
+impl std::fmt::Display for Encoded<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for byte in self.0.bytes() {
+            if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {
+                f.write_char(char::from(byte))?;
+            } else {
+                write!(f, "%{byte:02X}")?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,33 @@
+//! The control plane: what a person or a script can see and do.
+//!
+//! HTTP/1.1 with JSON over the Unix socket `<data-dir>/control.sock`. The command line and the terminal interface
+//! use only this; the dispatcher implements [`backend::Backend`] and hands it to [`server::serve`].
+//!
+//! | request | answer |
+//! |---|---|
+//! | `GET /api/v1/status` | [`types::DispatcherStatus`] |
+//! | `GET /api/v1/agents`, `GET /api/v1/agents/{agent}` | `[`[`types::AgentRow`]`]`, [`types::AgentDetail`] |
+//! | `GET /api/v1/disks?agent=` | `[`[`types::DiskRow`]`]` |
+//! | `GET /api/v1/points?agent=&disk=&newest=` | `[`[`types::PointRow`]`]`, oldest cut first |
+//! | `GET /api/v1/actions?agent=&disk=&newest=`, `GET /api/v1/actions/{action}` | `[`[`types::ActionRow`]`]`, oldest first; one |
+//! | `GET /api/v1/actions/{action}/report` | [`types::VerifyReport`] of a verify |
+//! | `POST /api/v1/actions/{action}/pause`, `/resume`, `/cancel` | [`types::ActionRow`] |
+//! | `POST /api/v1/snapshots` [`types::SnapshotBody`] | [`types::ActionRow`] |
+//! | `POST /api/v1/syncs` [`types::SyncBody`] | `[`[`types::SyncRow`]`]` |
+//! | `POST /api/v1/restores` [`types::RestoreBody`] | [`types::ActionRow`] |
+//! | `POST /api/v1/verifications` [`types::VerifyBody`] | [`types::ActionRow`] |
+//!
+//! Agents, disks, points and actions are named in a request as a person names them ([`resolve`]). Everything that
+//! is not done is answered with the status of its [`error::ErrorCode`] and `{"error":{"code","message"}}`.
+
+pub mod backend;
+pub mod client;
+pub mod error;
+pub mod resolve;
+mod routes;
+pub mod server;
+pub mod socket;
+pub mod text;
+pub mod types;
+
+pub use routes::router;

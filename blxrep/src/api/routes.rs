@@ -1,0 +1,233 @@
+//! The API as HTTP: routes, what they accept, and how an error looks. Where they are served is [`super::server`]'s.
+
+use super::backend::{Backend, Filter, RestoreRequest, SyncRequest};
+use super::error::{ApiError, ErrorBody, ErrorCode, Result};
+use super::resolve;
+use super::types::{
+    ActionRow, AgentDetail, AgentRow, Control, DiskRow, DispatcherStatus, ListQuery, PointRow, RestoreBody,
+    SnapshotBody, SyncBody, SyncRow, VerifyBody, VerifyReport,
+};
+use crate::model::ids::{ActionId, PointId};
+use axum::body::{Bytes, HttpBody};
+use axum::extract::{FromRequest, Path, Query, Request, State};
+use axum::http::{StatusCode, Uri};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use serde::de::DeserializeOwned;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::timeout;
+
+/// Request bodies are a few names and a path; the longest path is 4 KiB.
+const MAX_BODY_BYTES: usize = 64 << 10;
+/// A body that fits one packet and does not come within this will not come.
+const BODY_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Every route of the API over one backend.
+pub fn router<B: Backend>(backend: Arc<B>) -> Router {
+    Router::new()
+        .route("/api/v1/status", get(status::<B>))
+        .route("/api/v1/agents", get(agents::<B>))
+        .route("/api/v1/agents/{agent}", get(agent::<B>))
+        .route("/api/v1/disks", get(disks::<B>))
+        .route("/api/v1/points", get(points::<B>))
+        .route("/api/v1/actions", get(actions::<B>))
+        .route("/api/v1/actions/{action}", get(action::<B>))
+        .route("/api/v1/actions/{action}/report", get(report::<B>))
+        .route("/api/v1/actions/{action}/pause", post(pause::<B>))
+        .route("/api/v1/actions/{action}/resume", post(resume::<B>))
+        .route("/api/v1/actions/{action}/cancel", post(cancel::<B>))
+        .route("/api/v1/snapshots", post(snapshot::<B>))
+        .route("/api/v1/syncs", post(sync::<B>))
+        .route("/api/v1/restores", post(restore::<B>))
+        .route("/api/v1/verifications", post(verify::<B>))
+        .fallback(no_route)
+        .method_not_allowed_fallback(no_route)
+        .with_state(backend)
+}
+
+/// Answers every request with a refusal: for a caller that may not use the API at all.
+pub(super) fn refusal(message: String) -> Router {
+    let error = ApiError::refused(message);
+    Router::new().fallback(move || std::future::ready((StatusCode::FORBIDDEN, error_body(error.clone()))))
+}
+
+type Answer<T> = Result<Json<T>>;
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let status = match self.code {
+            ErrorCode::NotFound => StatusCode::NOT_FOUND,
+            ErrorCode::Refused | ErrorCode::Unconfirmed => StatusCode::CONFLICT,
+            ErrorCode::Invalid => StatusCode::BAD_REQUEST,
+            ErrorCode::Failed => StatusCode::INTERNAL_SERVER_ERROR,
+            ErrorCode::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+        };
+        (status, error_body(self)).into_response()
+    }
+}
+
+fn error_body(error: ApiError) -> Json<ErrorBody> {
+    Json(ErrorBody { error })
+}
+
+async fn no_route(request: Request) -> ApiError {
+    ApiError::not_found(format!(
+        "no route {} {} in this version of the API",
+        request.method(),
+        request.uri().path()
+    ))
+}
+
+async fn status<B: Backend>(State(b): State<Arc<B>>) -> Answer<DispatcherStatus> {
+    b.status().await.map(Json)
+}
+
+async fn agents<B: Backend>(State(b): State<Arc<B>>) -> Answer<Vec<AgentRow>> {
+    b.agents().await.map(Json)
+}
+
+async fn agent<B: Backend>(State(b): State<Arc<B>>, Path(text): Path<String>) -> Answer<AgentDetail> {
+    let agent = resolve::agent(&b.agents().await?, &text)?;
+    b.agent(agent).await.map(Json)
+}
+
+async fn disks<B: Backend>(State(b): State<Arc<B>>, uri: Uri) -> Answer<Vec<DiskRow>> {
+    let query = query(&uri)?;
+    let filter = filter(&*b, &query).await?;
+    let mut rows = b.disks(filter.agent).await?;
+    rows.retain(|row| filter.disk.is_none_or(|disk| row.id == disk));
+    Ok(Json(rows))
+}
+
+async fn points<B: Backend>(State(b): State<Arc<B>>, uri: Uri) -> Answer<Vec<PointRow>> {
+    let filter = filter(&*b, &query(&uri)?).await?;
+    b.points(filter).await.map(Json)
+}
+
+async fn actions<B: Backend>(State(b): State<Arc<B>>, uri: Uri) -> Answer<Vec<ActionRow>> {
+    let filter = filter(&*b, &query(&uri)?).await?;
+    b.actions(filter).await.map(Json)
+}
+
+async fn action<B: Backend>(State(b): State<Arc<B>>, Path(text): Path<String>) -> Answer<ActionRow> {
+    let action = action_id(&*b, &text).await?;
+    b.action(action).await.map(Json)
+}
+
+async fn report<B: Backend>(State(b): State<Arc<B>>, Path(text): Path<String>) -> Answer<VerifyReport> {
+    let action = action_id(&*b, &text).await?;
+    b.verify_report(action).await.map(Json)
+}
+
+async fn pause<B: Backend>(State(b): State<Arc<B>>, Path(text): Path<String>) -> Answer<ActionRow> {
+    control(&*b, &text, Control::Pause).await
+}
+
+async fn resume<B: Backend>(State(b): State<Arc<B>>, Path(text): Path<String>) -> Answer<ActionRow> {
+    control(&*b, &text, Control::Resume).await
+}
+
+async fn cancel<B: Backend>(State(b): State<Arc<B>>, Path(text): Path<String>) -> Answer<ActionRow> {
+    control(&*b, &text, Control::Cancel).await
+}
+
+async fn control<B: Backend>(b: &B, text: &str, control: Control) -> Answer<ActionRow> {
+    let action = action_id(b, text).await?;
+    b.control(action, control).await.map(Json)
+}
+
+async fn snapshot<B: Backend>(State(b): State<Arc<B>>, Body(body): Body<SnapshotBody>) -> Answer<ActionRow> {
+    let agent = resolve::agent(&b.agents().await?, &body.agent)?;
+    let disk = resolve::disk(&b.disks(Some(agent)).await?, &body.disk)?.id;
+    b.snapshot(disk).await.map(Json)
+}
+
+async fn sync<B: Backend>(State(b): State<Arc<B>>, Body(body): Body<SyncBody>) -> Answer<Vec<SyncRow>> {
+    let agent = resolve::agent(&b.agents().await?, &body.agent)?;
+    let disk = match &body.disk {
+        Some(text) => Some(resolve::disk(&b.disks(Some(agent.clone())).await?, text)?.id),
+        None => None,
+    };
+    b.sync(SyncRequest { agent, disk, wait: body.wait }).await.map(Json)
+}
+
+async fn restore<B: Backend>(State(b): State<Arc<B>>, Body(body): Body<RestoreBody>) -> Answer<ActionRow> {
+    let to = PathBuf::from(&body.to);
+    if !to.is_absolute() || body.to.contains('\0') {
+        return Err(ApiError::invalid(format!("cannot restore to `{}`: give an absolute path", body.to)));
+    }
+    let point = point_id(&*b, &body.point).await?;
+    b.restore(RestoreRequest { point, to, yes: body.yes }).await.map(Json)
+}
+
+async fn verify<B: Backend>(State(b): State<Arc<B>>, Body(body): Body<VerifyBody>) -> Answer<ActionRow> {
+    let point = match &body.point {
+        Some(text) => Some(point_id(&*b, text).await?),
+        None => None,
+    };
+    b.verify(point).await.map(Json)
+}
+
+async fn point_id<B: Backend>(b: &B, text: &str) -> Result<PointId> {
+    let range = resolve::id_range("point", text)?;
+    let range = PointId(*range.start())..=PointId(*range.end());
+    resolve::id("point", text, &b.point_ids(range, resolve::MAX_CANDIDATES + 1).await?)
+}
+
+async fn action_id<B: Backend>(b: &B, text: &str) -> Result<ActionId> {
+    let range = resolve::id_range("action", text)?;
+    let range = ActionId(*range.start())..=ActionId(*range.end());
+    resolve::id("action", text, &b.action_ids(range, resolve::MAX_CANDIDATES + 1).await?)
+}
+
+/// A list's query with its names resolved. A disk may be named without its agent if only one disk is called so.
+async fn filter<B: Backend>(b: &B, query: &ListQuery) -> Result<Filter> {
+    let agent = match &query.agent {
+        Some(text) => Some(resolve::agent(&b.agents().await?, text)?),
+        None => None,
+    };
+    let disk = match &query.disk {
+        Some(text) => Some(resolve::disk(&b.disks(agent.clone()).await?, text)?.id),
+        None => None,
+    };
+    let newest = query.newest.map(|n| usize::try_from(n).unwrap_or(usize::MAX));
+    Ok(Filter { agent, disk, newest })
+}
+
+fn query(uri: &Uri) -> Result<ListQuery> {
+    let query = Query::<ListQuery>::try_from_uri(uri);
+    query
+        .map(|q| q.0)
+        .map_err(|error| ApiError::invalid(format!("the query of {uri}: {}", error.body_text())))
+}
+
+/// A request's JSON body, bounded in length and time.
+struct Body<T>(T);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, _: &S) -> Result<Self> {
+        let too_long =
+            || ApiError::invalid(format!("the body is too long: at most {MAX_BODY_BYTES} bytes are taken"));
+        let body = request.into_body();
+        if body.size_hint().lower() > MAX_BODY_BYTES as u64 {
+            return Err(too_long());
+        }
+        let bytes: Bytes = match timeout(BODY_PATIENCE, Limited::new(body, MAX_BODY_BYTES).collect()).await {
+            Ok(Ok(body)) => body.to_bytes(),
+            Ok(Err(error)) if error.is::<LengthLimitError>() => return Err(too_long()),
+            Ok(Err(error)) => return Err(ApiError::invalid(format!("the body could not be read: {error}"))),
+            Err(_) => {
+                return Err(ApiError::invalid(format!("the body did not come within {BODY_PATIENCE:?}")));
+            }
+        };
+        serde_json::from_slice(&bytes)
+            .map(Self)
+            .map_err(|error| ApiError::invalid(format!("the body: {error}")))
+    }
+}

@@ -1,0 +1,297 @@
+//! What the API says and hears, as JSON. Stable: fields are added, never renamed or given another meaning.
+//!
+//! Ids are hex digits, times RFC 3339, sizes bytes. What is not known is `null`.
+
+use crate::model::action::{ActionKind, ActionState};
+use crate::model::host::Footprint;
+use crate::model::ids::{ActionId, AgentId, CutId, DiskId, GenerationId, PointId, StoreId};
+use crate::model::point::{Consistency, Coverage, PointKind};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// The dispatcher itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DispatcherStatus {
+    pub version: String,
+    pub store: StoreId,
+    pub data_dir: String,
+    /// Address that agents connect to.
+    pub listen: String,
+    pub started: Timestamp,
+    pub uptime_seconds: u64,
+    pub agents: u64,
+    pub agents_online: u64,
+    pub disks: u64,
+    pub points: u64,
+    /// Bytes free on the filesystem of the data directory.
+    pub free_bytes: Option<u64>,
+}
+
+/// One agent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AgentRow {
+    pub id: AgentId,
+    pub hostname: String,
+    pub distribution: String,
+    pub kernel: String,
+    pub cpus: u32,
+    /// Bytes.
+    pub memory: u64,
+    pub online: bool,
+    pub last_seen: Option<Timestamp>,
+    /// Where it connects from.
+    pub address: Option<String>,
+    /// Disks that the catalog knows of it.
+    pub disks: u32,
+}
+
+/// One agent and all that it said of its host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AgentDetail {
+    #[serde(flatten)]
+    pub row: AgentRow,
+    /// `None` if it never connected.
+    pub footprint: Option<Footprint>,
+}
+
+/// What is being done for a disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DiskState {
+    /// The agent could protect it, nobody asked for it.
+    Offered,
+    /// Its base is being made.
+    Imaging,
+    /// It has a base and points are cut.
+    Protected,
+    /// It should be protected and is not; `problem` says why and what to do.
+    Problem,
+    /// Known from earlier; its agent does not offer it now or is not connected.
+    Absent,
+}
+
+impl fmt::Display for DiskState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Offered => "offered",
+            Self::Imaging => "imaging",
+            Self::Protected => "protected",
+            Self::Problem => "problem",
+            Self::Absent => "absent",
+        })
+    }
+}
+
+/// One disk.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskRow {
+    pub id: DiskId,
+    pub agent: AgentId,
+    /// Where the agent saw it last, as `/dev/sda`.
+    pub device: String,
+    /// `wwn:...`, `serial:...`, `gpt:...`, `mbr:...` or `name:...`.
+    pub identity: String,
+    pub bytes: u64,
+    pub state: DiskState,
+    #[serde(with = "coverage_text")]
+    pub coverage: Coverage,
+    /// Age of the newest published point.
+    pub lag_seconds: Option<u64>,
+    /// Bytes dirty and not yet published.
+    pub backlog: Option<u64>,
+    pub newest_point: Option<PointId>,
+    pub newest_cut: Option<Timestamp>,
+    pub points: u64,
+    /// What the audit cannot see on this disk.
+    pub notes: Vec<String>,
+    pub problem: Option<String>,
+}
+
+/// One recovery point.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PointRow {
+    pub id: PointId,
+    pub agent: AgentId,
+    pub disk: DiskId,
+    /// Where the agent saw the disk last.
+    pub device: String,
+    pub identity: String,
+    pub generation: GenerationId,
+    pub kind: PointKind,
+    pub parent: Option<PointId>,
+    /// Position in the generation: 0 for the base.
+    pub sequence: u64,
+    /// The points of one cut share it.
+    pub cut_id: CutId,
+    /// The instant that the point stands for.
+    pub cut: Timestamp,
+    pub published: Timestamp,
+    pub consistency: Consistency,
+    #[serde(with = "coverage_text")]
+    pub coverage: Coverage,
+    /// Bytes of the disk whose content the point carries.
+    pub bytes: u64,
+    /// Bytes that its files take in the store.
+    pub stored: u64,
+    /// Size of the disk at the cut.
+    pub disk_bytes: u64,
+    pub rounds: u32,
+    /// Granules that had to be read again because they may have changed under the reader, all rounds together.
+    pub contaminated: u64,
+    /// Milliseconds that filesystems were frozen.
+    pub freeze_ms: Option<u32>,
+    /// Why it is not `quiet`, and what the audit said.
+    pub notes: Vec<String>,
+}
+
+/// One action.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ActionRow {
+    pub id: ActionId,
+    pub kind: ActionKind,
+    /// `None` for what concerns the whole store.
+    pub agent: Option<AgentId>,
+    pub disk: Option<DiskId>,
+    pub device: Option<String>,
+    pub state: ActionState,
+    /// Why it is in this state. Empty when there is nothing to say.
+    pub reason: String,
+    pub created: Timestamp,
+    pub updated: Timestamp,
+    /// Bytes done and to do; `total` is 0 when it is not known.
+    pub done: u64,
+    pub total: u64,
+}
+
+/// How a sync went for one disk. Without `wait` only the disk and `cut_id` are filled.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SyncRow {
+    pub agent: AgentId,
+    pub disk: DiskId,
+    pub device: String,
+    pub identity: String,
+    /// The same in every row of one sync.
+    pub cut_id: CutId,
+    pub point: Option<PointId>,
+    pub consistency: Option<Consistency>,
+    pub bytes: Option<u64>,
+    pub rounds: Option<u32>,
+    pub published: Option<Timestamp>,
+    pub error: Option<String>,
+}
+
+/// What a verify found.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VerifyReport {
+    pub action: ActionId,
+    /// Points, files and bytes that were read and compared with their digests.
+    pub points: u64,
+    pub files: u64,
+    pub bytes: u64,
+    /// Empty when everything is as it was stored.
+    pub problems: Vec<VerifyProblem>,
+}
+
+/// Something in the store that is not as it was stored.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VerifyProblem {
+    pub point: Option<PointId>,
+    pub file: String,
+    /// What is wrong with it, and which points depend on it.
+    pub what: String,
+}
+
+/// What can be done to an action.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Control {
+    Pause,
+    Resume,
+    Cancel,
+}
+
+impl fmt::Display for Control {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Pause => "pause",
+            Self::Resume => "resume",
+            Self::Cancel => "cancel",
+        })
+    }
+}
+
+/// `POST /api/v1/snapshots`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SnapshotBody {
+    pub agent: String,
+    pub disk: String,
+}
+
+/// `POST /api/v1/syncs`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SyncBody {
+    pub agent: String,
+    /// One disk; all of the agent's disks without it.
+    #[serde(default)]
+    pub disk: Option<String>,
+    /// Answer when the points are published, or could not be.
+    #[serde(default)]
+    pub wait: bool,
+}
+
+/// `POST /api/v1/restores`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RestoreBody {
+    pub point: String,
+    /// Absolute path of a file or a whole block device on the dispatcher's host.
+    pub to: String,
+    /// Overwrite what is there.
+    #[serde(default)]
+    pub yes: bool,
+}
+
+/// `POST /api/v1/verifications`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VerifyBody {
+    /// One point and what it depends on; the whole store without it.
+    #[serde(default)]
+    pub point: Option<String>,
+}
+
+/// The query of `GET /api/v1/disks`, `/points` and `/actions`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ListQuery {
+    #[serde(default)]
+    pub agent: Option<String>,
+    #[serde(default)]
+    pub disk: Option<String>,
+    /// Only this many, the newest ones.
+    #[serde(default)]
+    pub newest: Option<u32>,
+}
+
+/// Coverage as the text that people read: `proven` or `unknown: REASON`.
+mod coverage_text {
+    use crate::model::point::Coverage;
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub fn serialize<S: Serializer>(coverage: &Coverage, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_str(coverage)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Coverage, D::Error> {
+        let text = String::deserialize(d)?;
+        match text.strip_prefix("unknown: ") {
+            Some(reason) => Ok(Coverage::Unknown(reason.to_owned())),
+            None if text == "proven" => Ok(Coverage::Proven),
+            None => Err(D::Error::custom(format!(
+                "`{text}` is no coverage: expected `proven` or `unknown: REASON`"
+            ))),
+        }
+    }
+}

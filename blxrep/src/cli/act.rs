@@ -1,0 +1,284 @@
+//! The commands that do something: snapshot, sync, pause, resume, cancel, restore, verify.
+
+use super::Common;
+use super::error::CliError;
+use super::follow::{Interrupt, follow};
+use super::output::ask;
+use super::progress::waiting;
+use super::table::Column::{Number, Text, Word};
+use super::table::Table;
+use crate::api::client::{Client, ClientError};
+use crate::api::error::{ApiError, ErrorCode};
+use crate::api::text::printable;
+use crate::api::types::{
+    ActionRow, Control, RestoreBody, SnapshotBody, SyncBody, SyncRow, VerifyBody, VerifyReport,
+};
+use crate::model::action::ActionState;
+use crate::model::units::ByteCount;
+use clap::Args;
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+
+const SNAPSHOT_EXAMPLES: &str = "\
+A disk needs one full image in its life; from then on only what changes is sent.
+
+Examples:
+  blxrep snapshot web1 /dev/sda --wait
+  blxrep snapshot web1 wwn:naa.5000c500a1b2c3d4";
+
+const SYNC_EXAMPLES: &str = "\
+All disks of the agent that have a base get a point of the same cut.
+
+Examples:
+  blxrep sync web1 --wait
+  blxrep sync web1 sdb --wait --json";
+
+const RESTORE_EXAMPLES: &str = "\
+The target is a file or a whole block device on this host. A device must be at least as large as the point and not
+in use. What exists is overwritten only with --yes, or when you say so on the terminal.
+
+Examples:
+  blxrep restore 4f0c --to /srv/web1-sda.img
+  blxrep restore 4f0c2a9b01d3e587 --to /dev/sdc --yes";
+
+const VERIFY_EXAMPLES: &str = "\
+Reads what is stored and compares it with the digests of the catalog. Names every file that differs, and the points
+that depend on it.
+
+Examples:
+  blxrep verify
+  blxrep verify 4f0c --json";
+
+/// Make a full image of a disk and publish it as the base of a generation
+#[derive(Debug, Args)]
+#[command(after_long_help = SNAPSHOT_EXAMPLES)]
+pub struct SnapshotArgs {
+    agent: String,
+    /// Device (/dev/sda or sda), identity (wwn:...) or id of the disk
+    disk: String,
+    /// Show progress until the base is published
+    #[arg(long)]
+    wait: bool,
+    #[command(flatten)]
+    common: Common,
+}
+
+/// Cut and publish a point now
+#[derive(Debug, Args)]
+#[command(after_long_help = SYNC_EXAMPLES)]
+pub struct SyncArgs {
+    agent: String,
+    /// Device, identity or id of one disk; all protected disks of the agent without it
+    disk: Option<String>,
+    /// Wait until the points are published
+    #[arg(long)]
+    wait: bool,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Debug, Args)]
+pub struct ControlArgs {
+    /// Id of the action, or its first digits
+    action: String,
+    #[command(flatten)]
+    common: Common,
+}
+
+/// Write a point's content to a file or a block device
+#[derive(Debug, Args)]
+#[command(after_long_help = RESTORE_EXAMPLES)]
+pub struct RestoreArgs {
+    /// Id of the point, or its first digits
+    point: String,
+    /// File or whole block device to write to
+    #[arg(long, value_name = "FILE_OR_DEVICE")]
+    to: PathBuf,
+    /// Overwrite what is there
+    #[arg(long)]
+    yes: bool,
+    /// Return as soon as it has begun
+    #[arg(long)]
+    no_wait: bool,
+    #[command(flatten)]
+    common: Common,
+}
+
+/// Check that what is stored is what was sent
+#[derive(Debug, Args)]
+#[command(after_long_help = VERIFY_EXAMPLES)]
+pub struct VerifyArgs {
+    /// Id of a point, or its first digits; everything without it
+    point: Option<String>,
+    /// Return as soon as it has begun
+    #[arg(long)]
+    no_wait: bool,
+    #[command(flatten)]
+    common: Common,
+}
+
+pub async fn snapshot(args: SnapshotArgs) -> Result<(), CliError> {
+    let client = args.common.client();
+    let mut action = client.snapshot(&SnapshotBody { agent: args.agent, disk: args.disk }).await?;
+    if args.wait {
+        action = follow(&client, action, Interrupt::Leaves).await?;
+    }
+    finished(&args.common, &action)
+}
+
+pub async fn sync(args: SyncArgs) -> Result<(), CliError> {
+    let client = args.common.client();
+    let body = SyncBody { agent: args.agent, disk: args.disk, wait: args.wait };
+    let label = format!("sync of {}", body.agent);
+    let rows = tokio::select! {
+        rows = waiting(&label, client.sync(&body)) => rows?,
+        interrupted = tokio::signal::ctrl_c() => {
+            interrupted.map_err(CliError::Terminal)?;
+            return Err(CliError::Interrupted("no longer waiting; the sync goes on".into()));
+        }
+    };
+    args.common.output().table(&rows, |rows| sync_table(rows))?;
+    match rows.iter().filter(|row| row.error.is_some()).count() {
+        0 => Ok(()),
+        failed => Err(CliError::Failed(format!("{failed} of {} disks could not be synced", rows.len()))),
+    }
+}
+
+pub async fn control(args: ControlArgs, control: Control) -> Result<(), CliError> {
+    let action = args.common.client().control(&args.action, control).await?;
+    args.common.output().result(&action, action_line)
+}
+
+pub async fn restore(args: RestoreArgs) -> Result<(), CliError> {
+    let client = args.common.client();
+    let to = absolute(&args.to)?;
+    let mut action = begin_restore(&client, RestoreBody { point: args.point, to, yes: args.yes }).await?;
+    if !args.no_wait {
+        action = follow(&client, action, Interrupt::Cancels).await?;
+    }
+    finished(&args.common, &action)
+}
+
+pub async fn verify(args: VerifyArgs) -> Result<(), CliError> {
+    let client = args.common.client();
+    let action = client.verify(&VerifyBody { point: args.point }).await?;
+    if args.no_wait {
+        return args.common.output().result(&action, action_line);
+    }
+    let action = follow(&client, action, Interrupt::Cancels).await?;
+    let report = match client.report(action.id).await {
+        Ok(report) => report,
+        // It ended before it could find anything; its own reason says more than the missing report.
+        Err(ClientError::Api(ApiError { code: ErrorCode::NotFound, .. }))
+            if action.state != ActionState::Succeeded =>
+        {
+            return finished(&args.common, &action);
+        }
+        Err(error) => return Err(error.into()),
+    };
+    args.common.output().result(&report, report_text)?;
+    match report.problems.len() {
+        0 => outcome(&action),
+        1 => Err(CliError::Failed("1 file is not as it was stored".into())),
+        n => Err(CliError::Failed(format!("{n} files are not as they were stored"))),
+    }
+}
+
+/// Asks before something is overwritten, where there is somebody to ask.
+async fn begin_restore(client: &Client, mut body: RestoreBody) -> Result<ActionRow, CliError> {
+    loop {
+        let unconfirmed = match client.restore(&body).await {
+            Err(ClientError::Api(error)) if error.code == ErrorCode::Unconfirmed && !body.yes => error,
+            other => return Ok(other?),
+        };
+        match ask(&format!("{unconfirmed}. Overwrite it?"))? {
+            Some(true) => body.yes = true,
+            Some(false) => return Err(CliError::Refused("not restored: nothing was written".into())),
+            None => {
+                return Err(CliError::Refused(format!("{unconfirmed}; give --yes to overwrite it")));
+            }
+        }
+    }
+}
+
+/// The dispatcher's working directory is another one.
+fn absolute(path: &Path) -> Result<String, CliError> {
+    let shown = path.display();
+    let absolute = std::path::absolute(path)
+        .map_err(|error| CliError::Usage(format!("cannot restore to `{shown}`: {error}")))?;
+    let text = absolute.into_os_string().into_string();
+    text.map_err(|_| CliError::Usage(format!("cannot restore to `{shown}`: the path is not UTF-8")))
+}
+
+/// Prints an action as the result; what is queued or under way is as good as done for a command that does not wait.
+fn finished(common: &Common, action: &ActionRow) -> Result<(), CliError> {
+    common.output().result(action, action_line)?;
+    outcome(action)
+}
+
+fn outcome(action: &ActionRow) -> Result<(), CliError> {
+    match action.state {
+        ActionState::Failed => {
+            Err(CliError::Failed(format!("the {} failed: {}", action.kind, action.reason)))
+        }
+        ActionState::Cancelled => Err(CliError::Failed(format!("the {} was cancelled", action.kind))),
+        ActionState::Queued | ActionState::Running | ActionState::Paused | ActionState::Succeeded => Ok(()),
+    }
+}
+
+fn action_line(action: &ActionRow) -> String {
+    let mut line = format!("{} {}", action.kind, action.id);
+    if let (Some(agent), Some(device)) = (&action.agent, &action.device) {
+        // Writing to a string cannot fail.
+        let _ = write!(line, " of {agent} {device}");
+    }
+    let _ = write!(line, ": {}", action.state);
+    if !action.reason.is_empty() {
+        let _ = write!(line, " ({})", action.reason);
+    }
+    printable(&line)
+}
+
+fn sync_table(rows: &[SyncRow]) -> Table {
+    let headers = [
+        ("AGENT", Word),
+        ("DEVICE", Word),
+        ("CUT", Word),
+        ("POINT", Word),
+        ("CONSISTENCY", Word),
+        ("BYTES", Number),
+        ("ROUNDS", Number),
+        ("ERROR", Text),
+    ];
+    let mut table = Table::new("This agent has no disk to sync.", &headers);
+    for row in rows {
+        table.row([
+            row.agent.to_string(),
+            row.device.clone(),
+            row.cut_id.to_string(),
+            row.point.map(|p| p.to_string()).unwrap_or_default(),
+            row.consistency.map(|c| c.to_string()).unwrap_or_default(),
+            row.bytes.map(|b| ByteCount(b).to_string()).unwrap_or_default(),
+            row.rounds.map(|r| r.to_string()).unwrap_or_default(),
+            row.error.clone().unwrap_or_default(),
+        ]);
+    }
+    table
+}
+
+fn report_text(report: &VerifyReport) -> String {
+    let bytes = ByteCount(report.bytes);
+    let mut text = format!("checked {} points, {} files, {bytes}: ", report.points, report.files);
+    match report.problems.len() {
+        0 => text.push_str("all is as it was stored\n"),
+        n => {
+            // Writing to a string cannot fail.
+            let _ = writeln!(text, "{n} not as stored");
+        }
+    }
+    for problem in &report.problems {
+        let point = problem.point.map(|p| format!(" (point {p})")).unwrap_or_default();
+        let _ = writeln!(text, "{}{point}: {}", printable(&problem.file), printable(&problem.what));
+    }
+    text
+}

@@ -1,0 +1,197 @@
+//! The command line: what can be typed, and which function does it.
+//!
+//! Results go to stdout; progress, questions and errors to stderr. Every command but `start`, `doctor` and `tui` is
+//! one or a few requests to the dispatcher's API.
+
+mod act;
+pub mod doctor;
+mod error;
+mod follow;
+mod list;
+mod output;
+mod progress;
+pub mod start;
+mod table;
+
+pub use error::{CliError, exit_code};
+
+use crate::api::client::Client;
+use crate::api::types::Control;
+use crate::observe::LogFormat;
+use clap::{Args, Parser, Subcommand};
+use output::Output;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use tracing_subscriber::filter::LevelFilter;
+
+/// Where the dispatcher keeps everything unless it is told otherwise.
+pub const DEFAULT_DATA_DIR: &str = "/var/lib/blxrep";
+/// Names the data directory where `--data-dir` is not given.
+pub const DATA_DIR_VARIABLE: &str = "BLXREP_DATA_DIR";
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done
+  1  tried, and it failed
+  2  wrong usage
+  3  no such agent, disk, point or action
+  4  refused: not allowed, or not confirmed
+  130  interrupted";
+
+/// Continuous block-level backup for Linux servers, without a kernel module.
+///
+/// An agent runs on each protected server and streams what changes on its disks
+/// to a dispatcher, which keeps recovery points. The other commands run on the
+/// dispatcher's host and talk to it through the socket in its data directory.
+#[derive(Debug, Parser)]
+#[command(name = "blxrep", version, after_long_help = EXIT_CODES, verbatim_doc_comment)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Start(Box<start::StartArgs>),
+    /// List agents, or show all that one agent says of its host
+    Agents {
+        /// Show this agent's host: interfaces, disks, partitions, filesystems
+        agent: Option<String>,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// List disks: how far behind their newest point is, and what is not yet published
+    Disks {
+        #[command(flatten)]
+        filter: list::FilterArgs,
+        #[command(flatten)]
+        common: Common,
+    },
+    Points(list::PointsArgs),
+    /// List actions: what is being done, and how it went
+    Actions {
+        #[command(flatten)]
+        filter: list::FilterArgs,
+        /// Only the newest COUNT
+        #[arg(long, value_name = "COUNT")]
+        newest: Option<u32>,
+        #[command(flatten)]
+        common: Common,
+    },
+    Snapshot(act::SnapshotArgs),
+    Sync(act::SyncArgs),
+    /// Pause an action; what changes meanwhile is kept in mind
+    Pause(act::ControlArgs),
+    /// Go on with a paused action
+    Resume(act::ControlArgs),
+    /// Stop an action for good
+    Cancel(act::ControlArgs),
+    Restore(act::RestoreArgs),
+    Verify(act::VerifyArgs),
+    Doctor(doctor::DoctorArgs),
+    /// Watch agents, disks, points and actions on one live screen
+    Tui {
+        #[command(flatten)]
+        data_dir: DataDir,
+    },
+}
+
+/// Which dispatcher is talked to.
+#[derive(Debug, Args)]
+pub struct DataDir {
+    /// The dispatcher's data directory [default: /var/lib/blxrep]
+    #[arg(long, value_name = "DIR", env = DATA_DIR_VARIABLE)]
+    data_dir: Option<PathBuf>,
+}
+
+impl DataDir {
+    fn path(&self) -> &Path {
+        self.data_dir.as_deref().unwrap_or(Path::new(DEFAULT_DATA_DIR))
+    }
+
+    /// Whether a person named it.
+    fn is_given(&self) -> bool {
+        self.data_dir.is_some()
+    }
+}
+
+/// What every command that talks to the dispatcher takes.
+#[derive(Debug, Args)]
+struct Common {
+    #[command(flatten)]
+    data_dir: DataDir,
+    /// Print the result as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl Common {
+    fn client(&self) -> Client {
+        Client::new(self.data_dir.path())
+    }
+
+    fn output(&self) -> Output {
+        Output::new(self.json)
+    }
+}
+
+impl Cli {
+    /// Parses the process's arguments. Help, version and wrong usage are printed here; their exit code is the error.
+    pub fn from_command_line() -> Result<Self, ExitCode> {
+        Self::try_parse().map_err(|error| {
+            // A reader that has gone away needs no help.
+            let _ = error.print();
+            ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(1))
+        })
+    }
+
+    #[must_use]
+    pub fn log_format(&self) -> LogFormat {
+        match &self.command {
+            Command::Start(args) => args.log_format(),
+            _ => LogFormat::Text,
+        }
+    }
+
+    /// The level of logs where `RUST_LOG` says nothing.
+    #[must_use]
+    pub fn log_level(&self) -> LevelFilter {
+        match self.command {
+            Command::Start(_) => LevelFilter::INFO,
+            // Log lines would tear the screen.
+            Command::Tui { .. } => LevelFilter::OFF,
+            _ => LevelFilter::WARN,
+        }
+    }
+
+    /// Does what was asked for.
+    pub fn run(self) -> Result<(), CliError> {
+        let runtime = match self.command {
+            Command::Start(_) => tokio::runtime::Builder::new_multi_thread().enable_all().build(),
+            _ => tokio::runtime::Builder::new_current_thread().enable_all().build(),
+        };
+        runtime.map_err(CliError::Runtime)?.block_on(run(self.command))
+    }
+}
+
+async fn run(command: Command) -> Result<(), CliError> {
+    match command {
+        Command::Start(args) => start::run(*args).await,
+        Command::Agents { agent: None, common } => list::agents(&common).await,
+        Command::Agents { agent: Some(agent), common } => list::agent(&common, &agent).await,
+        Command::Disks { filter, common } => list::disks(&common, filter).await,
+        Command::Points(args) => list::points(args).await,
+        Command::Actions { filter, newest, common } => list::actions(&common, filter, newest).await,
+        Command::Snapshot(args) => act::snapshot(args).await,
+        Command::Sync(args) => act::sync(args).await,
+        Command::Pause(args) => act::control(args, Control::Pause).await,
+        Command::Resume(args) => act::control(args, Control::Resume).await,
+        Command::Cancel(args) => act::control(args, Control::Cancel).await,
+        Command::Restore(args) => act::restore(args).await,
+        Command::Verify(args) => act::verify(args).await,
+        Command::Doctor(args) => doctor::run(args).await,
+        Command::Tui { data_dir } => {
+            crate::tui::run(Client::new(data_dir.path())).await.map_err(CliError::Terminal)
+        }
+    }
+}

@@ -1,0 +1,63 @@
+//! Where text goes: results to stdout, everything else to stderr.
+
+use super::error::CliError;
+use super::table::Table;
+use crate::api::text::printable;
+use serde::Serialize;
+use std::io::{self, BufWriter, IsTerminal, Write};
+
+/// How results are printed.
+#[derive(Clone, Copy, Debug)]
+pub struct Output {
+    json: bool,
+    terminal: bool,
+}
+
+impl Output {
+    pub fn new(json: bool) -> Self {
+        Self { json, terminal: io::stdout().is_terminal() }
+    }
+
+    /// The result: `value` with `--json`, else what `text` makes of it.
+    pub fn result<T: Serialize + ?Sized>(
+        self,
+        value: &T,
+        text: impl FnOnce(&T) -> String,
+    ) -> Result<(), CliError> {
+        let mut out = BufWriter::new(io::stdout().lock());
+        let written = if self.json {
+            serde_json::to_writer_pretty(&mut out, value)
+                .map_err(io::Error::from)
+                .and_then(|()| writeln!(out))
+        } else {
+            writeln!(out, "{}", text(value).trim_end())
+        };
+        written.and_then(|()| out.flush()).map_err(CliError::Output)
+    }
+
+    /// The same, as a table.
+    pub fn table<T: Serialize + ?Sized>(
+        self,
+        value: &T,
+        table: impl FnOnce(&T) -> Table,
+    ) -> Result<(), CliError> {
+        self.result(value, |value| table(value).render(self.terminal))
+    }
+}
+
+/// One line to stderr. Where stderr cannot be written there is nobody to tell.
+pub fn say(line: &str) {
+    let _ = writeln!(io::stderr(), "{}", printable(line));
+}
+
+/// Asks on the terminal. `None` where there is nobody to ask.
+pub fn ask(question: &str) -> Result<Option<bool>, CliError> {
+    if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
+        return Ok(None);
+    }
+    let mut err = io::stderr();
+    write!(err, "{} [y/N] ", printable(question)).and_then(|()| err.flush()).map_err(CliError::Input)?;
+    let mut answer = String::new();
+    io::stdin().read_line(&mut answer).map_err(CliError::Input)?;
+    Ok(Some(matches!(answer.trim(), "y" | "Y" | "yes" | "Yes")))
+}

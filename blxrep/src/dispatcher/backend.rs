@@ -1,0 +1,375 @@
+//! The dispatcher as the API sees it: every call is carried out by the hub's thread.
+
+use super::hub::{Hub, Note};
+use super::rows;
+use crate::api::backend::{Backend, Filter, RestoreRequest, SyncRequest};
+use crate::api::error::{ApiError, Result};
+use crate::api::types::{
+    ActionRow, AgentDetail, AgentRow, Control as Order, DiskRow, DispatcherStatus, PointRow, SyncRow,
+    VerifyReport,
+};
+use crate::io::random;
+use crate::model::action::{Action, ActionKind, ActionState};
+use crate::model::ids::{ActionId, AgentId, CutId, DiskId, PointId, StoreId};
+use crate::store::StoreError;
+use crate::store::catalog::PointFilter;
+use crate::wire::config::{Control as WireControl, ToAgent};
+use jiff::Timestamp;
+use std::net::SocketAddr;
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use tokio::sync::{mpsc, oneshot};
+
+/// What does not change while the dispatcher runs.
+#[derive(Clone, Debug)]
+pub struct HouseFacts {
+    pub store: StoreId,
+    pub data_dir: PathBuf,
+    pub address: SocketAddr,
+    pub started: Timestamp,
+}
+
+/// Handle for the API.
+pub struct Control {
+    notes: mpsc::Sender<Note>,
+    facts: HouseFacts,
+}
+
+impl From<StoreError> for ApiError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::NotFound(text) => Self::not_found(text),
+            StoreError::Refused(text) => Self::refused(text),
+            other => Self::failed(other.to_string()),
+        }
+    }
+}
+
+fn stopping() -> ApiError {
+    ApiError::unavailable("the dispatcher is stopping")
+}
+
+impl Control {
+    pub const fn new(notes: mpsc::Sender<Note>, facts: HouseFacts) -> Self {
+        Self { notes, facts }
+    }
+
+    /// Runs a question or an order on the hub's thread.
+    async fn ask<T: Send + 'static>(
+        &self,
+        ask: impl FnOnce(&mut Hub) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let (reply, answer) = oneshot::channel();
+        let job = move |hub: &mut Hub| {
+            // Who asked may have gone.
+            let _ = reply.send(ask(hub));
+        };
+        self.notes.send(Note::Call(Box::new(job))).await.map_err(|_| stopping())?;
+        answer.await.map_err(|_| stopping())?
+    }
+}
+
+impl Backend for Control {
+    async fn status(&self) -> Result<DispatcherStatus> {
+        let facts = self.facts.clone();
+        self.ask(move |hub| {
+            let uptime = Timestamp::now().duration_since(facts.started);
+            Ok(DispatcherStatus {
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+                store: facts.store,
+                listen: facts.address.to_string(),
+                started: facts.started,
+                uptime_seconds: u64::try_from(uptime.as_secs()).unwrap_or(0),
+                agents: hub.store.agents()?.len() as u64,
+                agents_online: hub.sessions.len() as u64,
+                disks: hub.store.disks()?.len() as u64,
+                points: hub.store.count_points(&PointFilter::default())?,
+                free_bytes: free_bytes(&facts.data_dir),
+                data_dir: facts.data_dir.display().to_string(),
+            })
+        })
+        .await
+    }
+
+    async fn agents(&self) -> Result<Vec<AgentRow>> {
+        self.ask(|hub| Ok(rows::agents(hub)?)).await
+    }
+
+    async fn agent(&self, agent: AgentId) -> Result<AgentDetail> {
+        self.ask(move |hub| {
+            let disks = hub.store.disks()?;
+            let known = hub.store.agent(&agent)?;
+            let known = known.ok_or_else(|| ApiError::not_found(format!("no agent `{agent}`")))?;
+            Ok(AgentDetail { row: rows::agent(hub, &known, &disks), footprint: Some(known.footprint) })
+        })
+        .await
+    }
+
+    async fn disks(&self, agent: Option<AgentId>) -> Result<Vec<DiskRow>> {
+        self.ask(move |hub| Ok(rows::disks(hub, agent.as_ref())?)).await
+    }
+
+    async fn points(&self, filter: Filter) -> Result<Vec<PointRow>> {
+        self.ask(move |hub| {
+            let disks = hub.store.disks()?;
+            let newest = filter.newest;
+            let filter = PointFilter { agent: filter.agent, disk: filter.disk, newest };
+            let mut found = hub.store.points(&filter)?;
+            found.sort_by_key(|p| (p.summary.at, p.id));
+            if let Some(newest) = newest {
+                found.drain(..found.len().saturating_sub(newest));
+            }
+            let row = |p: crate::model::point::Point| {
+                disks.iter().find(|d| d.id == p.disk).map(|disk| rows::point(disk, p.clone()))
+            };
+            Ok(found.into_iter().filter_map(row).collect())
+        })
+        .await
+    }
+
+    async fn actions(&self, filter: Filter) -> Result<Vec<ActionRow>> {
+        self.ask(move |hub| {
+            let disks = hub.store.disks()?;
+            let mut actions = hub.actions()?;
+            actions.retain(|a| filter.agent.is_none() || a.agent == filter.agent);
+            actions.retain(|a| filter.disk.is_none() || a.disk == filter.disk);
+            let surplus = filter.newest.map_or(0, |n| actions.len().saturating_sub(n));
+            Ok(actions[surplus..].iter().map(|a| rows::action(a, &disks)).collect())
+        })
+        .await
+    }
+
+    async fn action(&self, action: ActionId) -> Result<ActionRow> {
+        self.ask(move |hub| hub.action_row(action)).await
+    }
+
+    async fn point_ids(&self, range: RangeInclusive<PointId>, limit: usize) -> Result<Vec<PointId>> {
+        self.ask(move |hub| {
+            let mut ids: Vec<PointId> =
+                hub.store.points(&PointFilter::default())?.iter().map(|p| p.id).collect();
+            ids.retain(|id| range.contains(id));
+            ids.sort();
+            ids.truncate(limit);
+            Ok(ids)
+        })
+        .await
+    }
+
+    async fn action_ids(&self, range: RangeInclusive<ActionId>, limit: usize) -> Result<Vec<ActionId>> {
+        self.ask(move |hub| {
+            let mut ids: Vec<ActionId> = hub.actions()?.iter().map(|a| a.id).collect();
+            ids.retain(|id| range.contains(id));
+            ids.sort();
+            ids.truncate(limit);
+            Ok(ids)
+        })
+        .await
+    }
+
+    async fn snapshot(&self, disk: DiskId) -> Result<ActionRow> {
+        self.ask(move |hub| hub.snapshot(disk)).await
+    }
+
+    async fn sync(&self, request: SyncRequest) -> Result<Vec<SyncRow>> {
+        let cut = CutId(random::id());
+        let (reply, answer) = oneshot::channel();
+        let wait = request.wait;
+        let rows = self.ask(move |hub| hub.begin_sync(&request, cut, reply)).await?;
+        if wait { answer.await.map_err(|_| stopping())? } else { Ok(rows) }
+    }
+
+    async fn control(&self, action: ActionId, order: Order) -> Result<ActionRow> {
+        self.ask(move |hub| hub.control(action, order)).await
+    }
+
+    async fn restore(&self, request: RestoreRequest) -> Result<ActionRow> {
+        self.ask(move |hub| hub.restore(request)).await
+    }
+
+    async fn verify(&self, point: Option<PointId>) -> Result<ActionRow> {
+        self.ask(move |hub| hub.verify(point)).await
+    }
+
+    async fn verify_report(&self, action: ActionId) -> Result<VerifyReport> {
+        self.ask(move |hub| {
+            let found = hub.reports.iter().find(|r| r.action == action).cloned();
+            found.ok_or_else(|| {
+                ApiError::not_found(format!("no report of action {action}: it is no verify, or is not done"))
+            })
+        })
+        .await
+    }
+}
+
+impl Hub {
+    /// Open actions with their progress, and those that ended; oldest first.
+    fn actions(&self) -> Result<Vec<Action>> {
+        let mut actions = self.store.actions()?;
+        for action in &mut actions {
+            if let Some(open) = self.open.get(&action.id) {
+                *action = open.clone();
+            }
+        }
+        actions.sort_by_key(|a| (a.created, a.id));
+        Ok(actions)
+    }
+
+    fn action_row(&self, id: ActionId) -> Result<ActionRow> {
+        let action = match self.open.get(&id) {
+            Some(open) => open.clone(),
+            None => self.store.action(id)?,
+        };
+        Ok(rows::action(&action, &self.store.disks()?))
+    }
+
+    fn snapshot(&mut self, disk: DiskId) -> Result<ActionRow> {
+        let disk = self.store.disk(disk)?;
+        let offer = self.offer(&disk)?;
+        if let Some(problem) = &offer {
+            return Err(ApiError::refused(format!("{} cannot be protected: {problem}", disk.device)));
+        }
+        let of_disk = |a: &&Action| a.disk == Some(disk.id) && a.kind == ActionKind::Snapshot;
+        let id = match self.open.values().find(of_disk) {
+            Some(open) => open.id,
+            None => {
+                let id = self.begin(ActionKind::Snapshot, Some(&disk))?;
+                self.assign_disk(&disk)?;
+                id
+            }
+        };
+        self.action_row(id)
+    }
+
+    /// The problem of a disk that its agent offers now; an error if it does not offer it.
+    fn offer(&self, disk: &crate::model::point::Disk) -> Result<Option<String>> {
+        let agent = &disk.agent;
+        let session = self.sessions.get(agent).ok_or_else(|| {
+            ApiError::refused(format!(
+                "agent {agent} is not connected; start it, or see its log for why it cannot connect"
+            ))
+        })?;
+        let offer = session.offers.iter().find(|o| o.identity == disk.identity);
+        let missing = || format!("agent {agent} does not offer {} ({}) now", disk.device, disk.identity);
+        offer.map(|o| o.problem.clone()).ok_or_else(|| ApiError::refused(missing()))
+    }
+
+    fn begin_sync(
+        &mut self,
+        request: &SyncRequest,
+        cut: CutId,
+        reply: oneshot::Sender<Result<Vec<SyncRow>>>,
+    ) -> Result<Vec<SyncRow>> {
+        let disk = request.disk.map(|id| self.store.disk(id)).transpose()?;
+        if let Some(disk) = &disk {
+            self.protect_again(disk)?;
+        }
+        let agent = &request.agent;
+        if !self.sessions.contains_key(agent) {
+            return Err(ApiError::refused(format!(
+                "agent {agent} is not connected; start it, then try again"
+            )));
+        }
+        let live: Vec<DiskId> = self
+            .open
+            .values()
+            .filter(|a| {
+                a.kind == ActionKind::Live
+                    && a.state != ActionState::Paused
+                    && a.agent.as_ref() == Some(agent)
+            })
+            .filter_map(|a| a.disk)
+            .collect();
+        let disks = self.store.disks()?;
+        let rows: Vec<SyncRow> =
+            disks.iter().filter(|d| live.contains(&d.id)).map(|d| rows::sync(d, cut)).collect();
+        let wanted = request.disk.is_none_or(|id| live.contains(&id));
+        if rows.is_empty() || !wanted {
+            return Err(ApiError::refused(format!(
+                "nothing to sync on agent {agent}: the disk has no published base yet, or its live action is paused; \
+                 see `blxrep actions`, then `blxrep snapshot` or `blxrep resume`"
+            )));
+        }
+        self.sync(agent, disk.map(|d| d.identity), cut, reply);
+        Ok(rows)
+    }
+
+    /// A sync of a disk whose protection a person cancelled starts it again.
+    fn protect_again(&mut self, disk: &crate::model::point::Disk) -> Result<()> {
+        let live = |a: &&Action| a.disk == Some(disk.id) && a.kind == ActionKind::Live;
+        if self.open.values().find(live).is_none() && self.store.newest_point(disk.id)?.is_some() {
+            self.begin(ActionKind::Live, Some(disk))?;
+            self.assign_disk(disk)?;
+        }
+        Ok(())
+    }
+
+    fn control(&mut self, id: ActionId, order: Order) -> Result<ActionRow> {
+        let action = match self.open.get(&id) {
+            Some(open) => open.clone(),
+            None => {
+                let ended = self.store.action(id)?;
+                return Err(ApiError::refused(format!(
+                    "action {id} has {} already: it cannot be changed",
+                    ended.state
+                )));
+            }
+        };
+        if matches!(action.kind, ActionKind::Restore | ActionKind::Verify | ActionKind::Consolidate) {
+            return self.control_job(&action, order);
+        }
+        let state = match order {
+            Order::Pause => ActionState::Paused,
+            Order::Resume if action.state != ActionState::Paused => return self.action_row(id),
+            Order::Resume => ActionState::Queued,
+            Order::Cancel => ActionState::Cancelled,
+        };
+        self.set_state(id, state, String::new());
+        let disk = action.disk.map(|d| self.store.disk(d)).transpose()?;
+        let Some(disk) = disk else { return self.action_row(id) };
+        if order == Order::Resume {
+            self.assign_disk(&disk)?;
+        } else {
+            let control = if order == Order::Pause { WireControl::Pause } else { WireControl::Cancel };
+            self.send(&disk.agent, ToAgent::Control { action: id, control });
+        }
+        self.action_row(id)
+    }
+
+    fn control_job(&mut self, action: &Action, order: Order) -> Result<ActionRow> {
+        if order != Order::Cancel {
+            return Err(ApiError::refused(format!(
+                "a {} can be cancelled, not paused: start it again later",
+                action.kind
+            )));
+        }
+        self.jobs.cancel(action.id);
+        self.action_row(action.id)
+    }
+
+    fn restore(&mut self, request: RestoreRequest) -> Result<ActionRow> {
+        let point = self.store.point(request.point)?;
+        let disk = self.store.disk(point.disk)?;
+        self.jobs.check_restore(&request)?;
+        let id = self.begin(ActionKind::Restore, Some(&disk))?;
+        self.set_state(id, ActionState::Running, String::new());
+        self.jobs.restore(id, request);
+        self.action_row(id)
+    }
+
+    fn verify(&mut self, point: Option<PointId>) -> Result<ActionRow> {
+        let disk = match point {
+            Some(id) => Some(self.store.disk(self.store.point(id)?.disk)?),
+            None => None,
+        };
+        self.jobs.room()?;
+        let id = self.begin(ActionKind::Verify, disk.as_ref())?;
+        self.set_state(id, ActionState::Running, String::new());
+        self.jobs.verify(id, point);
+        self.action_row(id)
+    }
+}
+
+fn free_bytes(path: &std::path::Path) -> Option<u64> {
+    let stat = rustix::fs::statvfs(path).ok()?;
+    Some(stat.f_bavail * stat.f_frsize)
+}

@@ -1,0 +1,49 @@
+//! One agent's connection to `/ws/config`: passes on what the agent says and what the hub tells it.
+
+use super::Shared;
+use super::hub::{Note, SESSION_QUEUE};
+use crate::io::channel::{Connection, Incoming};
+use crate::model::ids::AgentId;
+use crate::wire::config::{ToAgent, ToDispatcher};
+use std::net::SocketAddr;
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot};
+
+/// Pings go out every ten seconds and are answered; silence for three of them means that the agent is gone.
+const SILENCE: Duration = Duration::from_secs(35);
+
+/// Serves the connection until it ends.
+pub async fn serve(
+    mut connection: Connection<ToAgent, ToDispatcher>,
+    agent: AgentId,
+    address: SocketAddr,
+    shared: Shared,
+) {
+    let (to_agent, mut messages) = mpsc::channel(SESSION_QUEUE);
+    let (reply, joined) = oneshot::channel();
+    shared.note(Note::Joined { agent: agent.clone(), address, to_agent, reply }).await;
+    let Ok(session) = joined.await else { return };
+    let reason = loop {
+        tokio::select! {
+            message = messages.recv() => match message {
+                Some(message) => if let Err(error) = connection.sender.send_control(&message).await {
+                    break error.to_string();
+                },
+                // The hub has let the session go: a newer one took its place, or it took no messages.
+                None => break "this session was ended by the dispatcher".to_owned(),
+            },
+            incoming = tokio::time::timeout(SILENCE, connection.receiver.recv()) => match incoming {
+                Ok(Ok(Incoming::Control(message))) => {
+                    shared.note(Note::Said { agent: agent.clone(), session, message }).await;
+                }
+                Ok(Ok(Incoming::Closed { reason })) => break reason,
+                Ok(Ok(_)) => break "bulk data does not belong on the config channel".to_owned(),
+                Ok(Err(error)) => break error.to_string(),
+                Err(_) => break format!("the agent was silent for {} s", SILENCE.as_secs()),
+            },
+        }
+    };
+    shared.note(Note::Left { agent: agent.clone(), session }).await;
+    tracing::info!(%agent, %reason, "session ended");
+    connection.close(&reason).await;
+}

@@ -1,0 +1,181 @@
+//! Restores and verifies: long work on this host, a thread each, which can be cancelled.
+
+use super::hub::Note;
+use crate::api::backend::RestoreRequest;
+use crate::api::error::{ApiError, Result};
+use crate::api::types::{VerifyProblem, VerifyReport};
+use crate::model::action::ActionState;
+use crate::model::ids::{ActionId, PointId};
+use crate::store::restore::Progress;
+use crate::store::verify::Finding;
+use crate::store::{Store, StoreError};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use tokio::sync::mpsc;
+
+/// Restores and verifies that run at the same time: each reads as fast as the store's disks allow.
+const MAX_JOBS: usize = 8;
+
+/// How a job ended.
+#[derive(Debug)]
+pub struct JobEnd {
+    pub action: ActionId,
+    pub state: ActionState,
+    pub reason: String,
+    pub report: Option<VerifyReport>,
+}
+
+#[derive(Debug)]
+struct Job {
+    cancel: Arc<AtomicBool>,
+    thread: JoinHandle<()>,
+}
+
+/// The jobs that run.
+#[derive(Debug)]
+pub struct Jobs {
+    store: Store,
+    notes: mpsc::Sender<Note>,
+    running: BTreeMap<ActionId, Job>,
+}
+
+impl Jobs {
+    pub const fn new(store: Store, notes: mpsc::Sender<Note>) -> Self {
+        Self { store, notes, running: BTreeMap::new() }
+    }
+
+    /// Refuses what would fail at once: before there is an action.
+    pub fn check_restore(&self, request: &RestoreRequest) -> Result<()> {
+        self.room()?;
+        if !request.to.is_absolute() {
+            return Err(ApiError::invalid(format!("{} is no absolute path", request.to.display())));
+        }
+        let target = self.store.check_target(request.point, &request.to)?;
+        match target.overwrites {
+            Some(what) if !request.yes => Err(ApiError::unconfirmed(what)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Refuses one more than can run.
+    pub fn room(&self) -> Result<()> {
+        if self.running.len() < MAX_JOBS {
+            return Ok(());
+        }
+        Err(ApiError::refused(format!(
+            "{MAX_JOBS} restores and verifies are running; wait for one or cancel it"
+        )))
+    }
+
+    pub fn restore(&mut self, action: ActionId, request: RestoreRequest) {
+        self.start(action, move |store, progress| {
+            let report = store.restore_to_file(request.point, &request.to, request.yes, progress)?;
+            tracing::info!(point = %request.point, to = %request.to.display(), bytes = report.bytes,
+                written = report.written, verified = report.verified, "restored");
+            Ok(None)
+        });
+    }
+
+    pub fn verify(&mut self, action: ActionId, point: Option<PointId>) {
+        self.start(action, move |store, progress| {
+            let found = store.verify(point, progress)?;
+            let problems = found.findings.iter().map(|f| VerifyProblem {
+                point: f.points.first().copied(),
+                file: f.file.display().to_string(),
+                what: describe(f),
+            });
+            if found.more > 0 {
+                tracing::warn!(more = found.more, "more findings than a report names");
+            }
+            Ok(Some(VerifyReport {
+                action,
+                points: found.checked_points,
+                files: found.files,
+                bytes: found.bytes,
+                problems: problems.collect(),
+            }))
+        });
+    }
+
+    fn start(
+        &mut self,
+        action: ActionId,
+        work: impl FnOnce(&Store, Progress<'_>) -> std::result::Result<Option<VerifyReport>, StoreError>
+        + Send
+        + 'static,
+    ) {
+        let cancel = Arc::new(AtomicBool::new(false));
+        let (store, notes, flag) = (self.store.clone(), self.notes.clone(), Arc::clone(&cancel));
+        let run = move || {
+            let report = |done, total| {
+                // The hub may be busy: the next word says it too.
+                let _ = notes.try_send(Note::Progress { action, done, total });
+            };
+            let end = end_of(action, work(&store, Progress { report: &report, cancel: &flag }));
+            // The hub has ended only when the dispatcher stops; then the action is found open at the next start.
+            let _ = notes.blocking_send(Note::JobEnded(end));
+        };
+        match std::thread::Builder::new().name("job".to_owned()).spawn(run) {
+            Ok(thread) => {
+                self.running.insert(action, Job { cancel, thread });
+            }
+            Err(error) => {
+                let reason = format!("cannot start a thread: {error}");
+                let end = JobEnd { action, state: ActionState::Failed, reason, report: None };
+                let _ = self.notes.try_send(Note::JobEnded(end));
+            }
+        }
+    }
+
+    /// Asks a job to stop; it says so when it has.
+    pub fn cancel(&self, action: ActionId) {
+        if let Some(job) = self.running.get(&action) {
+            job.cancel.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// A job has said how it ended.
+    pub fn forget(&mut self, action: ActionId) {
+        self.running.remove(&action);
+    }
+
+    /// Stops all jobs and waits for them: each looks at its flag after every piece.
+    pub fn stop(self) {
+        for job in self.running.values() {
+            job.cancel.store(true, Ordering::Relaxed);
+        }
+        drop(self.notes);
+        for job in self.running.into_values() {
+            // A panic in a job has been reported by its thread.
+            let _ = job.thread.join();
+        }
+    }
+}
+
+/// A finding in a sentence.
+fn describe(finding: &Finding) -> String {
+    let mut text = format!("byte {}: {}", finding.offset, finding.what);
+    if !finding.sectors.is_empty() {
+        text.push_str(&format!("; sectors {}..{} of the disk", finding.sectors.start, finding.sectors.end));
+    }
+    if !finding.points.is_empty() {
+        let points: Vec<String> = finding.points.iter().map(ToString::to_string).collect();
+        text.push_str(&format!("; points {}", points.join(", ")));
+    }
+    text
+}
+
+fn end_of(action: ActionId, ended: std::result::Result<Option<VerifyReport>, StoreError>) -> JobEnd {
+    let (state, reason, report) = match ended {
+        Ok(Some(report)) if !report.problems.is_empty() => {
+            let reason = format!("{} problems found: see the report", report.problems.len());
+            (ActionState::Failed, reason, Some(report))
+        }
+        Ok(report) => (ActionState::Succeeded, String::new(), report),
+        Err(StoreError::Cancelled) => (ActionState::Cancelled, "cancelled".to_owned(), None),
+        Err(error) => (ActionState::Failed, error.to_string(), None),
+    };
+    JobEnd { action, state, reason, report }
+}

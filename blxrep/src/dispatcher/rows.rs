@@ -1,0 +1,171 @@
+//! From what the catalog and the hub know to the rows that the API shows.
+
+use super::hub::{Hub, Session};
+use crate::api::types::{ActionRow, AgentRow, DiskRow, DiskState, PointRow, SyncRow};
+use crate::model::action::{Action, ActionKind, ActionState};
+use crate::model::ids::{AgentId, CutId};
+use crate::model::point::{Coverage, Disk, Point};
+use crate::store::StoreError;
+use crate::store::catalog::{self, PointFilter};
+use jiff::Timestamp;
+
+/// A row of a sync that has not ended.
+pub fn sync(disk: &Disk, cut_id: CutId) -> SyncRow {
+    SyncRow {
+        agent: disk.agent.clone(),
+        disk: disk.id,
+        device: disk.device.clone(),
+        identity: disk.identity.to_string(),
+        cut_id,
+        point: None,
+        consistency: None,
+        bytes: None,
+        rounds: None,
+        published: None,
+        error: None,
+    }
+}
+
+pub fn point(disk: &Disk, point: Point) -> PointRow {
+    let summary = point.summary;
+    PointRow {
+        id: point.id,
+        agent: disk.agent.clone(),
+        disk: disk.id,
+        device: disk.device.clone(),
+        identity: disk.identity.to_string(),
+        generation: point.generation,
+        kind: point.kind,
+        parent: point.parent,
+        sequence: point.sequence,
+        cut_id: summary.cut,
+        cut: summary.at,
+        published: point.published,
+        consistency: summary.consistency,
+        coverage: summary.coverage,
+        bytes: point.bytes,
+        stored: point.stored,
+        disk_bytes: point.disk_bytes,
+        rounds: u32::try_from(summary.rounds.len()).unwrap_or(u32::MAX),
+        contaminated: summary.rounds.iter().map(|r| r.contaminated).sum(),
+        freeze_ms: summary.freeze_ms,
+        notes: summary.notes,
+    }
+}
+
+pub fn agent(hub: &Hub, row: &catalog::AgentRow, disks: &[Disk]) -> AgentRow {
+    let session = hub.sessions.get(&row.id);
+    AgentRow {
+        id: row.id.clone(),
+        hostname: row.footprint.hostname.clone(),
+        distribution: row.footprint.distribution.clone(),
+        kernel: row.footprint.kernel.clone(),
+        cpus: row.footprint.cpus,
+        memory: row.footprint.memory_bytes,
+        online: session.is_some(),
+        last_seen: Some(if session.is_some() { Timestamp::now() } else { row.last_seen }),
+        address: session.map(|s| s.address.to_string()),
+        disks: u32::try_from(disks.iter().filter(|d| d.agent == row.id).count()).unwrap_or(u32::MAX),
+    }
+}
+
+pub fn action(action: &Action, disks: &[Disk]) -> ActionRow {
+    let disk = disks.iter().find(|d| action.disk == Some(d.id));
+    ActionRow {
+        id: action.id,
+        kind: action.kind,
+        agent: action.agent.clone(),
+        disk: action.disk,
+        device: disk.map(|d| d.device.clone()),
+        state: action.state,
+        reason: action.reason.clone(),
+        created: action.created,
+        updated: action.updated,
+        done: action.done,
+        total: action.total,
+    }
+}
+
+pub fn disk(hub: &Hub, disk: &Disk) -> Result<DiskRow, StoreError> {
+    let session = hub.sessions.get(&disk.agent);
+    let offer = session.and_then(|s| s.offers.iter().find(|o| o.identity == disk.identity));
+    let status = session.and_then(|s| s.status.get(&disk.identity));
+    let filter = PointFilter { disk: Some(disk.id), ..PointFilter::default() };
+    let points = hub.store.count_points(&filter)?;
+    let newest = hub.store.newest_point(disk.id)?;
+    let lag = newest.as_ref().map(|p| {
+        let age = Timestamp::now().duration_since(p.summary.at);
+        u64::try_from(age.as_secs()).unwrap_or(0)
+    });
+    let newest_coverage = newest.as_ref().map(|p| p.summary.coverage.clone());
+    let (state, problem) = disk_state(hub, disk, session, newest.is_some());
+    Ok(DiskRow {
+        id: disk.id,
+        agent: disk.agent.clone(),
+        device: offer.map_or_else(|| disk.device.clone(), |o| o.device.clone()),
+        identity: disk.identity.to_string(),
+        bytes: offer.map_or(disk.bytes, |o| o.bytes),
+        state,
+        coverage: status
+            .map(|s| s.coverage.clone())
+            .or(newest_coverage)
+            .unwrap_or_else(|| Coverage::Unknown("the disk is not tracked".to_owned())),
+        lag_seconds: lag,
+        backlog: hub.backlog.get(&disk.id).copied(),
+        newest_point: newest.as_ref().map(|p| p.id),
+        newest_cut: newest.as_ref().map(|p| p.summary.at),
+        points,
+        notes: status.map(|s| s.notes.clone()).unwrap_or_default(),
+        problem,
+    })
+}
+
+fn disk_state(
+    hub: &Hub,
+    disk: &Disk,
+    session: Option<&Session>,
+    has_point: bool,
+) -> (DiskState, Option<String>) {
+    let Some(offer) = session.and_then(|s| s.offers.iter().find(|o| o.identity == disk.identity)) else {
+        return (DiskState::Absent, None);
+    };
+    if let Some(problem) = &offer.problem {
+        return (DiskState::Problem, Some(problem.clone()));
+    }
+    let open = |kind| hub.open.values().find(|a| a.disk == Some(disk.id) && a.kind == kind);
+    let troubled =
+        |a: &Action| (a.state == ActionState::Running && !a.reason.is_empty()).then(|| a.reason.clone());
+    if let Some(snapshot) = open(ActionKind::Snapshot) {
+        return match troubled(snapshot) {
+            Some(reason) => (DiskState::Problem, Some(reason)),
+            None => (DiskState::Imaging, None),
+        };
+    }
+    match open(ActionKind::Live) {
+        Some(live) => match troubled(live) {
+            Some(reason) => (DiskState::Problem, Some(reason)),
+            None if has_point => (DiskState::Protected, None),
+            None => (DiskState::Offered, None),
+        },
+        None => (DiskState::Offered, None),
+    }
+}
+
+/// Every agent that the catalog knows.
+pub fn agents(hub: &Hub) -> Result<Vec<AgentRow>, StoreError> {
+    let disks = hub.store.disks()?;
+    let mut rows: Vec<AgentRow> = hub.store.agents()?.iter().map(|row| agent(hub, row, &disks)).collect();
+    rows.sort_by(|a, b| a.id.cmp(&b.id));
+    Ok(rows)
+}
+
+/// Disks of one agent, or all.
+pub fn disks(hub: &Hub, of: Option<&AgentId>) -> Result<Vec<DiskRow>, StoreError> {
+    let disks = hub.store.disks()?;
+    let mut rows = Vec::new();
+    for row in disks.iter().filter(|d| of.is_none_or(|a| *a == d.agent)) {
+        rows.push(disk(hub, row)?);
+    }
+    rows.sort_by(|a, b| (&a.agent, &a.device, a.id).cmp(&(&b.agent, &b.device, b.id)));
+    Ok(rows)
+}

@@ -1,0 +1,299 @@
+//! The cut: how rounds over a dirty set become a recovery point.
+//!
+//! One cut covers a group of disks. Each round is
+//!
+//! 1. [`sweep`]: issued of every disk (the cut is the instant this starts), a second look at issued, the tables of
+//!    requests in flight, then completed of every disk. The order is what makes the point a state the disks had;
+//!    no step may be swapped, joined or left out.
+//! 2. [`OpenPoint::form`]: what has to be read now.
+//! 3. the reads, done by the caller.
+//! 4. [`OpenPoint::validate`] with another look at issued, after the last read has finished: what may have been
+//!    overwritten while it was read is *contaminated*.
+//!
+//! When nothing is contaminated on any disk of the group and the audit proves the issue witness, the point is
+//! `quiet`. Otherwise another round makes a new cut, until [`Plan::next`] says that it is not worth it.
+//!
+//! Invariant of [`OpenPoint`]: `valid` is a subset of `carried`, and the content that was sent last for a valid
+//! granule is its content at the instant of the latest sweep.
+
+use crate::model::bitmap::Bitmap;
+use crate::model::granules::GranuleSet;
+use std::time::Duration;
+
+/// The witnesses of one disk. The agent's tracker implements it over the kernel's maps, tests over vectors.
+pub trait Witnesses {
+    fn issued(&self) -> Bitmap<'_>;
+    fn completed(&self) -> Bitmap<'_>;
+    /// Swept, and not yet durable at the dispatcher.
+    fn pending(&self) -> Bitmap<'_>;
+    /// Granules of the requests that are in flight now.
+    fn in_flight(&self) -> GranuleSet;
+}
+
+/// What one sweep found on one disk.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Swept {
+    pub issued: GranuleSet,
+    /// Issued bits that were set again right after the sweep of issued, dirty or not.
+    pub again: GranuleSet,
+    pub in_flight: GranuleSet,
+    pub completed: GranuleSet,
+    /// Swept earlier and not acknowledged.
+    pub pending: GranuleSet,
+}
+
+/// Step 1 for the whole group. The cut is the instant at which this is called.
+pub fn sweep<W: Witnesses + ?Sized>(group: &[&W]) -> Vec<Swept> {
+    let mut swept: Vec<Swept> = group
+        .iter()
+        .map(|disk| Swept { issued: disk.issued().sweep_into(&disk.pending()), ..Swept::default() })
+        .collect();
+    for (disk, swept) in group.iter().zip(&mut swept) {
+        swept.again = disk.issued().peek();
+    }
+    for (disk, swept) in group.iter().zip(&mut swept) {
+        swept.in_flight = disk.in_flight();
+    }
+    for (disk, swept) in group.iter().zip(&mut swept) {
+        swept.completed = disk.completed().sweep_into(&disk.pending());
+        swept.pending = disk.pending().peek();
+    }
+    swept
+}
+
+/// Clears what a published point carried from pending. Nothing was swept since the last read of that point (one
+/// open point per disk), and what is in flight stays: its completion may be lost.
+pub fn acknowledge<W: Witnesses + ?Sized>(disk: &W, carried: &GranuleSet) {
+    let in_flight = disk.in_flight();
+    disk.pending().clear(&(carried - &in_flight));
+}
+
+/// The point that is being formed on one disk.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct OpenPoint {
+    carried: GranuleSet,
+    valid: GranuleSet,
+}
+
+impl OpenPoint {
+    /// An empty point.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// A point that carries the whole disk of `granules`, because coverage was lost.
+    #[must_use]
+    pub fn whole(granules: u32) -> Self {
+        Self { carried: GranuleSet::full(granules), valid: GranuleSet::new() }
+    }
+
+    /// Makes the point carry the whole disk. What was read validly stays valid only as far as the witnesses are
+    /// to be believed, which is what was just lost: nothing is.
+    pub fn widen(&mut self, granules: u32) {
+        *self = Self::whole(granules);
+    }
+
+    /// Every granule the point carries: its change set.
+    #[must_use]
+    pub fn carried(&self) -> &GranuleSet {
+        &self.carried
+    }
+
+    /// Granules that still have to be read.
+    #[must_use]
+    pub fn missing(&self) -> GranuleSet {
+        &self.carried - &self.valid
+    }
+
+    /// Step 2: takes in a sweep and says what has to be read for the cut that it began.
+    pub fn form(&mut self, swept: &Swept) -> GranuleSet {
+        for moved in [&swept.issued, &swept.again, &swept.in_flight, &swept.completed] {
+            self.valid.subtract(moved);
+            self.carried.union_with(moved);
+        }
+        self.carried.union_with(&swept.pending);
+        self.missing()
+    }
+
+    /// Step 4: `read` was read after `swept`, and `issued` was looked at after the last read had finished.
+    /// Returns what is contaminated: set again during the sweep, or overwritten while it was read.
+    pub fn validate(&mut self, swept: &Swept, read: &GranuleSet, issued: &GranuleSet) -> GranuleSet {
+        let mut contaminated = read & issued;
+        contaminated.union_with(&swept.again);
+        self.valid.union_with(read);
+        self.valid.subtract(&contaminated);
+        contaminated
+    }
+}
+
+/// What one round cost and left, over all disks of the group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RoundResult {
+    pub read: u64,
+    pub contaminated: u64,
+    pub took: Duration,
+}
+
+/// What to do after a round.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// Nothing is contaminated: ask the audit, then publish.
+    Audit,
+    /// Sweep and read again.
+    Round,
+    /// More rounds would not help: publish as fuzzy, for this reason.
+    GiveUp(&'static str),
+}
+
+/// Bounds of one cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// Rounds after which a cut that never passed is given up.
+    pub max_rounds: u32,
+    /// Time from the first sweep after which no new round begins.
+    pub deadline: Duration,
+}
+
+impl Default for Plan {
+    /// Rounds shrink geometrically while the disk is read faster than it is written: after 32 of them the rest is
+    /// a few granules that are rewritten all the time.
+    fn default() -> Self {
+        Self { max_rounds: 32, deadline: Duration::from_secs(10) }
+    }
+}
+
+impl Plan {
+    /// Decides after each round; `rounds` are those done so far, `elapsed` is the time since the first sweep. The
+    /// first round of a large backlog may take longer than the deadline: the clock of the deadline starts after
+    /// it, so that a point is never given up before it was tried with a small rest.
+    #[must_use]
+    pub fn next(&self, rounds: &[RoundResult]) -> Next {
+        let Some(last) = rounds.last() else {
+            return Next::Round;
+        };
+        if last.contaminated == 0 {
+            return Next::Audit;
+        }
+        let elapsed: Duration = rounds.iter().skip(1).map(|r| r.took).sum();
+        if rounds.len() >= self.max_rounds as usize {
+            Next::GiveUp("writers never paused long enough: the last round was overwritten while it was read")
+        } else if elapsed > self.deadline {
+            Next::GiveUp("the deadline passed before a round went through unchanged")
+        } else {
+            Next::Round
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use blxrep_ebpf::bitmap_words;
+    use std::cell::RefCell;
+    use std::sync::atomic::AtomicU64;
+
+    const GRANULES: u32 = 256;
+
+    struct Disk {
+        issued: Vec<AtomicU64>,
+        completed: Vec<AtomicU64>,
+        pending: Vec<AtomicU64>,
+        in_flight: RefCell<GranuleSet>,
+    }
+
+    impl Disk {
+        fn new() -> Self {
+            let words = || (0..bitmap_words(u64::from(GRANULES))).map(|_| AtomicU64::new(0)).collect();
+            Self { issued: words(), completed: words(), pending: words(), in_flight: RefCell::default() }
+        }
+    }
+
+    impl Witnesses for Disk {
+        fn issued(&self) -> Bitmap<'_> {
+            Bitmap::new(&self.issued, GRANULES).unwrap()
+        }
+        fn completed(&self) -> Bitmap<'_> {
+            Bitmap::new(&self.completed, GRANULES).unwrap()
+        }
+        fn pending(&self) -> Bitmap<'_> {
+            Bitmap::new(&self.pending, GRANULES).unwrap()
+        }
+        fn in_flight(&self) -> GranuleSet {
+            self.in_flight.borrow().clone()
+        }
+    }
+
+    fn set(items: &[u32]) -> GranuleSet {
+        items.iter().copied().collect()
+    }
+
+    #[test]
+    fn every_witness_makes_a_granule_dirty() {
+        let disk = Disk::new();
+        disk.issued().mark(&set(&[1]));
+        disk.completed().mark(&set(&[2]));
+        disk.pending().mark(&set(&[3]));
+        *disk.in_flight.borrow_mut() = set(&[4]);
+        let swept = sweep(&[&disk]);
+        let mut point = OpenPoint::new();
+        assert_eq!(point.form(&swept[0]), set(&[1, 2, 3, 4]));
+        assert_eq!(disk.pending().peek(), set(&[1, 2, 3]));
+    }
+
+    #[test]
+    fn what_was_read_stays_valid_until_a_witness_moves_it() {
+        let mut point = OpenPoint::new();
+        let first = Swept { issued: set(&[1, 2, 3]), pending: set(&[1, 2, 3]), ..Swept::default() };
+        let read = point.form(&first);
+        assert_eq!(point.validate(&first, &read, &set(&[2])), set(&[2]));
+        assert_eq!(point.missing(), set(&[2]));
+        let second = Swept { completed: set(&[3]), pending: set(&[1, 2, 3]), ..Swept::default() };
+        assert_eq!(point.form(&second), set(&[2, 3]));
+    }
+
+    #[test]
+    fn a_bit_set_again_during_the_sweep_contaminates_although_it_is_not_dirty() {
+        let mut point = OpenPoint::new();
+        let swept = Swept { issued: set(&[1]), again: set(&[9]), pending: set(&[1]), ..Swept::default() };
+        let read = point.form(&swept);
+        assert_eq!(point.validate(&swept, &read, &set(&[])), set(&[9]));
+        assert!(point.missing().contains(9));
+    }
+
+    #[test]
+    fn a_write_after_the_cut_to_a_granule_read_earlier_does_not_contaminate() {
+        let mut point = OpenPoint::new();
+        let first = Swept { issued: set(&[1, 2]), pending: set(&[1, 2]), ..Swept::default() };
+        let read = point.form(&first);
+        point.validate(&first, &read, &set(&[2]));
+        let second = Swept { issued: set(&[2]), pending: set(&[1, 2]), ..Swept::default() };
+        let read = point.form(&second);
+        assert_eq!(read, set(&[2]));
+        assert!(point.validate(&second, &read, &set(&[1])).is_empty());
+    }
+
+    #[test]
+    fn an_acknowledgement_leaves_what_is_in_flight_pending() {
+        let disk = Disk::new();
+        disk.pending().mark(&set(&[1, 2, 3]));
+        *disk.in_flight.borrow_mut() = set(&[2]);
+        acknowledge(&disk, &set(&[1, 2]));
+        assert_eq!(disk.pending().peek(), set(&[2, 3]));
+    }
+
+    #[test]
+    fn rounds_go_on_until_one_passes_or_a_bound_is_met() {
+        let plan = Plan { max_rounds: 3, deadline: Duration::from_secs(1) };
+        let round = |contaminated, millis| RoundResult {
+            read: 10,
+            contaminated,
+            took: Duration::from_millis(millis),
+        };
+        assert_eq!(plan.next(&[]), Next::Round);
+        assert_eq!(plan.next(&[round(0, 1)]), Next::Audit);
+        assert_eq!(plan.next(&[round(1, 5000)]), Next::Round);
+        assert!(matches!(plan.next(&[round(1, 5000), round(1, 1001)]), Next::GiveUp(_)));
+        assert!(matches!(plan.next(&[round(1, 1); 3]), Next::GiveUp(_)));
+    }
+}

@@ -1,0 +1,277 @@
+//! The header that every file of the store starts with: what it is, whose it is, and where it belongs.
+
+use super::FormatError;
+use super::bytes::{Cursor, put_text};
+use crate::model::ids::{AgentId, CutId, DiskId, DiskIdentity, Epoch, GenerationId, PointId, StoreId};
+use crate::model::point::Consistency;
+use crate::model::units::GranuleSize;
+use jiff::Timestamp;
+
+/// A header is always this long; what is not used is zero.
+pub const HEADER_BYTES: usize = 1024;
+/// [`HEADER_BYTES`] as a position in a file.
+pub const HEADER_END: u64 = HEADER_BYTES as u64;
+/// Format version that this program writes and reads.
+pub const VERSION: u32 = 1;
+/// Longest disk identity that is kept: twice the longest that a WWN or serial may have.
+pub const MAX_IDENTITY_BYTES: u16 = 512;
+/// Longest agent name (see [`AgentId`]).
+const MAX_AGENT_BYTES: u16 = 64;
+/// Position of the header's own checksum.
+const CHECKSUM_AT: usize = HEADER_BYTES - 4;
+const PART: &str = "the file header";
+
+/// The three kinds of files with a header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FileKind {
+    /// `.sum`: a checksum per granule of a raw image.
+    Sidecar,
+    /// `.cst`: which sectors a point changed.
+    Changes,
+    /// `.bak`: their content at the cut.
+    Delta,
+}
+
+impl FileKind {
+    const fn magic(self) -> [u8; 8] {
+        match self {
+            Self::Sidecar => *b"blxrSUM\n",
+            Self::Changes => *b"blxrCST\n",
+            Self::Delta => *b"blxrBAK\n",
+        }
+    }
+
+    fn from_magic(magic: [u8; 8]) -> Option<Self> {
+        [Self::Sidecar, Self::Changes, Self::Delta].into_iter().find(|kind| kind.magic() == magic)
+    }
+}
+
+/// The cut that a file stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CutFacts {
+    pub cut: CutId,
+    pub at: Timestamp,
+    pub consistency: Consistency,
+    /// Whether the dirty set behind the point was known to be complete.
+    pub proven: bool,
+}
+
+/// What a file is and whom it belongs to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileHeader {
+    pub kind: FileKind,
+    pub store: StoreId,
+    pub agent: AgentId,
+    pub identity: DiskIdentity,
+    pub disk: DiskId,
+    pub generation: GenerationId,
+    pub point: PointId,
+    /// `None` in the files of a base.
+    pub parent: Option<PointId>,
+    pub sequence: u64,
+    pub epoch: Epoch,
+    pub disk_bytes: u64,
+    pub granule: GranuleSize,
+    /// `None` while the image is being made.
+    pub cut: Option<CutFacts>,
+}
+
+impl FileHeader {
+    #[must_use]
+    pub fn encode(&self) -> [u8; HEADER_BYTES] {
+        let mut out = Vec::with_capacity(HEADER_BYTES);
+        out.extend_from_slice(&self.kind.magic());
+        out.extend_from_slice(&VERSION.to_le_bytes());
+        out.extend_from_slice(&self.granule.shift().to_le_bytes());
+        out.extend_from_slice(&self.store.0.to_le_bytes());
+        out.extend_from_slice(&self.epoch.0.to_le_bytes());
+        for id in [self.disk.0, self.generation.0, self.point.0, self.parent.map_or(0, |p| p.0)] {
+            out.extend_from_slice(&id.to_le_bytes());
+        }
+        out.extend_from_slice(&self.sequence.to_le_bytes());
+        out.extend_from_slice(&self.disk_bytes.to_le_bytes());
+        put_cut(&mut out, self.cut);
+        let (code, text) = identity_parts(&self.identity);
+        out.push(code);
+        put_text(&mut out, text, MAX_IDENTITY_BYTES);
+        put_text(&mut out, self.agent.as_str(), MAX_AGENT_BYTES);
+        let mut header = [0; HEADER_BYTES];
+        header[..out.len()].copy_from_slice(&out);
+        let crc = crc32c::crc32c(&header[..CHECKSUM_AT]);
+        header[CHECKSUM_AT..].copy_from_slice(&crc.to_le_bytes());
+        header
+    }
+
+    pub fn parse(bytes: &[u8; HEADER_BYTES]) -> Result<Self, FormatError> {
+        let mut c = Cursor::new(PART, &bytes[..CHECKSUM_AT]);
+        let kind = FileKind::from_magic(c.array()?).ok_or(FormatError::Magic { part: PART })?;
+        let version = c.u32()?;
+        if version != VERSION {
+            return Err(FormatError::Version { part: PART, found: version, known: VERSION });
+        }
+        let stored = u32::from_le_bytes(Cursor::new(PART, &bytes[CHECKSUM_AT..]).array()?);
+        if stored != crc32c::crc32c(&bytes[..CHECKSUM_AT]) {
+            return Err(FormatError::Checksum { part: PART });
+        }
+        let field = |field, value| FormatError::Field { part: PART, field, value };
+        let shift = c.u32()?;
+        let granule = GranuleSize::from_shift(shift).ok_or(field("the granule shift", u64::from(shift)))?;
+        let store = StoreId(c.u128()?);
+        let epoch = Epoch(c.u128()?);
+        let (disk, generation) = (DiskId(c.u64()?), GenerationId(c.u64()?));
+        let (point, parent) = (PointId(c.u64()?), c.u64()?);
+        let (sequence, disk_bytes) = (c.u64()?, c.u64()?);
+        let cut = take_cut(&mut c)?;
+        let code = c.u8()?;
+        let text = c.text("the disk identity", MAX_IDENTITY_BYTES)?.to_owned();
+        let identity = identity_from(code, text).ok_or(field("the kind of identity", u64::from(code)))?;
+        let agent = c.text("the agent", MAX_AGENT_BYTES)?;
+        let agent = agent.parse().map_err(|_| FormatError::Text { part: PART, field: "the agent" })?;
+        c.rest_is_zero()?;
+        let parent = (parent != 0).then_some(PointId(parent));
+        Ok(Self {
+            kind,
+            store,
+            agent,
+            identity,
+            disk,
+            generation,
+            point,
+            parent,
+            sequence,
+            epoch,
+            disk_bytes,
+            granule,
+            cut,
+        })
+    }
+}
+
+/// Cut id, seconds, nanoseconds, label (0 none, else consistency), proven.
+fn put_cut(out: &mut Vec<u8>, cut: Option<CutFacts>) {
+    let label = match cut.map(|c| c.consistency) {
+        None => 0u8,
+        Some(Consistency::Frozen) => 1,
+        Some(Consistency::Quiet) => 2,
+        Some(Consistency::Fuzzy) => 3,
+    };
+    out.extend_from_slice(&cut.map_or(0, |c| c.cut.0).to_le_bytes());
+    out.extend_from_slice(&cut.map_or(0, |c| c.at.as_second()).to_le_bytes());
+    out.extend_from_slice(&cut.map_or(0, |c| c.at.subsec_nanosecond()).to_le_bytes());
+    out.push(label);
+    out.push(u8::from(cut.is_some_and(|c| c.proven)));
+}
+
+fn take_cut(c: &mut Cursor<'_>) -> Result<Option<CutFacts>, FormatError> {
+    let field = |field, value| FormatError::Field { part: PART, field, value };
+    let (cut, seconds, nanos, label, proven) = (c.u64()?, c.i64()?, c.i32()?, c.u8()?, c.u8()?);
+    if proven > 1 {
+        return Err(field("the coverage", u64::from(proven)));
+    }
+    let consistency = match label {
+        0 => return Ok(None),
+        1 => Consistency::Frozen,
+        2 => Consistency::Quiet,
+        3 => Consistency::Fuzzy,
+        _ => return Err(field("the consistency", u64::from(label))),
+    };
+    let at =
+        Timestamp::new(seconds, nanos).map_err(|_| field("the second of the cut", seconds.unsigned_abs()))?;
+    Ok(Some(CutFacts { cut: CutId(cut), at, consistency, proven: proven == 1 }))
+}
+
+fn identity_parts(identity: &DiskIdentity) -> (u8, &str) {
+    match identity {
+        DiskIdentity::Wwn(v) => (1, v),
+        DiskIdentity::Serial(v) => (2, v),
+        DiskIdentity::Gpt(v) => (3, v),
+        DiskIdentity::Mbr(v) => (4, v),
+        DiskIdentity::Named(v) => (5, v),
+    }
+}
+
+fn identity_from(code: u8, text: String) -> Option<DiskIdentity> {
+    Some(match code {
+        1 => DiskIdentity::Wwn(text),
+        2 => DiskIdentity::Serial(text),
+        3 => DiskIdentity::Gpt(text),
+        4 => DiskIdentity::Mbr(text),
+        5 => DiskIdentity::Named(text),
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    pub(crate) fn sample(kind: FileKind) -> FileHeader {
+        FileHeader {
+            kind,
+            store: StoreId(7),
+            agent: "web1.example.com".parse().unwrap(),
+            identity: DiskIdentity::Serial("S3X2NB0K".to_owned()),
+            disk: DiskId(1),
+            generation: GenerationId(2),
+            point: PointId(3),
+            parent: (kind != FileKind::Sidecar).then_some(PointId(9)),
+            sequence: 4,
+            epoch: Epoch(5),
+            disk_bytes: 1_000_448,
+            granule: GranuleSize::default(),
+            cut: Some(CutFacts {
+                cut: CutId(6),
+                at: "2026-11-05T10:11:12.000345678Z".parse().unwrap(),
+                consistency: Consistency::Quiet,
+                proven: true,
+            }),
+        }
+    }
+
+    #[test]
+    fn a_header_says_again_what_it_was_told() {
+        for kind in [FileKind::Sidecar, FileKind::Changes, FileKind::Delta] {
+            let header = sample(kind);
+            assert_eq!(FileHeader::parse(&header.encode()), Ok(header));
+        }
+        let mut open = sample(FileKind::Sidecar);
+        open.cut = None;
+        assert_eq!(FileHeader::parse(&open.encode()), Ok(open));
+    }
+
+    #[test]
+    fn a_header_from_the_future_names_both_versions() {
+        let mut bytes = sample(FileKind::Delta).encode();
+        bytes[8] = 9;
+        assert_eq!(
+            FileHeader::parse(&bytes),
+            Err(FormatError::Version { part: PART, found: 9, known: VERSION })
+        );
+    }
+
+    #[test]
+    fn every_flipped_bit_is_found() {
+        let good = sample(FileKind::Delta).encode();
+        for bit in 0..HEADER_BYTES * 8 {
+            let mut bad = good;
+            bad[bit / 8] ^= 1 << (bit % 8);
+            assert!(FileHeader::parse(&bad).is_err(), "bit {bit}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn garbage_is_refused(noise in proptest::collection::vec(any::<u8>(), CHECKSUM_AT), kind in 0usize..3) {
+            // With valid magic, version and checksum, so that the fields are reached.
+            let kind = [FileKind::Sidecar, FileKind::Changes, FileKind::Delta][kind];
+            let mut bytes = [0; HEADER_BYTES];
+            bytes[..CHECKSUM_AT].copy_from_slice(&noise);
+            bytes[..8].copy_from_slice(&kind.magic());
+            bytes[8..12].copy_from_slice(&VERSION.to_le_bytes());
+            let crc = crc32c::crc32c(&bytes[..CHECKSUM_AT]);
+            bytes[CHECKSUM_AT..].copy_from_slice(&crc.to_le_bytes());
+            prop_assert!(FileHeader::parse(&bytes).is_err());
+        }
+    }
+}

@@ -1,0 +1,289 @@
+//! Checking the files of one point, byte for byte, as they are on the disk.
+
+use super::base::{digest_of, read_pieces};
+use super::restore::Progress;
+use super::verify::set_of;
+use super::{Store, StoreError};
+use crate::format::FormatError;
+use crate::format::changes::{RangeReader, sectors_of};
+use crate::format::header::{FileKind, HEADER_END};
+use crate::format::overlay::Run;
+use crate::format::sidecar::WORD_BYTES;
+use crate::format::trailer::Digest;
+use crate::io::storage::{Access, Storage};
+use crate::model::encoding::{Encoding, is_zero};
+use crate::model::granules::GranuleSet;
+use crate::model::point::{Point, PointDigests};
+use crate::model::units::GranuleSize;
+use crate::view::extent::ExtentFile;
+use crate::view::image::Image;
+use crate::view::index::load;
+use crate::view::{BaseFiles, StoredFile, ViewError};
+use std::fmt::Display;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+/// Bytes of an image that are read at once; a multiple of every granule.
+const CHUNK_BYTES: u64 = 1 << 20;
+const WRONG_GRANULE: &str = "granules have other checksums than the sidecar says";
+
+/// What is wrong with a file.
+#[derive(Debug)]
+pub(super) struct Damage {
+    pub offset: u64,
+    pub sectors: Range<u64>,
+    /// What cannot be read of it.
+    pub granules: GranuleSet,
+    /// The point itself is affected although its content can be read.
+    pub only_here: bool,
+    pub what: String,
+}
+
+/// How far a verification is.
+#[derive(Debug)]
+pub(super) struct Meter<'a> {
+    progress: Progress<'a>,
+    total: u64,
+    done: u64,
+}
+
+impl<'a> Meter<'a> {
+    pub fn new(progress: Progress<'a>, total: u64) -> Self {
+        Self { progress, total, done: 0 }
+    }
+
+    pub const fn done(&self) -> u64 {
+        self.done
+    }
+
+    fn advance(&mut self, bytes: u64) -> Result<(), StoreError> {
+        self.done += bytes;
+        self.progress.step(self.done, self.total.max(self.done))
+    }
+}
+
+type Checked = Vec<(PathBuf, Vec<Damage>)>;
+
+impl Store {
+    /// Checks the files of a point. Only a cancelled or impossible check is an error: what is found is returned.
+    pub(super) fn check_files(&self, point: &Point, meter: &mut Meter<'_>) -> Result<Checked, StoreError> {
+        let shift = self.generation(point.disk, point.generation)?.granule_shift;
+        let disk = Geometry { granule: self.granule_of(point.disk, shift)?, bytes: point.disk_bytes };
+        match point.digests {
+            PointDigests::Base { sidecar } => {
+                let files = BaseFiles {
+                    image: self.layout().image(point.disk, point.generation).published,
+                    sidecar: self.layout().sidecar(point.disk, point.generation).published,
+                    root: sidecar,
+                    bytes: point.disk_bytes,
+                };
+                self.check_base(&files, disk, meter)
+            }
+            PointDigests::Delta { delta, changes } => {
+                let delta_path = self.layout().delta(point.disk, point.generation, point.id).published;
+                let changes_path = self.layout().changes(point.disk, point.generation, point.id).published;
+                let (held, damages) = self.check_delta(&delta_path, &delta, disk, meter)?;
+                let changes = self.check_changes(&changes_path, &changes, disk, held.as_ref());
+                Ok(vec![(delta_path, damages), (changes_path, changes)])
+            }
+        }
+    }
+
+    fn check_base(
+        &self,
+        files: &BaseFiles,
+        disk: Geometry,
+        meter: &mut Meter<'_>,
+    ) -> Result<Checked, StoreError> {
+        self.forget(&files.image);
+        self.forget(&files.sidecar);
+        let mut image = match Image::open(self.storage(), files, disk.granule) {
+            Ok(image) => image,
+            Err(e) => {
+                let file = e.path().unwrap_or(&files.sidecar).to_owned();
+                return Ok(vec![(file, vec![disk.all(0, &e)])]);
+            }
+        };
+        let mut damages = Vec::new();
+        let mut hasher = blake3::Hasher::new();
+        let mut words = Vec::new();
+        let mut at = 0;
+        while at < disk.bytes {
+            let range = at..(at + CHUNK_BYTES).min(disk.bytes);
+            let checked = image.words(disk.granule.touched(range.clone()), &mut words).and_then(|()| {
+                hasher.update(&words);
+                wrong_granules(&mut image, range.clone(), &words)
+            });
+            match checked {
+                Ok(wrong) => wrong.into_iter().for_each(|granule| disk.add_granule(&mut damages, granule)),
+                Err(e) => damages.push(disk.damage(at, disk.granule.touched(range.clone()), &e)),
+            }
+            meter.advance(range.end - at)?;
+            at = range.end;
+        }
+        let mut sidecar = Vec::new();
+        if *hasher.finalize().as_bytes() != image.body_digest() {
+            let mut damage = disk.all(HEADER_END, &"its checksums are not those that were sealed");
+            if !damages.is_empty() {
+                // The granules that disagree with their checksums are the ones.
+                damage.granules = GranuleSet::new();
+                damages.iter().for_each(|found| damage.granules.union_with(&found.granules));
+            }
+            sidecar.push(damage);
+        }
+        Ok(vec![(files.image.clone(), damages), (files.sidecar.clone(), sidecar)])
+    }
+
+    /// Also returns what the delta holds, if that can be told.
+    fn check_delta(
+        &self,
+        path: &Path,
+        root: &Digest,
+        disk: Geometry,
+        meter: &mut Meter<'_>,
+    ) -> Result<(Option<GranuleSet>, Vec<Damage>), StoreError> {
+        self.forget(path);
+        let mut runs = Vec::new();
+        let opened = StoredFile::open(self.storage(), path, FileKind::Delta, root);
+        let stored = match opened.and_then(|stored| load(&stored, 0, &mut runs).map(|()| stored)) {
+            Ok(stored) => stored,
+            Err(e) => return Ok((None, vec![disk.all(0, &e)])),
+        };
+        let held = set_of(&runs);
+        let mut damages = wrong_extents(&stored, runs, disk);
+        let body = HEADER_END..stored.trailer.index_at();
+        match digest_of(&stored.file, body.clone()) {
+            Ok(digest) if digest == stored.trailer.body_digest => {}
+            Ok(_) if !damages.is_empty() => {}
+            Ok(_) => damages.push(disk.damage(body.start, 0..0, &"bytes that no point shows were changed")),
+            Err(e) => damages.push(disk.damage(body.start, 0..0, &e)),
+        }
+        meter.advance(stored.trailer.file_bytes().unwrap_or(0))?;
+        Ok((Some(held), damages))
+    }
+
+    /// A change set that is wrong costs no content: it is what a rebuild and a consolidation would go by.
+    fn check_changes(
+        &self,
+        path: &Path,
+        root: &Digest,
+        disk: Geometry,
+        held: Option<&GranuleSet>,
+    ) -> Vec<Damage> {
+        self.forget(path);
+        match read_changes(self.storage(), path, root, disk) {
+            Ok(set) if held.is_none_or(|held| *held == set) => Vec::new(),
+            Ok(_) => vec![disk.here(&"it names other sectors than the delta holds")],
+            Err(e) => vec![disk.here(&e)],
+        }
+    }
+
+    /// Lets the next read come from the disk and not from memory.
+    fn forget(&self, path: &Path) {
+        if let Ok(file) = self.storage().open(path, Access::Read) {
+            file.forget_cache();
+        }
+    }
+}
+
+/// The granules of a chunk that have another checksum than they should.
+fn wrong_granules(image: &mut Image, range: Range<u64>, words: &[u8]) -> Result<Vec<u32>, ViewError> {
+    let sidecar = *image.sidecar();
+    if is_zero(words) && image.is_hole(range.clone())? {
+        return Ok(Vec::new());
+    }
+    let mut bytes = vec![0; usize::try_from(range.end - range.start).unwrap_or(0)];
+    image.read_unchecked(range.start, &mut bytes)?;
+    let first = sidecar.granule().touched(range).start;
+    let chunk = usize::try_from(sidecar.granule().bytes()).unwrap_or(usize::MAX);
+    let granules = (first..).zip(bytes.chunks(chunk).zip(words.chunks(WORD_BYTES)));
+    Ok(granules
+        .filter(|(granule, (content, word))| sidecar.first_wrong(*granule, content, word).is_some())
+        .map(|(granule, _)| granule)
+        .collect())
+}
+
+/// Reads and unpacks every extent that is seen.
+fn wrong_extents(stored: &StoredFile, mut runs: Vec<Run>, disk: Geometry) -> Vec<Damage> {
+    let source = ExtentFile::of(stored);
+    let mut payload = Vec::new();
+    let mut damages = Vec::new();
+    runs.sort_unstable_by_key(|run| (run.at, run.start));
+    for same in runs.chunk_by(|a, b| a.at == b.at) {
+        let Some(first) = same.first() else { continue };
+        let checked = source.read(first.at, &mut payload).and_then(|extent| {
+            same.iter().try_for_each(|run| source.check_run(run, &extent))?;
+            match extent.encoding {
+                Encoding::Zero | Encoding::Raw => Ok(()),
+                Encoding::Zstd => source.unpack(first.at, &extent, &payload).map(drop),
+            }
+        });
+        if let Err(e) = checked {
+            let mut damage = disk.damage(first.at, first.start..first.end, &e);
+            damage.granules = set_of(same);
+            damages.push(damage);
+        }
+    }
+    damages
+}
+
+fn read_changes(
+    storage: &Storage,
+    path: &Path,
+    root: &Digest,
+    disk: Geometry,
+) -> Result<GranuleSet, StoreError> {
+    let stored = StoredFile::open(storage, path, FileKind::Changes, root)?;
+    let mut reader = RangeReader::new(disk.granule, disk.bytes);
+    let mut set = GranuleSet::new();
+    let body = HEADER_END..stored.trailer.index_at();
+    read_pieces(&stored.file, body.clone(), |offset, piece| {
+        let format = |source| ViewError::Format { path: path.to_owned(), offset, source };
+        Ok(reader.feed(piece, &mut set).map_err(format)?)
+    })?;
+    if digest_of(&stored.file, body)? == stored.trailer.body_digest {
+        Ok(set)
+    } else {
+        let source = FormatError::Checksum { part: "the change set" };
+        Err(ViewError::Format { path: path.to_owned(), offset: HEADER_END, source }.into())
+    }
+}
+
+/// A disk as one point sees it.
+#[derive(Clone, Copy, Debug)]
+struct Geometry {
+    granule: GranuleSize,
+    bytes: u64,
+}
+
+impl Geometry {
+    fn damage(self, offset: u64, granules: Range<u32>, what: &dyn Display) -> Damage {
+        let mut set = GranuleSet::new();
+        set.insert_range(granules.clone());
+        let sectors = sectors_of(self.granule, granules, self.bytes);
+        Damage { offset, sectors, granules: set, only_here: false, what: what.to_string() }
+    }
+
+    /// Nothing can be read.
+    fn all(self, offset: u64, what: &dyn Display) -> Damage {
+        self.damage(offset, self.granule.touched(0..self.bytes), what)
+    }
+
+    /// The content can be read; the point is affected all the same.
+    fn here(self, what: &dyn Display) -> Damage {
+        Damage { only_here: true, ..self.damage(0, 0..0, what) }
+    }
+
+    /// Adds a granule of an image, to the damage before it if they touch.
+    fn add_granule(self, damages: &mut Vec<Damage>, granule: u32) {
+        let damage =
+            self.damage(u64::from(granule) << self.granule.shift(), granule..granule + 1, &WRONG_GRANULE);
+        match damages.last_mut() {
+            Some(last) if last.sectors.end == damage.sectors.start && last.what == WRONG_GRANULE => {
+                last.sectors.end = damage.sectors.end;
+                last.granules.insert(granule);
+            }
+            _ => damages.push(damage),
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! Where things are under a data directory. Names are made of random ids only, so that no agent's or device's
+//! name can meet another's, and are never parsed back. Pure.
+
+use crate::model::ids::{DiskId, GenerationId, PointId};
+use std::path::{Path, PathBuf};
+
+/// Ending of files that are not published.
+pub const PART: &str = "part";
+
+/// Paths under one data directory.
+#[derive(Clone, Debug)]
+pub struct Layout {
+    root: PathBuf,
+}
+
+/// A file's name while it is written, and once it is published.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Names {
+    pub part: PathBuf,
+    pub published: PathBuf,
+}
+
+impl Layout {
+    #[must_use]
+    pub fn new(root: &Path) -> Self {
+        Self { root: root.to_owned() }
+    }
+
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    #[must_use]
+    pub fn mark(&self) -> PathBuf {
+        self.root.join("STORE")
+    }
+
+    #[must_use]
+    pub fn catalog(&self) -> PathBuf {
+        self.root.join("blxrep.redb")
+    }
+
+    #[must_use]
+    pub fn snapshots(&self) -> PathBuf {
+        self.root.join("snapshot")
+    }
+
+    #[must_use]
+    pub fn incrementals(&self) -> PathBuf {
+        self.root.join("incremental")
+    }
+
+    #[must_use]
+    pub fn quarantine(&self) -> PathBuf {
+        self.root.join("quarantine")
+    }
+
+    #[must_use]
+    pub fn images(&self, disk: DiskId) -> PathBuf {
+        self.snapshots().join(disk.to_string())
+    }
+
+    #[must_use]
+    pub fn image(&self, disk: DiskId, generation: GenerationId) -> Names {
+        names(self.images(disk).join(format!("{generation}.img")))
+    }
+
+    #[must_use]
+    pub fn sidecar(&self, disk: DiskId, generation: GenerationId) -> Names {
+        names(self.images(disk).join(format!("{generation}.sum")))
+    }
+
+    #[must_use]
+    pub fn disk_deltas(&self, disk: DiskId) -> PathBuf {
+        self.incrementals().join(disk.to_string())
+    }
+
+    #[must_use]
+    pub fn deltas(&self, disk: DiskId, generation: GenerationId) -> PathBuf {
+        self.disk_deltas(disk).join(generation.to_string())
+    }
+
+    #[must_use]
+    pub fn delta(&self, disk: DiskId, generation: GenerationId, point: PointId) -> Names {
+        names(self.deltas(disk, generation).join(format!("{point}.bak")))
+    }
+
+    #[must_use]
+    pub fn changes(&self, disk: DiskId, generation: GenerationId, point: PointId) -> Names {
+        names(self.deltas(disk, generation).join(format!("{point}.cst")))
+    }
+}
+
+fn names(published: PathBuf) -> Names {
+    let part = published.with_added_extension(PART);
+    Names { part, published }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_ids() {
+        let layout = Layout::new(Path::new("/data"));
+        let names = layout.delta(DiskId(1), GenerationId(2), PointId(3));
+        let path = "/data/incremental/0000000000000001/0000000000000002/0000000000000003.bak";
+        assert_eq!(names.published, Path::new(path));
+        assert_eq!(names.part, PathBuf::from(format!("{path}.part")));
+        assert_eq!(
+            layout.image(DiskId(1), GenerationId(2)).published,
+            Path::new("/data/snapshot/0000000000000001/0000000000000002.img")
+        );
+    }
+}

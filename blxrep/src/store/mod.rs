@@ -1,0 +1,319 @@
+//! The data directory: what is written, published, found again after a crash, restored and verified.
+//!
+//! All calls block; they are made from threads. A [`Store`] is a handle that is cheap to clone.
+//!
+//! ```text
+//! begin_base  -> BaseWriter  -> seal   -> ReadyPoint \
+//!                                                      publish -> Point (visible from here on)
+//! begin_delta -> DeltaWriter -> finish -> ReadyPoint /
+//! ```
+//!
+//! Invariants:
+//! - A point exists if and only if its row in the catalog exists. Its files are complete, synced and under their
+//!   final names before the row is committed.
+//! - A published file never changes.
+//! - One open base or delta per disk. An open base has a row from its first byte and survives everything; an open
+//!   delta lives in its writer and is gone with it.
+
+mod append;
+pub mod base;
+pub mod catalog;
+mod check;
+pub mod continuity;
+pub mod delta;
+pub mod layout;
+pub mod publish;
+pub mod recovery;
+pub mod restore;
+pub mod verify;
+
+use crate::format::{FormatError, mark};
+use crate::io::db::{Db, DbError};
+use crate::io::storage::{Access, DataFile, Storage, StorageError};
+use crate::model::ids::{DiskId, PointId, StoreId};
+use crate::model::point::{Point, PointDigests, PointKind};
+use crate::model::units::GranuleSize;
+use crate::view::{BaseFiles, Chain, DeltaFiles, PointReader, ViewError};
+use catalog::Owner;
+use layout::Layout;
+use recovery::OpenReport;
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// What to do about a catalog that cannot be used.
+const REMEDY: &str = "restore blxrep.redb from a copy, or run `blxrep catalog rebuild`";
+
+/// Why the store did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    #[error(transparent)]
+    Db(#[from] DbError),
+    #[error(transparent)]
+    View(#[from] ViewError),
+    #[error("{}: {source}", path.display())]
+    Format { path: PathBuf, source: FormatError },
+    #[error("data directory {} is in use by {}; stop that dispatcher or choose another --data-dir", path.display(), holder.map_or("another process".to_owned(), |pid| format!("process {pid}")))]
+    InUse { path: PathBuf, holder: Option<u32> },
+    #[error("catalog {} cannot be used: {reason}; {REMEDY}", path.display())]
+    Catalog { path: PathBuf, reason: String },
+    /// What is asked for does not exist.
+    #[error("{0}")]
+    NotFound(String),
+    /// What is asked for must not or cannot be done; says why and what to do.
+    #[error("{0}")]
+    Refused(String),
+    /// The caller's cancel flag was set.
+    #[error("cancelled")]
+    Cancelled,
+}
+
+/// Source of random ids; never 0.
+pub type Seed = Arc<dyn Fn() -> u64 + Send + Sync>;
+
+/// Handle to an open data directory.
+#[derive(Clone, Debug)]
+pub struct Store(Arc<Inner>);
+
+struct Inner {
+    layout: Layout,
+    id: StoreId,
+    storage: Storage,
+    seed: Seed,
+    /// Disks with an open base or delta.
+    busy: Mutex<HashSet<DiskId>>,
+    // Closed before the lock below is given up: fields drop in this order.
+    db: Db,
+    _lock: DataFile,
+}
+
+impl std::fmt::Debug for Inner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Inner")
+            .field("root", &self.layout.root())
+            .field("id", &self.id)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Store {
+    /// Opens a data directory, or makes a store of an empty or missing one, and puts in order what a crash left.
+    pub fn open(data_dir: &Path, seed: Seed) -> Result<(Self, OpenReport), StoreError> {
+        Self::open_with(Storage::default(), data_dir, seed)
+    }
+
+    /// As [`Self::open`], on the given storage.
+    pub fn open_with(
+        storage: Storage,
+        data_dir: &Path,
+        seed: Seed,
+    ) -> Result<(Self, OpenReport), StoreError> {
+        storage.create_dir(data_dir)?;
+        let layout = Layout::new(data_dir);
+        let lock = storage.open(&layout.mark(), Access::Keep)?;
+        if !lock.try_lock()? {
+            return Err(StoreError::InUse { path: data_dir.to_owned(), holder: lock.lock_holder() });
+        }
+        let (id, db, created) = match read_mark(&lock)? {
+            Some(id) => (id, open_catalog(&storage, &layout, id)?, false),
+            None => found(&storage, &layout, &lock, &seed)?,
+        };
+        for directory in [layout.snapshots(), layout.incrementals(), layout.quarantine()] {
+            storage.create_dir(&directory)?;
+        }
+        let inner = Inner { layout, id, storage, seed, busy: Mutex::default(), db, _lock: lock };
+        let store = Self(Arc::new(inner));
+        let mut report = store.recover()?;
+        report.created = created;
+        Ok((store, report))
+    }
+
+    #[must_use]
+    pub fn id(&self) -> StoreId {
+        self.0.id
+    }
+
+    #[must_use]
+    pub fn data_dir(&self) -> &Path {
+        self.0.layout.root()
+    }
+
+    fn db(&self) -> &Db {
+        &self.0.db
+    }
+
+    fn storage(&self) -> &Storage {
+        &self.0.storage
+    }
+
+    fn layout(&self) -> &Layout {
+        &self.0.layout
+    }
+
+    fn random_id(&self) -> u64 {
+        random(&self.0.seed)
+    }
+
+    /// Reserves a disk for one writer.
+    fn lease(&self, disk: DiskId) -> Result<Lease, StoreError> {
+        if !self.busy().insert(disk) {
+            return Err(StoreError::Refused(format!(
+                "disk {disk} has an open point already; wait until it is published or given up"
+            )));
+        }
+        Ok(Lease { store: self.clone(), disk })
+    }
+
+    fn busy(&self) -> MutexGuard<'_, HashSet<DiskId>> {
+        // The set is whole after every call, also one that panicked.
+        self.0.busy.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Opens a point for reading, as the bytes of its disk.
+    pub fn open_point(&self, id: PointId) -> Result<PointReader, StoreError> {
+        let chain = self.chain(&self.point(id)?)?;
+        Ok(PointReader::open(self.storage(), &chain)?)
+    }
+
+    /// The files that a point is made of.
+    fn chain(&self, point: &Point) -> Result<Chain, StoreError> {
+        let generation = self.generation(point.disk, point.generation)?;
+        let granule = self.granule_of(point.disk, generation.granule_shift)?;
+        let mut deltas = Vec::new();
+        let mut at = point.clone();
+        loop {
+            match (at.kind, at.digests, at.parent) {
+                (PointKind::Delta, PointDigests::Delta { delta, .. }, Some(parent)) => {
+                    let names = self.layout().delta(at.disk, at.generation, at.id);
+                    deltas.push(DeltaFiles { path: names.published, root: delta });
+                    let parent = self.point(parent)?;
+                    if parent.sequence >= at.sequence || parent.generation != at.generation {
+                        return Err(self.bad_row(&at));
+                    }
+                    at = parent;
+                }
+                (PointKind::Base, PointDigests::Base { sidecar }, None) => {
+                    deltas.reverse();
+                    let base = BaseFiles {
+                        image: self.layout().image(at.disk, at.generation).published,
+                        sidecar: self.layout().sidecar(at.disk, at.generation).published,
+                        root: sidecar,
+                        bytes: at.disk_bytes,
+                    };
+                    return Ok(Chain { base, deltas, bytes: point.disk_bytes, granule });
+                }
+                _ => return Err(self.bad_row(&at)),
+            }
+        }
+    }
+
+    fn bad_row(&self, point: &Point) -> StoreError {
+        let reason = format!("point {} is neither a base nor a delta on an older point", point.id);
+        StoreError::Catalog { path: self.layout().catalog(), reason }
+    }
+
+    fn granule_of(&self, disk: DiskId, shift: u32) -> Result<GranuleSize, StoreError> {
+        GranuleSize::from_shift(shift).ok_or_else(|| StoreError::Catalog {
+            path: self.layout().catalog(),
+            reason: format!("disk {disk} has a granule of 2^{shift} bytes"),
+        })
+    }
+}
+
+/// The right to write for a disk; given up when dropped.
+#[derive(Debug)]
+struct Lease {
+    store: Store,
+    disk: DiskId,
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.store.busy().remove(&self.disk);
+    }
+}
+
+fn random(seed: &Seed) -> u64 {
+    seed().max(1)
+}
+
+/// `None` if the mark was never written: the directory is new, or was being made when something died.
+fn read_mark(file: &DataFile) -> Result<Option<StoreId>, StoreError> {
+    let mut bytes = [0; mark::MARK_BYTES];
+    if file.length()? < bytes.len() as u64 {
+        return Ok(None);
+    }
+    file.read_at(&mut bytes, 0)?;
+    if bytes == [0; mark::MARK_BYTES] {
+        return Ok(None);
+    }
+    let format = |source| StoreError::Format { path: file.path().to_owned(), source };
+    mark::parse(&bytes).map(Some).map_err(format)
+}
+
+/// Makes a store: the catalog first, under another name until it is whole, then the mark.
+fn found(
+    storage: &Storage,
+    layout: &Layout,
+    lock: &DataFile,
+    seed: &Seed,
+) -> Result<(StoreId, Db, bool), StoreError> {
+    let path = layout.catalog();
+    let created = storage.length(&path)?.is_none();
+    if created {
+        for directory in [layout.snapshots(), layout.incrementals()] {
+            if !storage.list(&directory)?.is_empty() {
+                let reason = format!("it is missing, and {} is not empty", directory.display());
+                return Err(StoreError::Catalog { path, reason });
+            }
+        }
+        let store = StoreId(u128::from(random(seed)) << 64 | u128::from(random(seed)));
+        let part = path.with_added_extension(layout::PART);
+        Db::create(storage, &part)?.write::<_, DbError>(|tx| tx.put(&Owner { store }))?;
+        storage.rename(&part, &path)?;
+        storage.sync_dir(layout.root())?;
+    }
+    let db = read_catalog(storage, layout)?;
+    let id = owner(&db)?;
+    lock.write_at(&mark::encode(id), 0)?;
+    lock.sync()?;
+    storage.sync_dir(layout.root())?;
+    Ok((id, db, created))
+}
+
+fn open_catalog(storage: &Storage, layout: &Layout, id: StoreId) -> Result<Db, StoreError> {
+    let db = read_catalog(storage, layout)?;
+    let owner = owner(&db)?;
+    if owner != id {
+        let reason = format!("it belongs to store {owner}, this directory is store {id}");
+        return Err(StoreError::Catalog { path: layout.catalog(), reason });
+    }
+    Ok(db)
+}
+
+fn read_catalog(storage: &Storage, layout: &Layout) -> Result<Db, StoreError> {
+    let path = layout.catalog();
+    match Db::open(storage, &path) {
+        Ok(db) => Ok(db),
+        Err(DbError::File(e)) if e.is_not_found() => {
+            Err(StoreError::Catalog { path, reason: "it is missing".to_owned() })
+        }
+        Err(DbError::Damaged { reason, .. }) => {
+            Err(StoreError::Catalog { path, reason: format!("it is damaged ({reason})") })
+        }
+        Err(e) => Err(e.into()),
+    }
+}
+
+fn owner(db: &Db) -> Result<StoreId, StoreError> {
+    match db.get::<Owner>(&[]) {
+        Ok(Some(owner)) => Ok(owner.store),
+        Ok(None) => Err(StoreError::Catalog {
+            path: db.path().to_owned(),
+            reason: "it names no store: it is not a catalog of blxrep".to_owned(),
+        }),
+        Err(e) => Err(StoreError::Catalog { path: db.path().to_owned(), reason: e.to_string() }),
+    }
+}

@@ -1,0 +1,160 @@
+//! Reading a base image, each granule checked against its sidecar.
+
+use super::{BaseFiles, StoredFile, ViewError};
+use crate::format::header::FileKind;
+use crate::format::sidecar::{Sidecar, WORD_BYTES};
+use crate::format::trailer::Digest;
+use crate::io::storage::{Access, DataFile, Storage};
+use crate::model::encoding::is_zero;
+use crate::model::units::GranuleSize;
+use std::ops::Range;
+
+/// Bytes that are read and checked at once; a multiple of every granule.
+const CHUNK_BYTES: u64 = 1 << 20;
+/// Words that are looked through at once for a hole.
+const HOLE_GRANULES: u32 = 64 << 10;
+
+/// An open base image.
+#[derive(Debug)]
+pub struct Image {
+    file: DataFile,
+    sums: StoredFile,
+    sidecar: Sidecar,
+    scratch: Vec<u8>,
+    words: Vec<u8>,
+}
+
+impl Image {
+    pub fn open(storage: &Storage, files: &BaseFiles, granule: GranuleSize) -> Result<Self, ViewError> {
+        let sums = StoredFile::open(storage, &files.sidecar, FileKind::Sidecar, &files.root)?;
+        let sidecar = Sidecar::new(granule, files.bytes).map_err(|e| sums.format(0, e))?;
+        let agrees = (sums.header.granule, sums.header.disk_bytes, sums.trailer.body_bytes)
+            == (granule, files.bytes, sidecar.body_bytes());
+        if !agrees {
+            return Err(ViewError::Foreign { path: files.sidecar.clone() });
+        }
+        let file = storage.open(&files.image, Access::Read)?;
+        let length = file.length()?;
+        if length != files.bytes {
+            let what = format!("it is {length} bytes long and should be {}", files.bytes);
+            let disk = length.min(files.bytes)..files.bytes;
+            return Err(ViewError::Rotten { path: files.image.clone(), offset: length, disk, what });
+        }
+        Ok(Self { file, sums, sidecar, scratch: Vec::new(), words: Vec::new() })
+    }
+
+    #[must_use]
+    pub const fn sidecar(&self) -> &Sidecar {
+        &self.sidecar
+    }
+
+    /// Fills `out` from `offset`. What is behind the image's end is zero.
+    pub fn read_at(&mut self, offset: u64, out: &mut [u8]) -> Result<(), ViewError> {
+        let inside = self.sidecar.disk_bytes().saturating_sub(offset);
+        let inside = usize::try_from(inside).unwrap_or(usize::MAX).min(out.len());
+        let (mut out, behind) = out.split_at_mut(inside);
+        behind.fill(0);
+        let mut at = offset;
+        while !out.is_empty() {
+            let chunk_end = (at / CHUNK_BYTES + 1) * CHUNK_BYTES;
+            let n = usize::try_from(chunk_end - at).unwrap_or(usize::MAX).min(out.len());
+            let (now, rest) = out.split_at_mut(n);
+            self.read_chunk(at, now)?;
+            at += n as u64;
+            out = rest;
+        }
+        Ok(())
+    }
+
+    /// Reads within one chunk.
+    fn read_chunk(&mut self, at: u64, out: &mut [u8]) -> Result<(), ViewError> {
+        let granules = self.sidecar.granule().touched(at..at + out.len() as u64);
+        let whole = self.sidecar.granule().byte_range(granules.clone(), self.sidecar.disk_bytes());
+        if whole == (at..at + out.len() as u64) {
+            self.file.read_at(out, at)?;
+            return self.check(granules, out);
+        }
+        let mut scratch = std::mem::take(&mut self.scratch);
+        scratch.resize(usize::try_from(whole.end - whole.start).unwrap_or(0), 0);
+        self.file.read_at(&mut scratch, whole.start)?;
+        self.check(granules, &scratch)?;
+        let skip = usize::try_from(at - whole.start).unwrap_or(0);
+        out.copy_from_slice(&scratch[skip..skip + out.len()]);
+        self.scratch = scratch;
+        Ok(())
+    }
+
+    /// Checks whole granules.
+    fn check(&mut self, granules: Range<u32>, bytes: &[u8]) -> Result<(), ViewError> {
+        let mut words = std::mem::take(&mut self.words);
+        self.words(granules.clone(), &mut words)?;
+        let wrong = self.sidecar.first_wrong(granules.start, bytes, &words);
+        self.words = words;
+        let Some(granule) = wrong else { return Ok(()) };
+        let disk = self.sidecar.granule().byte_range(granule..granule + 1, self.sidecar.disk_bytes());
+        Err(ViewError::Rotten {
+            path: self.file.path().to_owned(),
+            offset: disk.start,
+            disk,
+            what: "a granule has another checksum than its sidecar says".to_owned(),
+        })
+    }
+
+    /// Reads the sidecar's words of some granules.
+    pub fn words(&self, granules: Range<u32>, words: &mut Vec<u8>) -> Result<(), ViewError> {
+        let at = self.sidecar.words_at(granules);
+        words.resize(usize::try_from(at.end - at.start).unwrap_or(0), 0);
+        Ok(self.sums.file.read_at(words, at.start)?)
+    }
+
+    /// Digest that the sidecar's words should have.
+    #[must_use]
+    pub const fn body_digest(&self) -> Digest {
+        self.sums.trailer.body_digest
+    }
+
+    /// Reads without a look at the sidecar.
+    pub fn read_unchecked(&self, offset: u64, out: &mut [u8]) -> Result<(), ViewError> {
+        Ok(self.file.read_at(out, offset)?)
+    }
+
+    /// Whether the image has a hole in all of a range.
+    pub fn is_hole(&self, range: Range<u64>) -> Result<bool, ViewError> {
+        Ok(self.file.extent_at(range.start, range.end)? == (true, range.end))
+    }
+
+    /// Whether the bytes from `at` on are zero because the image has a hole there (and its sidecar agrees), and
+    /// up to where, at most to `end`. Both are at the edges of granules or at the disk's end.
+    pub fn stretch(&mut self, at: u64, end: u64) -> Result<(bool, u64), ViewError> {
+        let disk_end = self.sidecar.disk_bytes();
+        if at >= disk_end {
+            return Ok((true, end));
+        }
+        let end = end.min(disk_end);
+        let granule = self.sidecar.granule().bytes();
+        let (hole, until) = self.file.extent_at(at, end)?;
+        if !hole {
+            // Where data ends within a granule, the granule is data.
+            return Ok((false, until.next_multiple_of(granule).min(end)));
+        }
+        let until = if until == end { end } else { until / granule * granule };
+        if until <= at {
+            return Ok((false, (at + granule).min(end)));
+        }
+        let hole = self.sidecar.granule().touched(at..until);
+        let looked = hole.start..hole.end.min(hole.start.saturating_add(HOLE_GRANULES));
+        let mut words = std::mem::take(&mut self.words);
+        self.words(looked.clone(), &mut words)?;
+        let zero = match is_zero(&words) {
+            true => looked.len(),
+            false => words.as_chunks().0.iter().take_while(|word| **word == [0; WORD_BYTES]).count(),
+        };
+        self.words = words;
+        if zero == 0 {
+            // The sidecar says that something was here: reading it names the damage.
+            return Ok((false, (at + granule).min(end)));
+        }
+        let zero = hole.start..hole.start + u32::try_from(zero).unwrap_or(0);
+        Ok((true, self.sidecar.granule().byte_range(zero, disk_end).end.min(end)))
+    }
+}

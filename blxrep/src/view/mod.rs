@@ -1,0 +1,115 @@
+//! A recovery point as the bytes of its disk: its base image and the deltas up to it, newest first.
+//!
+//! Everything that is read is checked against its checksum before it is given out.
+
+pub mod deltas;
+pub mod extent;
+pub mod image;
+pub mod index;
+pub mod reader;
+
+use crate::format::FormatError;
+use crate::format::header::{FileHeader, FileKind, HEADER_BYTES};
+use crate::format::trailer::{Digest, TRAILER_BYTES, TRAILER_LENGTH, Trailer};
+use crate::io::storage::{Access, DataFile, Storage, StorageError};
+use crate::model::encoding::DecodeError;
+use crate::model::units::GranuleSize;
+pub use reader::PointReader;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+/// Why a point cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ViewError {
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    #[error("{} is damaged at byte {offset}: {source}; `blxrep verify` names the points that are affected", path.display())]
+    Format { path: PathBuf, offset: u64, source: FormatError },
+    #[error("{} is damaged at byte {offset}: {what} (bytes {}..{} of the disk); `blxrep verify` names the points that are affected", path.display(), disk.start, disk.end)]
+    Rotten { path: PathBuf, offset: u64, disk: Range<u64>, what: String },
+    #[error("{} is not the file that the catalog knows under this name: its root differs", path.display())]
+    Foreign { path: PathBuf },
+    #[error("the point is in {0} pieces, more than {max} cannot be read: take a new snapshot", max = index::MAX_RUNS)]
+    TooManyRuns(usize),
+    #[error("bytes {}..{} are behind the end of the disk at {disk_bytes}", range.start, range.end)]
+    BehindEnd { range: Range<u64>, disk_bytes: u64 },
+}
+
+/// A base image and its sidecar.
+#[derive(Clone, Debug)]
+pub struct BaseFiles {
+    pub image: PathBuf,
+    pub sidecar: PathBuf,
+    pub root: Digest,
+    /// Size of the disk when the image was made.
+    pub bytes: u64,
+}
+
+/// The delta of a point.
+#[derive(Clone, Debug)]
+pub struct DeltaFiles {
+    pub path: PathBuf,
+    pub root: Digest,
+}
+
+/// The files that a point is made of.
+#[derive(Clone, Debug)]
+pub struct Chain {
+    pub base: BaseFiles,
+    /// Oldest first.
+    pub deltas: Vec<DeltaFiles>,
+    /// Size of the disk at the point.
+    pub bytes: u64,
+    pub granule: GranuleSize,
+}
+
+/// A file of the store whose header and trailer are proven.
+#[derive(Debug)]
+pub struct StoredFile {
+    pub file: DataFile,
+    pub header: FileHeader,
+    pub trailer: Trailer,
+}
+
+impl StoredFile {
+    /// Opens a file and proves that it is the one with this root.
+    pub fn open(storage: &Storage, path: &Path, kind: FileKind, root: &Digest) -> Result<Self, ViewError> {
+        let file = storage.open(path, Access::Read)?;
+        let format = |offset, source| ViewError::Format { path: path.to_owned(), offset, source };
+        let length = file.length()?;
+        let least = HEADER_BYTES as u64 + TRAILER_LENGTH;
+        if length < least {
+            return Err(format(0, FormatError::Short { part: "the file", need: least, have: length }));
+        }
+        let (mut header, mut trailer) = ([0; HEADER_BYTES], [0; TRAILER_BYTES]);
+        let trailer_at = length - TRAILER_LENGTH;
+        file.read_at(&mut header, 0)?;
+        file.read_at(&mut trailer, trailer_at)?;
+        let (header, trailer, found) =
+            Trailer::parse(&header, &trailer, length).map_err(|e| format(trailer_at, e))?;
+        if found != *root || header.kind != kind {
+            return Err(ViewError::Foreign { path: path.to_owned() });
+        }
+        Ok(Self { file, header, trailer })
+    }
+
+    fn format(&self, offset: u64, source: FormatError) -> ViewError {
+        ViewError::Format { path: self.file.path().to_owned(), offset, source }
+    }
+}
+
+impl ViewError {
+    /// The file that is damaged or cannot be read.
+    #[must_use]
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            Self::Storage(e) => Some(&e.path),
+            Self::Format { path, .. } | Self::Rotten { path, .. } | Self::Foreign { path } => Some(path),
+            Self::TooManyRuns(_) | Self::BehindEnd { .. } => None,
+        }
+    }
+
+    fn decode(path: &Path, offset: u64, disk: Range<u64>, error: &DecodeError) -> Self {
+        Self::Rotten { path: path.to_owned(), offset, disk, what: error.to_string() }
+    }
+}

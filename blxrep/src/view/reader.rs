@@ -1,0 +1,164 @@
+//! Reading a point at any offset.
+
+use super::deltas::Deltas;
+use super::image::Image;
+use super::{Chain, ViewError, index};
+use crate::format::delta::Extent;
+use crate::format::overlay::Run;
+use crate::io::storage::Storage;
+use crate::model::encoding::Encoding;
+use crate::model::units::GranuleSize;
+use std::ops::Range;
+
+/// Longest stretch that [`PointReader::next_stretch`] returns, so that its caller shows progress.
+const MAX_STRETCH_BYTES: u64 = 1 << 30;
+
+/// What a stretch of a point is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Content {
+    /// Known to be zero without reading it.
+    Zero,
+    Data,
+}
+
+/// An open point. Reads are checked; what is damaged is an error that names file and offset.
+#[derive(Debug)]
+pub struct PointReader {
+    image: Image,
+    deltas: Deltas,
+    index: Vec<Run>,
+    granule: GranuleSize,
+    disk_bytes: u64,
+    /// The extent that was unpacked last.
+    unpacked: Option<Unpacked>,
+    payload: Vec<u8>,
+}
+
+#[derive(Debug)]
+struct Unpacked {
+    layer: u32,
+    at: u64,
+    start: u64,
+    content: Vec<u8>,
+}
+
+impl PointReader {
+    pub fn open(storage: &Storage, chain: &Chain) -> Result<Self, ViewError> {
+        Ok(Self {
+            image: Image::open(storage, &chain.base, chain.granule)?,
+            index: index::merged(storage, &chain.deltas, chain.granule)?,
+            deltas: Deltas::new(storage, &chain.deltas),
+            granule: chain.granule,
+            disk_bytes: chain.bytes,
+            unpacked: None,
+            payload: Vec::new(),
+        })
+    }
+
+    #[must_use]
+    pub const fn disk_bytes(&self) -> u64 {
+        self.disk_bytes
+    }
+
+    #[must_use]
+    pub const fn granule(&self) -> GranuleSize {
+        self.granule
+    }
+
+    /// Fills `out` with the disk's bytes from `offset` on.
+    pub fn read_at(&mut self, offset: u64, mut out: &mut [u8]) -> Result<(), ViewError> {
+        let end = offset.saturating_add(out.len() as u64);
+        if end > self.disk_bytes {
+            return Err(ViewError::BehindEnd { range: offset..end, disk_bytes: self.disk_bytes });
+        }
+        let mut at = offset;
+        while !out.is_empty() {
+            let (run, until) = self.place(at);
+            let n = usize::try_from(until - at).unwrap_or(usize::MAX).min(out.len());
+            let (now, rest) = out.split_at_mut(n);
+            match run {
+                None => self.image.read_at(at, now)?,
+                Some(run) => self.read_run(&run, at, now)?,
+            }
+            at += n as u64;
+            out = rest;
+        }
+        Ok(())
+    }
+
+    /// What the bytes from `at` on are, and up to where. `None` at the end of the disk.
+    pub fn next_stretch(&mut self, at: u64) -> Result<Option<(Range<u64>, Content)>, ViewError> {
+        if at >= self.disk_bytes {
+            return Ok(None);
+        }
+        let (run, until) = self.place(at);
+        let until = until.min(at.saturating_add(MAX_STRETCH_BYTES));
+        let (zero, end) = match run {
+            None => self.image.stretch(at, until)?,
+            Some(run) => (self.extent_of(&run)?.encoding == Encoding::Zero, until),
+        };
+        Ok(Some((at..end, if zero { Content::Zero } else { Content::Data })))
+    }
+
+    /// The stretches of the whole disk.
+    pub fn stretches(&mut self) -> impl Iterator<Item = Result<(Range<u64>, Content), ViewError>> + '_ {
+        let mut at = Some(0);
+        std::iter::from_fn(move || {
+            let next = self.next_stretch(at?).transpose();
+            at = match &next {
+                Some(Ok((range, _))) => Some(range.end),
+                _ => None,
+            };
+            next
+        })
+    }
+
+    /// The run that holds byte `at`, or `None` if the image does, and where that ends.
+    fn place(&self, at: u64) -> (Option<Run>, u64) {
+        let granule = self.granule.touched(at..at + 1).start;
+        let next = self.index.partition_point(|run| run.end <= granule);
+        let edge = |granule: u32| (u64::from(granule) << self.granule.shift()).min(self.disk_bytes);
+        match self.index.get(next) {
+            Some(run) if run.start <= granule => (Some(*run), edge(run.end)),
+            Some(run) => (None, edge(run.start)),
+            None => (None, self.disk_bytes),
+        }
+    }
+
+    /// Fills `out` from byte `at` of the disk, which is within `run`.
+    fn read_run(&mut self, run: &Run, at: u64, out: &mut [u8]) -> Result<(), ViewError> {
+        let kept = self.unpacked.as_ref().is_some_and(|u| (u.layer, u.at) == (run.layer, run.at));
+        if !kept {
+            let extent = self.extent_of(run)?;
+            if extent.encoding == Encoding::Zero {
+                out.fill(0);
+                return Ok(());
+            }
+            self.unpack(run)?;
+        }
+        let Some(unpacked) = &self.unpacked else {
+            return Ok(());
+        };
+        let skip = usize::try_from(at - unpacked.start).unwrap_or(usize::MAX);
+        out.copy_from_slice(&unpacked.content[skip..skip + out.len()]);
+        Ok(())
+    }
+
+    fn unpack(&mut self, run: &Run) -> Result<(), ViewError> {
+        let mut payload = std::mem::take(&mut self.payload);
+        let source = self.deltas.extents(run.layer)?;
+        let extent = source.read(run.at, &mut payload)?;
+        let content = source.unpack(run.at, &extent, &payload)?;
+        self.unpacked = Some(Unpacked { layer: run.layer, at: run.at, start: extent.start, content });
+        self.payload = payload;
+        Ok(())
+    }
+
+    /// The extent that a run names, if it holds what the run says.
+    fn extent_of(&mut self, run: &Run) -> Result<Extent, ViewError> {
+        let source = self.deltas.extents(run.layer)?;
+        let extent = source.header(run.at)?;
+        source.check_run(run, &extent)?;
+        Ok(extent)
+    }
+}

@@ -1,0 +1,254 @@
+//! The control API over a real Unix socket: what it answers, what it refuses, what it bounds.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test may stop where it stands")]
+
+mod fake;
+
+use blxrep::api::client::{Client, ClientError};
+use blxrep::api::error::ErrorCode;
+use blxrep::api::socket::{ControlSocket, SocketError, connect, socket_path};
+use blxrep::api::types::{Control, ListQuery, RestoreBody, SnapshotBody, SyncBody};
+use fake::{DELTA, FakeDispatcher, LIVE, SDA};
+use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+fn query(agent: Option<&str>, disk: Option<&str>, newest: Option<u32>) -> ListQuery {
+    ListQuery { agent: agent.map(Into::into), disk: disk.map(Into::into), newest }
+}
+
+fn code<T: std::fmt::Debug>(result: Result<T, ClientError>) -> (ErrorCode, String) {
+    match result {
+        Err(ClientError::Api(error)) => (error.code, error.message),
+        other => panic!("expected an error of the API, got {other:?}"),
+    }
+}
+
+/// Sends bytes and returns all that comes back until the server closes.
+fn raw(dir: &Path, request: &[u8]) -> String {
+    let mut stream = connect(&socket_path(dir)).unwrap();
+    stream.set_nonblocking(false).unwrap();
+    // The server may answer and close before it has read everything.
+    let _ = stream.write_all(request);
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer);
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+#[tokio::test]
+async fn rows_survive_the_way() {
+    let dispatcher = FakeDispatcher::start();
+    let client = Client::new(dispatcher.path());
+    assert_eq!(client.agents().await.unwrap(), fake::agents());
+    assert_eq!(client.disks(&ListQuery::default()).await.unwrap(), fake::disks());
+    assert_eq!(client.points(&ListQuery::default()).await.unwrap(), fake::points());
+    assert_eq!(client.actions(&ListQuery::default()).await.unwrap(), [fake::live(), fake::failed()]);
+    assert_eq!(client.action(LIVE).await.unwrap(), fake::live());
+    assert_eq!(client.status().await.unwrap().uptime_seconds, 11_400);
+    let detail = client.agent("web1").await.unwrap();
+    assert_eq!(detail.footprint.unwrap().disks[0].partitions[0].number, 1);
+}
+
+#[tokio::test]
+async fn disks_are_named_by_device_identity_or_id() {
+    let dispatcher = FakeDispatcher::start();
+    let client = Client::new(dispatcher.path());
+    let id = SDA.to_string();
+    for name in ["/dev/sda", "sda", "wwn:naa.5000c500a1b2c3d4", &id] {
+        let rows = client.disks(&query(Some("web1"), Some(name), None)).await.unwrap();
+        assert_eq!(rows.iter().map(|r| r.id).collect::<Vec<_>>(), [SDA], "{name}");
+    }
+    // Two disks were seen at /dev/sda; only one is there now.
+    assert_eq!(client.disks(&query(None, Some("sda"), None)).await.unwrap().len(), 1);
+    let (code_, message) = code(client.disks(&query(Some("web1"), Some("sdz"), None)).await);
+    assert_eq!(code_, ErrorCode::NotFound);
+    assert!(message.contains("/dev/sda") && message.contains("/dev/sdb"), "{message}");
+    let (code_, message) = code(client.points(&query(Some("nobody"), None, None)).await);
+    assert_eq!(code_, ErrorCode::NotFound);
+    assert!(message.contains("web1"), "{message}");
+}
+
+#[tokio::test]
+async fn points_are_named_by_the_beginning_of_their_id() {
+    let dispatcher = FakeDispatcher::start();
+    let client = Client::new(dispatcher.path());
+    let to = dispatcher.path().join("new.img").display().to_string();
+    let restore = |point: &str| RestoreBody { point: point.into(), to: to.clone(), yes: false };
+    assert!(client.restore(&restore("4F0C2a9bffff")).await.is_ok());
+    assert!(client.restore(&restore(&DELTA.to_string())).await.is_ok());
+    let (code_, message) = code(client.restore(&restore("4f0c")).await);
+    assert_eq!(code_, ErrorCode::Invalid);
+    assert!(message.contains(&DELTA.to_string()), "{message}");
+    assert_eq!(code(client.restore(&restore("4f0")).await).0, ErrorCode::Invalid);
+    assert_eq!(code(client.restore(&restore("+f0c")).await).0, ErrorCode::Invalid);
+    assert_eq!(code(client.restore(&restore("4f0c2a9b01d3e5870")).await).0, ErrorCode::Invalid);
+    assert_eq!(code(client.restore(&restore("beef")).await).0, ErrorCode::NotFound);
+    let relative = RestoreBody { point: "9a00".into(), to: "here.img".into(), yes: false };
+    assert_eq!(code(client.restore(&relative).await).0, ErrorCode::Invalid);
+}
+
+#[tokio::test]
+async fn actions_are_controlled_and_say_no() {
+    let dispatcher = FakeDispatcher::start();
+    let client = Client::new(dispatcher.path());
+    let paused = client.control("ac00000000000001", Control::Pause).await.unwrap();
+    assert_eq!(paused.state.to_string(), "paused");
+    assert_eq!(code(client.control("ac00000000000002", Control::Resume).await).0, ErrorCode::Refused);
+    assert_eq!(code(client.control("ac00", Control::Resume).await).0, ErrorCode::Invalid);
+    assert_eq!(code(client.control("../status", Control::Pause).await).0, ErrorCode::Invalid);
+    let problem = SnapshotBody { agent: "web1".into(), disk: "sdb".into() };
+    assert_eq!(code(client.snapshot(&problem).await).0, ErrorCode::Refused);
+    let absent = SnapshotBody { agent: "db1".into(), disk: "sda".into() };
+    assert_eq!(code(client.snapshot(&absent).await).0, ErrorCode::Unavailable);
+}
+
+#[test]
+fn what_is_no_request_gets_an_error_in_the_same_form() {
+    let dispatcher = FakeDispatcher::start();
+    let ask = |head: &str, body: &str| {
+        let length = body.len();
+        let head =
+            format!("{head} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n");
+        raw(dispatcher.path(), format!("{head}{body}").as_bytes())
+    };
+    for (head, body, status) in [
+        ("GET /", "", "404"),
+        ("GET /api/v2/agents", "", "404"),
+        ("DELETE /api/v1/agents", "", "404"),
+        ("GET /api/v1/points?colour=red", "", "400"),
+        ("GET /api/v1/points?newest=many", "", "400"),
+        ("POST /api/v1/snapshots", "{", "400"),
+        ("POST /api/v1/snapshots", r#"{"agent":"web1"}"#, "400"),
+        ("POST /api/v1/snapshots", r#"{"agent":"web1","disk":"sda","also":1}"#, "400"),
+        ("POST /api/v1/syncs", r#"{"agent":"nobody"}"#, "404"),
+    ] {
+        let answer = ask(head, body);
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{head}: {answer}");
+        assert!(answer.contains(r#"{"error":{"code":""#), "{head}: {answer}");
+    }
+    let garbage: Vec<u8> = (0..4096u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    let answer = raw(dispatcher.path(), &garbage);
+    assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 400"), "{answer}");
+    assert!(ask("GET /api/v1/status", "").starts_with("HTTP/1.1 200"), "it lives");
+}
+
+#[test]
+fn lengths_are_bounded() {
+    let dispatcher = FakeDispatcher::start();
+    let claims = "POST /api/v1/syncs HTTP/1.1\r\nhost: x\r\ncontent-length: 4294967296\r\n\r\n";
+    let answer = raw(dispatcher.path(), claims.as_bytes());
+    assert!(answer.starts_with("HTTP/1.1 400") && answer.contains("65536"), "{answer}");
+    let mut chunked =
+        b"POST /api/v1/syncs HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n20000\r\n".to_vec();
+    chunked.resize(chunked.len() + 0x20000, b' ');
+    let answer = raw(dispatcher.path(), &chunked);
+    assert!(answer.starts_with("HTTP/1.1 400") && answer.contains("65536"), "{answer}");
+    let mut long = b"GET /".to_vec();
+    long.resize(1 << 20, b'a');
+    let answer = raw(dispatcher.path(), &long);
+    assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 4"), "{answer}");
+}
+
+#[test]
+fn a_silent_caller_is_hung_up_on() {
+    let dispatcher = FakeDispatcher::start();
+    let began = Instant::now();
+    let mut stream = connect(&socket_path(dispatcher.path())).unwrap();
+    stream.set_nonblocking(false).unwrap();
+    stream.write_all(b"GET /api/v1/sta").unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer);
+    assert!(began.elapsed() < Duration::from_secs(60), "the connection is still open");
+}
+
+#[tokio::test]
+async fn more_callers_than_places_wait_and_are_served() {
+    let dispatcher = FakeDispatcher::start();
+    // These hold every place for as long as they live.
+    let idle: Vec<_> = (0..64).map(|_| connect(&socket_path(dispatcher.path())).unwrap()).collect();
+    let client = Client::new(dispatcher.path());
+    let early = tokio::time::timeout(Duration::from_millis(300), client.status()).await;
+    assert!(early.is_err(), "a place beyond the last: {early:?}");
+    drop(idle);
+    client.status().await.unwrap();
+}
+
+#[tokio::test]
+async fn stopping_does_not_wait_for_a_sync_that_never_ends() {
+    let mut dispatcher = FakeDispatcher::start();
+    let client = Client::new(dispatcher.path());
+    let body = SyncBody { agent: "web1".into(), disk: Some("sdb".into()), wait: true };
+    let waiting = tokio::spawn(async move { client.sync(&body).await });
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert!(!waiting.is_finished());
+    let began = Instant::now();
+    let path = socket_path(dispatcher.path());
+    let stopped = tokio::task::spawn_blocking(move || {
+        dispatcher.stop();
+        dispatcher
+    });
+    let _dispatcher = stopped.await.unwrap();
+    assert!(began.elapsed() < Duration::from_secs(30));
+    assert!(!path.exists(), "the socket goes with its dispatcher");
+    assert!(matches!(waiting.await.unwrap(), Err(ClientError::Broken { .. })));
+}
+
+#[test]
+fn the_socket_is_private_replaced_when_stale_and_never_stolen() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = socket_path(dir.path());
+    // A dispatcher that was killed leaves its file.
+    drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+    let socket = ControlSocket::bind(dir.path()).unwrap();
+    assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+    assert!(matches!(ControlSocket::bind(dir.path()), Err(SocketError::InUse(_))));
+    drop(socket);
+    assert!(!path.exists());
+    std::fs::write(&path, "precious").unwrap();
+    assert!(matches!(ControlSocket::bind(dir.path()), Err(SocketError::NotASocket(_))));
+    assert_eq!(std::fs::read(&path).unwrap(), b"precious");
+    assert!(matches!(ControlSocket::bind(&dir.path().join("none")), Err(SocketError::Io { .. })));
+}
+
+#[test]
+fn a_path_too_long_for_an_address_works() {
+    let dir = tempfile::tempdir().unwrap();
+    let deep = dir.path().join("d".repeat(120));
+    std::fs::create_dir(&deep).unwrap();
+    let socket = ControlSocket::bind(&deep).unwrap();
+    assert!(socket_path(&deep).exists());
+    connect(&socket_path(&deep)).unwrap();
+    drop(socket);
+    assert!(!socket_path(&deep).exists());
+}
+
+#[tokio::test]
+async fn no_dispatcher_is_said_with_the_way_to_start_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let error = Client::new(dir.path()).status().await.unwrap_err().to_string();
+    assert!(error.contains("control.sock") && error.contains("--mode dispatcher"), "{error}");
+}
+
+/// Credentials of a thread, by the kernel's rules, so that one thread of this process can be somebody else.
+#[test]
+fn another_user_is_refused_with_a_reason() {
+    const NOBODY: u32 = 65_534;
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("skipped: only root can become another user");
+        return;
+    }
+    let dispatcher = FakeDispatcher::start();
+    std::fs::set_permissions(dispatcher.path(), PermissionsExt::from_mode(0o755)).unwrap();
+    std::fs::set_permissions(socket_path(dispatcher.path()), PermissionsExt::from_mode(0o666)).unwrap();
+    let path = dispatcher.path().to_owned();
+    let answer = std::thread::spawn(move || {
+        let nobody = rustix::process::Uid::from_raw(NOBODY);
+        rustix::thread::set_thread_res_uid(nobody, nobody, nobody).unwrap();
+        raw(&path, b"GET /api/v1/agents HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+    });
+    let answer = answer.join().unwrap();
+    assert!(answer.starts_with("HTTP/1.1 403"), "{answer}");
+    assert!(answer.contains("user 65534") && !answer.contains("web1"), "{answer}");
+}

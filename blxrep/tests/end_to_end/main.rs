@@ -1,0 +1,56 @@
+//! The real program on real disks: image, sync, restore, and what may go wrong between.
+//!
+//! In a test run each load lasts a few seconds; `cargo xtask soak` runs the same tests with
+//! `BLXREP_SOAK_SECONDS=120`.
+
+mod bad_input;
+mod exactness;
+mod hostile_peer;
+mod names;
+mod order;
+mod restart;
+#[path = "../support/mod.rs"]
+mod support;
+mod versions;
+
+use anyhow::{Context, Result, ensure};
+use std::path::Path;
+use std::time::Duration;
+use support::site::PointRow;
+
+const MIB: u64 = 1 << 20;
+/// A base image, or so many points, must be there within this time plus the length of the load.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The program under test.
+fn program() -> &'static Path {
+    Path::new(env!("CARGO_BIN_EXE_blxrep"))
+}
+
+/// How long a load lasts.
+fn load_time() -> Result<Duration> {
+    let seconds = match std::env::var("BLXREP_SOAK_SECONDS") {
+        Ok(text) => text.parse().with_context(|| format!("BLXREP_SOAK_SECONDS={text}: not a number"))?,
+        Err(_) => 6,
+    };
+    Ok(Duration::from_secs(seconds))
+}
+
+/// One line about the points that were made, and the promise that no disk had a second full image.
+fn summarize(points: &[PointRow]) -> Result<()> {
+    let count = |consistency: &str| points.iter().filter(|p| p.consistency == consistency).count();
+    let unknown: Vec<_> = points.iter().filter(|p| p.coverage != "proven").map(|p| &p.coverage).collect();
+    println!(
+        "{} points: {} quiet, {} frozen, {} fuzzy; coverage not proven: {unknown:?}",
+        points.len(),
+        count("quiet"),
+        count("frozen"),
+        count("fuzzy")
+    );
+    let mut bases: Vec<_> = points.iter().filter(|p| p.kind == "base").map(|p| &p.disk).collect();
+    let all = bases.len();
+    bases.sort();
+    bases.dedup();
+    ensure!(bases.len() == all && all > 0, "each disk must have one base: {points:#?}");
+    Ok(())
+}

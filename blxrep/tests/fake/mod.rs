@@ -1,0 +1,502 @@
+//! A dispatcher without agents or a store behind the real API: what the command line and the screen are tried on.
+
+#![allow(clippy::unwrap_used, dead_code, reason = "test code, of which each test uses a part")]
+
+use blxrep::api::backend::{Backend, Filter, RestoreRequest, SyncRequest};
+use blxrep::api::error::{ApiError, Result};
+use blxrep::api::server;
+use blxrep::api::socket::ControlSocket;
+use blxrep::api::types::*;
+use blxrep::model::action::{ActionKind, ActionState};
+use blxrep::model::host::{Filesystem, Footprint, HostDisk, Interface, Partition};
+use blxrep::model::ids::*;
+use blxrep::model::point::{Consistency, Coverage, PointKind};
+use jiff::{SignedDuration, Timestamp};
+use std::collections::BTreeMap;
+use std::future::pending;
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use tempfile::TempDir;
+use tokio::sync::watch;
+
+/// The instant that the rows are told from.
+pub const NOW: &str = "2026-11-03T12:00:00Z";
+/// Bytes that a fake action moves from one look to the next.
+const STEP: u64 = 1 << 30;
+const TOTAL: u64 = 4 << 30;
+
+pub const SDA: DiskId = DiskId(0xd15c_0000_0000_0001);
+pub const SDB: DiskId = DiskId(0xd15c_0000_0000_0002);
+pub const DB_SDA: DiskId = DiskId(0xd15c_0000_0000_0003);
+pub const BASE: PointId = PointId(0x4f0c_2a9b_01d3_e587);
+pub const DELTA: PointId = PointId(0x4f0c_2a9b_ffff_0001);
+pub const FUZZY: PointId = PointId(0x9a00_1111_2222_3333);
+pub const LIVE: ActionId = ActionId(0xac00_0000_0000_0001);
+pub const FAILED: ActionId = ActionId(0xac00_0000_0000_0002);
+
+pub fn now() -> Timestamp {
+    NOW.parse().unwrap()
+}
+
+fn ago(seconds: i64) -> Timestamp {
+    now() - SignedDuration::from_secs(seconds)
+}
+
+#[derive(Debug)]
+pub struct Fake {
+    data_dir: String,
+    actions: Mutex<BTreeMap<ActionId, (ActionRow, End)>>,
+}
+
+/// How a fake action ends.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum End {
+    Succeeds,
+    Fails,
+    Never,
+}
+
+impl Fake {
+    pub fn new(data_dir: &Path) -> Self {
+        let actions = [(live(), End::Never), (failed(), End::Fails)];
+        Self {
+            data_dir: data_dir.display().to_string(),
+            actions: Mutex::new(actions.map(|(row, end)| (row.id, (row, end))).into()),
+        }
+    }
+
+    fn begin(&self, kind: ActionKind, disk: Option<&DiskRow>, end: End) -> ActionRow {
+        let mut actions = self.actions.lock().unwrap();
+        let id = ActionId(0xac00_0000_0000_0001 + actions.len() as u64);
+        let row = ActionRow {
+            id,
+            kind,
+            agent: disk.map(|d| d.agent.clone()),
+            disk: disk.map(|d| d.id),
+            device: disk.map(|d| d.device.clone()),
+            state: ActionState::Queued,
+            reason: String::new(),
+            created: now(),
+            updated: now(),
+            done: 0,
+            total: TOTAL,
+        };
+        actions.insert(id, (row.clone(), end));
+        row
+    }
+
+    /// Every look at an action moves it on.
+    fn look(&self, id: ActionId) -> Result<ActionRow> {
+        let mut actions = self.actions.lock().unwrap();
+        let (row, end) =
+            actions.get_mut(&id).ok_or_else(|| ApiError::not_found(format!("no action {id}")))?;
+        if *end != End::Never && matches!(row.state, ActionState::Queued | ActionState::Running) {
+            row.state = ActionState::Running;
+            row.done += STEP;
+            if row.done >= TOTAL {
+                row.state = if *end == End::Fails { ActionState::Failed } else { ActionState::Succeeded };
+                row.reason = if *end == End::Fails { "the target is full".into() } else { String::new() };
+            }
+        }
+        Ok(row.clone())
+    }
+}
+
+impl Backend for Fake {
+    async fn status(&self) -> Result<DispatcherStatus> {
+        Ok(DispatcherStatus { data_dir: self.data_dir.clone(), ..status() })
+    }
+
+    async fn agents(&self) -> Result<Vec<AgentRow>> {
+        Ok(agents())
+    }
+
+    async fn agent(&self, agent: AgentId) -> Result<AgentDetail> {
+        let row = agents().into_iter().find(|row| row.id == agent).unwrap();
+        let footprint = row.online.then(footprint);
+        Ok(AgentDetail { row, footprint })
+    }
+
+    async fn disks(&self, agent: Option<AgentId>) -> Result<Vec<DiskRow>> {
+        Ok(disks().into_iter().filter(|row| agent.as_ref().is_none_or(|a| row.agent == *a)).collect())
+    }
+
+    async fn points(&self, filter: Filter) -> Result<Vec<PointRow>> {
+        let wanted = |row: &PointRow| {
+            filter.agent.as_ref().is_none_or(|a| row.agent == *a) && filter.disk.is_none_or(|d| row.disk == d)
+        };
+        let mut rows: Vec<_> = points().into_iter().filter(wanted).collect();
+        rows.drain(..rows.len().saturating_sub(filter.newest.unwrap_or(usize::MAX)));
+        Ok(rows)
+    }
+
+    async fn actions(&self, _: Filter) -> Result<Vec<ActionRow>> {
+        Ok(self.actions.lock().unwrap().values().map(|(row, _)| row.clone()).collect())
+    }
+
+    async fn action(&self, action: ActionId) -> Result<ActionRow> {
+        self.look(action)
+    }
+
+    async fn point_ids(&self, range: RangeInclusive<PointId>, limit: usize) -> Result<Vec<PointId>> {
+        Ok(points().into_iter().map(|p| p.id).filter(|id| range.contains(id)).take(limit).collect())
+    }
+
+    async fn action_ids(&self, range: RangeInclusive<ActionId>, limit: usize) -> Result<Vec<ActionId>> {
+        Ok(self.actions.lock().unwrap().range(range).map(|(id, _)| *id).take(limit).collect())
+    }
+
+    async fn snapshot(&self, disk: DiskId) -> Result<ActionRow> {
+        let row = disks().into_iter().find(|row| row.id == disk).unwrap();
+        match row.state {
+            DiskState::Problem => Err(ApiError::refused(format!("{}: {}", row.device, row.problem.unwrap()))),
+            DiskState::Absent => Err(ApiError::unavailable(format!("agent {} is not connected", row.agent))),
+            _ => Ok(self.begin(ActionKind::Snapshot, Some(&row), End::Succeeds)),
+        }
+    }
+
+    /// A wait for the disk with a problem never ends.
+    async fn sync(&self, request: SyncRequest) -> Result<Vec<SyncRow>> {
+        if request.wait && request.disk == Some(SDB) {
+            return pending().await;
+        }
+        let wanted = |row: &DiskRow| row.agent == request.agent && request.disk.is_none_or(|d| row.id == d);
+        Ok(disks().into_iter().filter(wanted).map(|disk| synced(disk, request.wait)).collect())
+    }
+
+    async fn control(&self, action: ActionId, control: Control) -> Result<ActionRow> {
+        let mut actions = self.actions.lock().unwrap();
+        let (row, _) = actions.get_mut(&action).unwrap();
+        if row.state.is_final() {
+            return Err(ApiError::refused(format!("action {action} has {} already", row.state)));
+        }
+        row.state = match control {
+            Control::Pause => ActionState::Paused,
+            Control::Resume => ActionState::Running,
+            Control::Cancel => ActionState::Cancelled,
+        };
+        Ok(row.clone())
+    }
+
+    async fn restore(&self, request: RestoreRequest) -> Result<ActionRow> {
+        let name = request.to.file_name().unwrap().to_string_lossy().into_owned();
+        if request.to.exists() && !request.yes {
+            return Err(ApiError::unconfirmed(format!("{} exists (4.00 GiB)", request.to.display())));
+        }
+        let end = match name.as_str() {
+            "fails.img" => End::Fails,
+            "slow.img" => End::Never,
+            _ => End::Succeeds,
+        };
+        Ok(self.begin(ActionKind::Restore, disks().first(), end))
+    }
+
+    async fn verify(&self, point: Option<PointId>) -> Result<ActionRow> {
+        let end = if point == Some(FUZZY) { End::Fails } else { End::Succeeds };
+        Ok(self.begin(ActionKind::Verify, None, end))
+    }
+
+    async fn verify_report(&self, action: ActionId) -> Result<VerifyReport> {
+        let row = self.look(action)?;
+        let problems = match row.state {
+            ActionState::Failed => vec![VerifyProblem {
+                point: Some(FUZZY),
+                file: "incremental/d15c/1/9a00.bak".into(),
+                what: "extent 7 at byte 123,456 does not match its checksum".into(),
+            }],
+            _ => Vec::new(),
+        };
+        Ok(VerifyReport { action, points: 3, files: 5, bytes: TOTAL, problems })
+    }
+}
+
+/// The fake behind a real socket, on a thread of its own.
+#[derive(Debug)]
+pub struct FakeDispatcher {
+    path: PathBuf,
+    folder: Option<TempDir>,
+    stop: watch::Sender<bool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl FakeDispatcher {
+    pub fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let mut started = Self::start_in(folder.path());
+        started.folder = Some(folder);
+        started
+    }
+
+    /// In a folder that somebody else keeps.
+    pub fn start_in(path: &Path) -> Self {
+        let (stop, stopped) = watch::channel(false);
+        let socket = ControlSocket::bind(path).unwrap();
+        let fake = Arc::new(Fake::new(path));
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(server::serve(socket, fake, stopped)).unwrap();
+        });
+        Self { path: path.to_owned(), folder: None, stop, thread: Some(thread) }
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Returns when it has ended.
+    pub fn stop(&mut self) {
+        let _ = self.stop.send(true);
+        if let Some(thread) = self.thread.take() {
+            thread.join().unwrap();
+        }
+    }
+}
+
+impl Drop for FakeDispatcher {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+pub fn status() -> DispatcherStatus {
+    DispatcherStatus {
+        version: "0.1.0".into(),
+        store: StoreId(0xabc),
+        data_dir: "/var/lib/blxrep".into(),
+        listen: "127.0.0.1:8080".into(),
+        started: ago(11_400),
+        uptime_seconds: 11_400,
+        agents: 2,
+        agents_online: 1,
+        disks: 3,
+        points: 3,
+        free_bytes: Some(900 << 30),
+    }
+}
+
+pub fn agents() -> Vec<AgentRow> {
+    let web1 = AgentRow {
+        id: "web1".parse().unwrap(),
+        hostname: "web1.example.com".into(),
+        distribution: "Debian GNU/Linux 12 (bookworm)".into(),
+        kernel: "6.1.0-28-amd64".into(),
+        cpus: 4,
+        memory: 16 << 30,
+        online: true,
+        last_seen: Some(ago(1)),
+        address: Some("10.0.0.11:50112".into()),
+        disks: 2,
+    };
+    let db1 = AgentRow {
+        id: "db1".parse().unwrap(),
+        hostname: "db1\u{1b}[2J.example.com".into(),
+        distribution: "Rocky Linux 9.4".into(),
+        kernel: "5.14.0-427.el9.x86_64".into(),
+        cpus: 16,
+        memory: 128 << 30,
+        online: false,
+        last_seen: Some(ago(7_500)),
+        address: None,
+        disks: 1,
+    };
+    vec![db1, web1]
+}
+
+pub fn disks() -> Vec<DiskRow> {
+    let sda = DiskRow {
+        id: SDA,
+        agent: "web1".parse().unwrap(),
+        device: "/dev/sda".into(),
+        identity: "wwn:naa.5000c500a1b2c3d4".into(),
+        bytes: 100 << 30,
+        state: DiskState::Protected,
+        coverage: Coverage::Proven,
+        lag_seconds: Some(4),
+        backlog: Some(12 << 20),
+        newest_point: Some(DELTA),
+        newest_cut: Some(ago(4)),
+        points: 2,
+        notes: vec!["discards are not audited on this device".into()],
+        problem: None,
+    };
+    let sdb = DiskRow {
+        id: SDB,
+        device: "/dev/sdb".into(),
+        identity: "serial:S4X9NX0R".into(),
+        bytes: 2 << 40,
+        state: DiskState::Problem,
+        coverage: Coverage::Unknown("never tracked".into()),
+        lag_seconds: None,
+        backlog: None,
+        newest_point: None,
+        newest_cut: None,
+        points: 0,
+        notes: Vec::new(),
+        problem: Some("zoned disks cannot be protected yet; leave it out with --disk".into()),
+        ..sda.clone()
+    };
+    let db_sda = DiskRow {
+        id: DB_SDA,
+        agent: "db1".parse().unwrap(),
+        identity: "gpt:0fc63daf-8483-4772-8e79-3d69d8477de4".into(),
+        state: DiskState::Absent,
+        coverage: Coverage::Unknown("the agent is not connected".into()),
+        lag_seconds: Some(7_500),
+        backlog: None,
+        newest_point: Some(FUZZY),
+        newest_cut: Some(ago(7_500)),
+        points: 1,
+        notes: Vec::new(),
+        ..sda.clone()
+    };
+    vec![db_sda, sda, sdb]
+}
+
+pub fn points() -> Vec<PointRow> {
+    let base = PointRow {
+        id: BASE,
+        agent: "web1".parse().unwrap(),
+        disk: SDA,
+        device: "/dev/sda".into(),
+        identity: "wwn:naa.5000c500a1b2c3d4".into(),
+        generation: GenerationId(0x6e00_0000_0000_0001),
+        kind: PointKind::Base,
+        parent: None,
+        sequence: 0,
+        cut_id: CutId(0xc100_0000_0000_0001),
+        cut: ago(3_600),
+        published: ago(3_590),
+        consistency: Consistency::Quiet,
+        coverage: Coverage::Proven,
+        bytes: 100 << 30,
+        stored: 41 << 30,
+        disk_bytes: 100 << 30,
+        rounds: 3,
+        contaminated: 12,
+        freeze_ms: None,
+        notes: Vec::new(),
+    };
+    let delta = PointRow {
+        id: DELTA,
+        kind: PointKind::Delta,
+        parent: Some(BASE),
+        sequence: 1,
+        cut_id: CutId(0xc100_0000_0000_0002),
+        cut: ago(4),
+        published: ago(3),
+        bytes: 37 << 20,
+        stored: 20 << 20,
+        rounds: 1,
+        contaminated: 0,
+        ..base.clone()
+    };
+    let fuzzy = PointRow {
+        id: FUZZY,
+        agent: "db1".parse().unwrap(),
+        disk: DB_SDA,
+        identity: "gpt:0fc63daf-8483-4772-8e79-3d69d8477de4".into(),
+        cut: ago(7_500),
+        published: ago(7_490),
+        consistency: Consistency::Fuzzy,
+        coverage: Coverage::Unknown("the host was restarted".into()),
+        notes: vec!["8 rounds were not enough".into()],
+        ..base.clone()
+    };
+    vec![fuzzy, base, delta]
+}
+
+pub fn live() -> ActionRow {
+    ActionRow {
+        id: LIVE,
+        kind: ActionKind::Live,
+        agent: Some("web1".parse().unwrap()),
+        disk: Some(SDA),
+        device: Some("/dev/sda".into()),
+        state: ActionState::Running,
+        reason: String::new(),
+        created: ago(3_500),
+        updated: ago(3),
+        done: 5 << 20,
+        total: 12 << 20,
+    }
+}
+
+pub fn failed() -> ActionRow {
+    ActionRow {
+        id: FAILED,
+        kind: ActionKind::Snapshot,
+        agent: Some("db1".parse().unwrap()),
+        disk: Some(DB_SDA),
+        state: ActionState::Failed,
+        reason: "the data directory is full: 3 GiB more are needed".into(),
+        created: ago(7_400),
+        updated: ago(7_000),
+        done: 30 << 30,
+        total: 100 << 30,
+        ..live()
+    }
+}
+
+fn footprint() -> Footprint {
+    let root = Filesystem {
+        kind: "ext4".into(),
+        uuid: "0a3c".into(),
+        label: "root".into(),
+        mount_points: vec!["/".into()],
+    };
+    Footprint {
+        hostname: "web1.example.com".into(),
+        distribution: "Debian GNU/Linux 12 (bookworm)".into(),
+        kernel: "6.1.0-28-amd64".into(),
+        architecture: "x86_64".into(),
+        cpus: 4,
+        cpu_model: "AMD EPYC 7543P".into(),
+        memory_bytes: 16 << 30,
+        boot_id: "b1f4".into(),
+        interfaces: vec![Interface {
+            name: "eth0".into(),
+            mac: "52:54:00:12:34:56".into(),
+            addresses: vec!["10.0.0.11/24".into()],
+        }],
+        disks: vec![HostDisk {
+            device: "/dev/sda".into(),
+            major: 8,
+            minor: 0,
+            bytes: 100 << 30,
+            logical_block_bytes: 512,
+            model: "QEMU HARDDISK".into(),
+            rotational: false,
+            read_only: false,
+            identity: Some(DiskIdentity::Wwn("naa.5000c500a1b2c3d4".into())),
+            diskseq: Some(9),
+            partitions: vec![Partition {
+                number: 1,
+                first_sector: 2048,
+                sectors: 209_713_152,
+                kind: "0fc63daf-8483-4772-8e79-3d69d8477de4".into(),
+                name: "root".into(),
+                filesystem: Some(root),
+            }],
+            filesystem: None,
+        }],
+    }
+}
+
+fn synced(disk: DiskRow, wait: bool) -> SyncRow {
+    let works = wait && disk.state == DiskState::Protected;
+    SyncRow {
+        agent: disk.agent,
+        disk: disk.id,
+        device: disk.device,
+        identity: disk.identity,
+        cut_id: CutId(0xc100_0000_0000_0003),
+        point: works.then_some(DELTA),
+        consistency: works.then_some(Consistency::Quiet),
+        bytes: works.then_some(37 << 20),
+        rounds: works.then_some(1),
+        published: works.then(now),
+        error: (wait && !works).then(|| "it has no base yet: take a snapshot first".to_owned()),
+    }
+}

@@ -1,0 +1,117 @@
+//! The tools that tests and measurements use: installed where that is allowed, named where it is not.
+
+use crate::cargo::cargo;
+use crate::support::fixture::is_root;
+use anyhow::{Context, Result, bail, ensure};
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+/// A program and the Debian package it comes in.
+#[derive(Clone, Copy, Debug)]
+pub struct Tool {
+    program: &'static str,
+    package: &'static str,
+}
+
+const fn tool(program: &'static str, package: &'static str) -> Tool {
+    Tool { program, package }
+}
+
+/// What the privileged tests, the soak and the demo use.
+pub const FOR_TESTS: [Tool; 18] = [
+    tool("fio", "fio"),
+    tool("mkfs.ext4", "e2fsprogs"),
+    tool("e2fsck", "e2fsprogs"),
+    tool("mkfs.xfs", "xfsprogs"),
+    tool("mkfs.btrfs", "btrfs-progs"),
+    tool("mount", "mount"),
+    tool("losetup", "mount"),
+    tool("umount", "mount"),
+    tool("unshare", "util-linux"),
+    tool("mountpoint", "util-linux"),
+    tool("lsblk", "util-linux"),
+    tool("fstrim", "util-linux"),
+    tool("blkdiscard", "util-linux"),
+    tool("blockdev", "util-linux"),
+    tool("partx", "util-linux"),
+    tool("sfdisk", "fdisk"),
+    tool("bpftrace", "bpftrace"),
+    tool("modprobe", "kmod"),
+];
+
+/// What the bench compares with.
+pub const FOR_BENCH: [Tool; 6] = [
+    tool("fio", "fio"),
+    tool("losetup", "mount"),
+    tool("nbdkit", "nbdkit"),
+    tool("nbdcopy", "libnbd-bin"),
+    tool("rsync", "rsync"),
+    tool("ip", "iproute2"),
+];
+
+/// Makes sure that the tools are there. Root installs what is missing; without root it is an error that says how.
+pub fn ensure_tools(tools: &[Tool]) -> Result<()> {
+    let missing: BTreeSet<_> = tools.iter().filter(|t| !is_there(t.program)).map(|t| t.package).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let packages: Vec<_> = missing.into_iter().collect();
+    let remedy = format!("apt-get install --no-install-recommends {}", packages.join(" "));
+    ensure!(is_root(), "some tools are missing; as root: {remedy}");
+    if !is_there("apt-get") {
+        bail!("some tools are missing, and this is not Debian; install what `{remedy}` would install there");
+    }
+    println!("installing {}", packages.join(", "));
+    if install(&packages).is_err() {
+        apt(&["update"]).context("apt-get update")?;
+        install(&packages).with_context(|| remedy)?;
+    }
+    Ok(())
+}
+
+/// Makes sure that `cargo fmt` and `cargo clippy` work.
+pub fn ensure_rust_components() -> Result<()> {
+    for component in ["rustfmt", "clippy"] {
+        let subcommand = component.trim_start_matches("rust");
+        let works =
+            cargo().args([subcommand, "--version"]).stdout(Stdio::null()).stderr(Stdio::null()).status();
+        if works.is_ok_and(|status| status.success()) {
+            continue;
+        }
+        let status = Command::new("rustup").args(["component", "add", component]).status();
+        let added = status.is_ok_and(|status| status.success());
+        ensure!(added, "{component} is missing and `rustup component add {component}` failed");
+    }
+    Ok(())
+}
+
+fn install(packages: &[&str]) -> Result<()> {
+    apt(&[&["install", "--yes", "--quiet", "--no-install-recommends"], packages].concat())
+}
+
+fn apt(args: &[&str]) -> Result<()> {
+    let mut command = Command::new("apt-get");
+    command.args(args).env("DEBIAN_FRONTEND", "noninteractive").stdin(Stdio::null()).stdout(Stdio::null());
+    let status = command.status().context("running apt-get")?;
+    ensure!(status.success(), "apt-get {}: {status}", args.join(" "));
+    Ok(())
+}
+
+fn is_there(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    // Administration tools are not on everybody's path.
+    let more = ["/usr/sbin", "/sbin"].map(Path::new).map(Path::to_owned);
+    std::env::split_paths(&path).chain(more).any(|folder| folder.join(program).is_file())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tool_is_looked_for_where_it_would_be_run() {
+        assert!(is_there("sh"));
+        assert!(!is_there("no-such-tool-anywhere"));
+    }
+}
