@@ -17,16 +17,10 @@ pub fn hello(bytes: &[u8]) {
         let _ = judge(bytes, channel);
     }
     if let Ok(hello) = ClientHello::decode(bytes) {
-        assert_eq!(
-            hello.encode().and_then(|bytes| ClientHello::decode(&bytes)),
-            Ok(hello)
-        );
+        assert_eq!(hello.encode().and_then(|bytes| ClientHello::decode(&bytes)), Ok(hello));
     }
     if let Ok(answer) = Answer::decode(bytes) {
-        assert_eq!(
-            answer.encode().and_then(|bytes| Answer::decode(&bytes)),
-            Ok(answer)
-        );
+        assert_eq!(answer.encode().and_then(|bytes| Answer::decode(&bytes)), Ok(answer));
     }
 }
 
@@ -64,9 +58,7 @@ fn judged(bytes: &[u8]) {
 /// CRC32C bit by bit: the fuzzing crate has no other use for a library.
 fn crc32c(bytes: &[u8]) -> u32 {
     !bytes.iter().fold(u32::MAX, |crc, byte| {
-        (0..8).fold(crc ^ u32::from(*byte), |crc, _| {
-            (crc >> 1) ^ (0x82f6_3b78 * (crc & 1))
-        })
+        (0..8).fold(crc ^ u32::from(*byte), |crc, _| (crc >> 1) ^ (0x82f6_3b78 * (crc & 1)))
     })
 }
 
@@ -82,12 +74,7 @@ pub fn control(bytes: &[u8]) {
             }
         )*};
     }
-    round_trip!(
-        config::ToAgent,
-        config::ToDispatcher,
-        snapshot::ToAgent,
-        snapshot::ToDispatcher
-    );
+    round_trip!(config::ToAgent, config::ToDispatcher, snapshot::ToAgent, snapshot::ToDispatcher);
     round_trip!(live::ToAgent, live::ToDispatcher);
 }
 
@@ -116,18 +103,11 @@ pub fn policy(bytes: &[u8]) {
 
 /// The first sectors of a disk.
 pub fn disk(bytes: &[u8]) {
-    let mut fetch = |at: u64, length: usize| {
-        bytes
-            .get(usize::try_from(at).ok()?..)?
-            .get(..length)
-            .map(<[u8]>::to_vec)
-    };
+    let mut fetch =
+        |at: u64, length: usize| bytes.get(usize::try_from(at).ok()?..)?.get(..length).map(<[u8]>::to_vec);
     let size = bytes.len() as u64;
     for block in [512, 4096] {
-        for entry in parse(&mut fetch, size, block)
-            .into_iter()
-            .flat_map(|table| table.entries)
-        {
+        for entry in parse(&mut fetch, size, block).into_iter().flat_map(|table| table.entries) {
             assert!((entry.first_sector + entry.sectors) * 512 <= size);
         }
     }

@@ -1,18 +1,13 @@
 //! The channel over real sockets: what well-behaved peers get.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod channel_peers;
 
 use blxrep::io::channel::{ChannelError, Incoming, connect};
+use blxrep::model::encoding::Encoding;
 use blxrep::model::ids::{ActionId, CutId, DiskIdentity};
 use blxrep::wire::config::{Control, SyncOutcome, ToAgent, ToDispatcher};
-use blxrep::model::encoding::Encoding;
 use blxrep::wire::frame::Data;
 use blxrep::wire::hello::{Channel, Refusal, RefusalCode};
 use bytes::Bytes;

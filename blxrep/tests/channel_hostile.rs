@@ -1,11 +1,6 @@
 //! The listener and a connection against garbage: a clear error at once, and the others are served on.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod channel_peers;
 

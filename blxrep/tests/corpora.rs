@@ -6,9 +6,7 @@ mod targets;
 use std::path::Path;
 
 fn replay(name: &str, target: fn(&[u8])) -> Result<(), std::io::Error> {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("fuzz/corpus")
-        .join(name);
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(name);
     let mut count = 0;
     for entry in std::fs::read_dir(dir)? {
         let bytes = std::fs::read(entry?.path())?;

@@ -1,11 +1,6 @@
 //! The inventory against what the system's own tools say of this host.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 use blxrep::io::host::{HostError, HostOptions, boot_id, inventory, resolve, whole_disks_under};
 use blxrep::model::superblock;
@@ -17,15 +12,8 @@ use std::process::Command;
 
 /// What a tool prints.
 fn run(program: &str, arguments: &[&str]) -> String {
-    let output = Command::new(program)
-        .args(arguments)
-        .output()
-        .unwrap_or_else(|e| panic!("{program}: {e}"));
-    assert!(
-        output.status.success(),
-        "{program} {arguments:?}: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    let output = Command::new(program).args(arguments).output().unwrap_or_else(|e| panic!("{program}: {e}"));
+    assert!(output.status.success(), "{program} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap().trim().to_owned()
 }
 
@@ -36,41 +24,20 @@ fn the_host_is_what_its_tools_say() {
     assert_eq!(footprint.kernel, run("uname", &["-r"]));
     assert_eq!(footprint.architecture, run("uname", &["-m"]));
     assert_eq!(footprint.cpus.to_string(), run("getconf", &["_NPROCESSORS_ONLN"]));
-    assert_eq!(
-        footprint.distribution,
-        run("sh", &["-c", ". /etc/os-release; echo \"$PRETTY_NAME\""])
-    );
-    let kib: u64 = run(
-        "sh",
-        &["-c", "sed -n 's/^MemTotal: *\\([0-9]*\\) kB/\\1/p' /proc/meminfo"],
-    )
-    .parse()
-    .unwrap();
+    assert_eq!(footprint.distribution, run("sh", &["-c", ". /etc/os-release; echo \"$PRETTY_NAME\""]));
+    let kib: u64 =
+        run("sh", &["-c", "sed -n 's/^MemTotal: *\\([0-9]*\\) kB/\\1/p' /proc/meminfo"]).parse().unwrap();
     assert_eq!(footprint.memory_bytes, kib * 1024);
     let text = footprint.boot_id.replace('-', "");
-    assert_eq!(
-        text,
-        boot_id().unwrap().map(|byte| format!("{byte:02x}")).concat()
-    );
+    assert_eq!(text, boot_id().unwrap().map(|byte| format!("{byte:02x}")).concat());
     for interface in &footprint.interfaces {
-        assert_eq!(
-            interface.mac,
-            run("cat", &[&format!("/sys/class/net/{}/address", interface.name)])
-        );
+        assert_eq!(interface.mac, run("cat", &[&format!("/sys/class/net/{}/address", interface.name)]));
     }
 }
 
 #[test]
 fn the_disks_are_those_of_lsblk() {
-    let json = run(
-        "lsblk",
-        &[
-            "-J",
-            "-b",
-            "-o",
-            "NAME,SIZE,TYPE,MOUNTPOINTS,FSTYPE,UUID,MAJ:MIN,RO,ROTA",
-        ],
-    );
+    let json = run("lsblk", &["-J", "-b", "-o", "NAME,SIZE,TYPE,MOUNTPOINTS,FSTYPE,UUID,MAJ:MIN,RO,ROTA"]);
     let tree: Value = serde_json::from_str(&json).unwrap();
     let footprint = inventory(&HostOptions::default()).unwrap().footprint;
     let mut compared = 0;
@@ -83,29 +50,16 @@ fn the_disks_are_those_of_lsblk() {
         let device = format!("/dev/{name}");
         let ours = footprint.disks.iter().find(|disk| disk.device == device).unwrap();
         assert_eq!(theirs["size"], ours.bytes, "{name}");
-        assert_eq!(
-            theirs["maj:min"].as_str().unwrap(),
-            format!("{}:{}", ours.major, ours.minor)
-        );
-        assert_eq!(
-            (&theirs["ro"], &theirs["rota"]),
-            (&ours.read_only.into(), &ours.rotational.into())
-        );
-        let children = theirs["children"]
-            .as_array()
-            .map_or(0, |c| c.iter().filter(|c| c["type"] == "part").count());
+        assert_eq!(theirs["maj:min"].as_str().unwrap(), format!("{}:{}", ours.major, ours.minor));
+        assert_eq!((&theirs["ro"], &theirs["rota"]), (&ours.read_only.into(), &ours.rotational.into()));
+        let children =
+            theirs["children"].as_array().map_or(0, |c| c.iter().filter(|c| c["type"] == "part").count());
         assert_eq!(ours.partitions.len(), children, "{name}");
-        let mounted: Vec<&str> = theirs["mountpoints"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .filter_map(Value::as_str)
-            .collect();
+        let mounted: Vec<&str> =
+            theirs["mountpoints"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
         if let Some(filesystem) = &ours.filesystem {
             assert!(
-                mounted
-                    .iter()
-                    .all(|m| filesystem.mount_points.iter().any(|p| p == m)),
+                mounted.iter().all(|m| filesystem.mount_points.iter().any(|p| p == m)),
                 "{name}: {mounted:?}"
             );
             // Without udev's database lsblk knows no filesystem.
@@ -142,9 +96,7 @@ fn superblocks_are_those_of_blkid() {
         run(program, arguments);
         let told = run("blkid", &["-p", "-o", "export", path]);
         let field = |name: &str| {
-            let line = told
-                .lines()
-                .find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+            let line = told.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
             line.unwrap_or_default().to_owned()
         };
         let file = File::open(&image).unwrap();
@@ -163,14 +115,8 @@ fn superblocks_are_those_of_blkid() {
 
 #[test]
 fn a_path_that_is_no_disk_says_so() {
-    assert!(matches!(
-        resolve(Path::new("/dev/null")),
-        Err(HostError::NotADevice { .. })
-    ));
-    assert!(matches!(
-        resolve(Path::new("/etc/passwd")),
-        Err(HostError::NotADevice { .. })
-    ));
+    assert!(matches!(resolve(Path::new("/dev/null")), Err(HostError::NotADevice { .. })));
+    assert!(matches!(resolve(Path::new("/etc/passwd")), Err(HostError::NotADevice { .. })));
     let missing = resolve(Path::new("/dev/nonesuch")).unwrap_err().to_string();
     assert!(missing.contains("/dev/nonesuch cannot be found"), "{missing}");
 }
@@ -180,23 +126,10 @@ fn the_disk_under_the_root_is_a_disk_of_the_host() {
     let disks = inventory(&HostOptions::default()).unwrap().footprint.disks;
     let under = whole_disks_under(Path::new("/")).unwrap();
     for kept in &under {
-        let disk = disks
-            .iter()
-            .find(|disk| (disk.major, disk.minor) == (kept.major, kept.minor))
-            .unwrap();
-        assert_eq!(
-            disk.identity
-                .as_ref()
-                .map(ToString::to_string)
-                .unwrap_or_default(),
-            kept.identity
-        );
+        let disk = disks.iter().find(|disk| (disk.major, disk.minor) == (kept.major, kept.minor)).unwrap();
+        assert_eq!(disk.identity.as_ref().map(ToString::to_string).unwrap_or_default(), kept.identity);
     }
     let device = run("findmnt", &["-n", "-o", "SOURCE", "/"]);
-    assert_eq!(
-        device.starts_with("/dev/"),
-        !under.is_empty(),
-        "{device} {under:?}"
-    );
+    assert_eq!(device.starts_with("/dev/"), !under.is_empty(), "{device} {under:?}");
     assert_eq!(whole_disks_under(Path::new("/proc")).unwrap(), []);
 }

@@ -91,14 +91,8 @@ impl FromStr for DiskChoice {
 
     fn from_str(text: &str) -> Result<Self, ConfigError> {
         let choice = match text.rsplit_once('=') {
-            Some((device, name)) => Self {
-                device: device.into(),
-                name: Some(name.to_owned()),
-            },
-            None => Self {
-                device: text.into(),
-                name: None,
-            },
+            Some((device, name)) => Self { device: device.into(), name: Some(name.to_owned()) },
+            None => Self { device: text.into(), name: None },
         };
         choice.check("--disk").map(|()| choice)
     }
@@ -107,18 +101,12 @@ impl FromStr for DiskChoice {
 impl DiskChoice {
     fn check(&self, key: &'static str) -> Result<(), ConfigError> {
         if !self.device.is_absolute() {
-            let problem = format!(
-                "`{}` is no path of a device such as /dev/sdb",
-                self.device.display()
-            );
+            let problem = format!("`{}` is no path of a device such as /dev/sdb", self.device.display());
             return Err(ConfigError::Value { key, problem });
         }
         let good = |name: &String| {
             let length = (1..=MAX_DISK_NAME).contains(&name.len());
-            length
-                && name
-                    .chars()
-                    .all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-'))
+            length && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-'))
         };
         match self.name.as_ref().filter(|name| !good(name)) {
             None => Ok(()),
@@ -152,70 +140,36 @@ pub struct AgentConfig {
 impl AgentConfig {
     /// Completes what was typed with what the file says, and that with defaults.
     pub fn new(typed: AgentSection, file: AgentSection) -> Result<Self, ConfigError> {
-        let dispatcher_addr = typed
-            .dispatcher_addr
-            .or(file.dispatcher_addr)
-            .ok_or(ConfigError::Missing {
-                key: "agent.dispatcher_addr",
-                option: "--dispatcher-addr HOST:PORT",
-            })?;
+        let dispatcher_addr = typed.dispatcher_addr.or(file.dispatcher_addr).ok_or(ConfigError::Missing {
+            key: "agent.dispatcher_addr",
+            option: "--dispatcher-addr HOST:PORT",
+        })?;
         check_address(&dispatcher_addr)?;
         typed.disks.iter().try_for_each(|disk| disk.check("--disk"))?;
         file.disks.iter().try_for_each(|disk| disk.check("agent.disks"))?;
         let named = |disk: &DiskChoice| Some((disk.device.clone(), disk.name.clone()?));
         let names = typed.disks.iter().chain(&file.disks).filter_map(named).collect();
-        let chosen = if typed.disks.is_empty() {
-            file.disks
-        } else {
-            typed.disks
-        };
+        let chosen = if typed.disks.is_empty() { file.disks } else { typed.disks };
         if chosen.len() > MAX_DISKS {
             let problem = format!("{} disks; an agent protects at most {MAX_DISKS}", chosen.len());
-            return Err(ConfigError::Value {
-                key: "agent.disks",
-                problem,
-            });
+            return Err(ConfigError::Value { key: "agent.disks", problem });
         }
-        let read_threads = typed
-            .read_threads
-            .or(file.read_threads)
-            .unwrap_or(DEFAULT_READ_THREADS);
+        let read_threads = typed.read_threads.or(file.read_threads).unwrap_or(DEFAULT_READ_THREADS);
         if !(1..=MAX_READ_THREADS).contains(&read_threads) {
             let problem = format!("{read_threads} is not between 1 and {MAX_READ_THREADS}");
-            return Err(ConfigError::Value {
-                key: "agent.read_threads",
-                problem,
-            });
+            return Err(ConfigError::Value { key: "agent.read_threads", problem });
         }
         Ok(Self {
-            id: typed.id.or(file.id).ok_or(ConfigError::Missing {
-                key: "agent.id",
-                option: "--id ID",
-            })?,
+            id: typed.id.or(file.id).ok_or(ConfigError::Missing { key: "agent.id", option: "--id ID" })?,
             dispatcher_addr,
-            secret_file: typed
-                .secret_file
-                .or(file.secret_file)
-                .unwrap_or_else(|| DEFAULT_SECRET.into()),
+            secret_file: typed.secret_file.or(file.secret_file).unwrap_or_else(|| DEFAULT_SECRET.into()),
             disks: chosen.into_iter().map(|disk| disk.device).collect(),
             names,
-            bandwidth_limit: typed
-                .bandwidth_limit
-                .or(file.bandwidth_limit)
-                .filter(|limit| *limit > 0),
-            pin_dir: typed
-                .pin_dir
-                .or(file.pin_dir)
-                .unwrap_or_else(|| DEFAULT_PINS.into()),
-            state_dir: typed
-                .state_dir
-                .or(file.state_dir)
-                .unwrap_or_else(|| DEFAULT_STATE.into()),
+            bandwidth_limit: typed.bandwidth_limit.or(file.bandwidth_limit).filter(|limit| *limit > 0),
+            pin_dir: typed.pin_dir.or(file.pin_dir).unwrap_or_else(|| DEFAULT_PINS.into()),
+            state_dir: typed.state_dir.or(file.state_dir).unwrap_or_else(|| DEFAULT_STATE.into()),
             idle_io: typed.idle_io.or(file.idle_io).unwrap_or(false),
-            max_map_memory: typed
-                .max_map_memory
-                .or(file.max_map_memory)
-                .unwrap_or(DEFAULT_MAP_MEMORY),
+            max_map_memory: typed.max_map_memory.or(file.max_map_memory).unwrap_or(DEFAULT_MAP_MEMORY),
             read_threads,
         })
     }
@@ -230,10 +184,7 @@ fn check_address(address: &str) -> Result<(), ConfigError> {
         return Ok(());
     }
     let problem = format!("`{address}` is no HOST:PORT, such as backup.example.com:8080 or [::1]:8080");
-    Err(ConfigError::Value {
-        key: "agent.dispatcher_addr",
-        problem,
-    })
+    Err(ConfigError::Value { key: "agent.dispatcher_addr", problem })
 }
 
 /// What may be said of a dispatcher.
@@ -261,21 +212,12 @@ pub struct DispatcherConfig {
 impl DispatcherConfig {
     /// Completes what was typed with what the file says, and that with defaults.
     pub fn new(typed: DispatcherSection, file: DispatcherSection) -> Result<Self, ConfigError> {
-        let missing = ConfigError::Missing {
-            key: "dispatcher.data_dir",
-            option: "--data-dir DIR",
-        };
+        let missing = ConfigError::Missing { key: "dispatcher.data_dir", option: "--data-dir DIR" };
         Ok(Self {
             listen: typed.listen.or(file.listen).unwrap_or(DEFAULT_LISTEN),
             data_dir: typed.data_dir.or(file.data_dir).ok_or(missing)?,
-            policy_dir: typed
-                .policy_dir
-                .or(file.policy_dir)
-                .unwrap_or_else(|| DEFAULT_POLICIES.into()),
-            secret_file: typed
-                .secret_file
-                .or(file.secret_file)
-                .unwrap_or_else(|| DEFAULT_SECRET.into()),
+            policy_dir: typed.policy_dir.or(file.policy_dir).unwrap_or_else(|| DEFAULT_POLICIES.into()),
+            secret_file: typed.secret_file.or(file.secret_file).unwrap_or_else(|| DEFAULT_SECRET.into()),
             agents: typed.agents.or(file.agents),
         })
     }
@@ -294,25 +236,13 @@ mod tests {
     #[test]
     fn a_short_file_is_completed_with_defaults() {
         let config = AgentConfig::new(AgentSection::default(), file(AGENT).unwrap().agent).unwrap();
-        assert_eq!(
-            (config.id.as_str(), config.dispatcher_addr.as_str()),
-            ("web1", "backup:8080")
-        );
+        assert_eq!((config.id.as_str(), config.dispatcher_addr.as_str()), ("web1", "backup:8080"));
         assert_eq!(config.secret_file, Path::new("/etc/blxrep/secret"));
-        assert_eq!(
-            (config.disks.len(), config.bandwidth_limit, config.read_threads),
-            (0, None, 4)
-        );
-        let config = DispatcherSection {
-            data_dir: Some("/d".into()),
-            ..DispatcherSection::default()
-        };
+        assert_eq!((config.disks.len(), config.bandwidth_limit, config.read_threads), (0, None, 4));
+        let config = DispatcherSection { data_dir: Some("/d".into()), ..DispatcherSection::default() };
         let config = DispatcherConfig::new(config, DispatcherSection::default()).unwrap();
         assert_eq!(config.listen.to_string(), "0.0.0.0:8080");
-        assert_eq!(
-            (config.policy_dir.to_str(), config.agents),
-            (Some("/etc/blxrep/policies"), None)
-        );
+        assert_eq!((config.policy_dir.to_str(), config.agents), (Some("/etc/blxrep/policies"), None));
     }
 
     #[test]
@@ -327,10 +257,7 @@ mod tests {
         let agent = AgentConfig::new(AgentSection::default(), file.agent).unwrap();
         assert_eq!(agent.disks, [Path::new("/dev/sdb"), Path::new("/dev/sdc")]);
         assert_eq!(agent.names, [("/dev/sdb".into(), "data".to_owned())]);
-        assert_eq!(
-            (agent.bandwidth_limit, agent.max_map_memory),
-            (Some(50_000_000), 1 << 30)
-        );
+        assert_eq!((agent.bandwidth_limit, agent.max_map_memory), (Some(50_000_000), 1 << 30));
         assert!(agent.idle_io);
         let dispatcher = DispatcherConfig::new(DispatcherSection::default(), file.dispatcher).unwrap();
         assert_eq!(dispatcher.listen.port(), 9000);
@@ -350,19 +277,14 @@ mod tests {
         assert_eq!(config.disks, [Path::new("/dev/sdc"), Path::new("/dev/sdb")]);
         assert_eq!(
             config.names,
-            [
-                ("/dev/sdc".into(), "logs".to_owned()),
-                ("/dev/sdb".into(), "data".to_owned())
-            ]
+            [("/dev/sdc".into(), "logs".to_owned()), ("/dev/sdb".into(), "data".to_owned())]
         );
     }
 
     #[test]
     fn what_is_missing_or_wrong_is_named() {
         let new = |text: &str| {
-            AgentConfig::new(AgentSection::default(), file(text).unwrap().agent)
-                .unwrap_err()
-                .to_string()
+            AgentConfig::new(AgentSection::default(), file(text).unwrap().agent).unwrap_err().to_string()
         };
         assert_eq!(
             new("agent:\n  dispatcher_addr: a:1\n"),
@@ -382,24 +304,15 @@ mod tests {
                 .contains("cannot name a disk")
         );
         let unknown = file(&format!("{AGENT}  idle: true\n")).unwrap_err().to_string();
-        assert!(
-            unknown.starts_with("config.yaml:4:3: unknown field `idle`"),
-            "{unknown}"
-        );
+        assert!(unknown.starts_with("config.yaml:4:3: unknown field `idle`"), "{unknown}");
         let id = file("agent:\n  id: a/b\n").unwrap_err().to_string();
-        assert!(
-            id.starts_with("config.yaml:2:7: `a/b` cannot name an agent"),
-            "{id}"
-        );
+        assert!(id.starts_with("config.yaml:2:7: `a/b` cannot name an agent"), "{id}");
     }
 
     #[test]
     fn the_sample_is_right_when_its_keys_are_uncommented() {
         let sample = include_str!("../../../dist/config.yaml");
-        assert!(
-            file(sample).unwrap().agent.id.is_none(),
-            "as it is it says nothing"
-        );
+        assert!(file(sample).unwrap().agent.id.is_none(), "as it is it says nothing");
         let uncommented: Vec<&str> = sample
             .lines()
             .map(|line| match line.strip_prefix('#') {
@@ -410,10 +323,7 @@ mod tests {
         let full = file(&uncommented.join("\n")).unwrap();
         let agent = AgentConfig::new(AgentSection::default(), full.agent).unwrap();
         assert_eq!((agent.disks.len(), agent.bandwidth_limit), (2, Some(50 << 20)));
-        assert_eq!(
-            agent.max_map_memory, DEFAULT_MAP_MEMORY,
-            "the sample shows the defaults"
-        );
+        assert_eq!(agent.max_map_memory, DEFAULT_MAP_MEMORY, "the sample shows the defaults");
         let dispatcher = DispatcherConfig::new(DispatcherSection::default(), full.dispatcher).unwrap();
         assert_eq!(dispatcher.data_dir, Path::new("/var/lib/blxrep"));
     }
@@ -426,11 +336,6 @@ mod tests {
     #[test]
     fn a_zero_rate_is_no_limit() {
         let section = file(&format!("{AGENT}  bandwidth_limit: 0\n")).unwrap().agent;
-        assert_eq!(
-            AgentConfig::new(AgentSection::default(), section)
-                .unwrap()
-                .bandwidth_limit,
-            None
-        );
+        assert_eq!(AgentConfig::new(AgentSection::default(), section).unwrap().bandwidth_limit, None);
     }
 }

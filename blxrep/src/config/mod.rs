@@ -20,13 +20,7 @@ pub enum ConfigError {
     #[error("{} is longer than {limit} bytes", path.display())]
     TooLong { path: PathBuf, limit: u64 },
     #[error("{}:{line}:{column}: {message} (at `{at}`)", path.display())]
-    Yaml {
-        path: PathBuf,
-        line: u64,
-        column: u64,
-        at: String,
-        message: String,
-    },
+    Yaml { path: PathBuf, line: u64, column: u64, at: String, message: String },
     #[error("{key} is not given: set it in the configuration, or use `{option}`")]
     Missing { key: &'static str, option: &'static str },
     #[error("{key}: {problem}")]

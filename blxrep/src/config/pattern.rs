@@ -71,25 +71,14 @@ impl Piece {
     fn ends(&self, name: &str, from: usize) -> Vec<usize> {
         let rest = &name[from..];
         match self {
-            Self::Text(text) => rest
-                .starts_with(text.as_str())
-                .then_some(from + text.len())
-                .into_iter()
-                .collect(),
-            Self::One => rest
-                .chars()
-                .next()
-                .map(|c| from + c.len_utf8())
-                .into_iter()
-                .collect(),
-            Self::Any => (from..=name.len())
-                .filter(|end| name.is_char_boundary(*end))
-                .collect(),
-            Self::Choice(items) => items
-                .iter()
-                .flat_map(|item| item.ends(rest))
-                .map(|end| from + end)
-                .collect(),
+            Self::Text(text) => {
+                rest.starts_with(text.as_str()).then_some(from + text.len()).into_iter().collect()
+            }
+            Self::One => rest.chars().next().map(|c| from + c.len_utf8()).into_iter().collect(),
+            Self::Any => (from..=name.len()).filter(|end| name.is_char_boundary(*end)).collect(),
+            Self::Choice(items) => {
+                items.iter().flat_map(|item| item.ends(rest)).map(|end| from + end).collect()
+            }
         }
     }
 }
@@ -97,20 +86,13 @@ impl Piece {
 impl Item {
     fn ends(&self, rest: &str) -> Vec<usize> {
         match self {
-            Self::Text(text) => rest
-                .starts_with(text.as_str())
-                .then_some(text.len())
-                .into_iter()
-                .collect(),
+            Self::Text(text) => rest.starts_with(text.as_str()).then_some(text.len()).into_iter().collect(),
             Self::Range { first, last, width } => {
                 let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
                 let fits = |end: &usize| {
                     let number = &rest[..*end];
                     let plain = width.map_or(*end == 1 || !number.starts_with('0'), |width| *end == width);
-                    plain
-                        && number
-                            .parse()
-                            .is_ok_and(|number| (*first..=*last).contains(&number))
+                    plain && number.parse().is_ok_and(|number| (*first..=*last).contains(&number))
                 };
                 (1..=digits).filter(fits).collect()
             }
@@ -148,10 +130,7 @@ impl FromStr for Pattern {
             pieces.push(taken.0);
             rest = &rest[taken.1..];
         }
-        Ok(Self {
-            text: text.to_owned(),
-            pieces,
-        })
+        Ok(Self { text: text.to_owned(), pieces })
     }
 }
 
@@ -202,41 +181,23 @@ mod tests {
 
     fn matching<'a>(pattern: &str, names: &[&'a str]) -> Vec<&'a str> {
         let pattern: Pattern = pattern.parse().unwrap();
-        names
-            .iter()
-            .copied()
-            .filter(|name| pattern.matches(name))
-            .collect()
+        names.iter().copied().filter(|name| pattern.matches(name)).collect()
     }
 
     #[test]
     fn a_range_is_of_whole_numbers() {
-        let names = [
-            "web1.x", "web5.x", "web6.x", "web10.x", "web01.x", "web.x", "web1x", "xweb1.x",
-        ];
+        let names = ["web1.x", "web5.x", "web6.x", "web10.x", "web01.x", "web.x", "web1x", "xweb1.x"];
         assert_eq!(matching("web[1-5].x", &names), ["web1.x", "web5.x"]);
-        assert_eq!(
-            matching("web[1-10].x", &names),
-            ["web1.x", "web5.x", "web6.x", "web10.x"]
-        );
-        assert_eq!(
-            matching("n[08-11]", &["n8", "n08", "n10", "n11", "n12", "n010"]),
-            ["n08", "n10", "n11"]
-        );
+        assert_eq!(matching("web[1-10].x", &names), ["web1.x", "web5.x", "web6.x", "web10.x"]);
+        assert_eq!(matching("n[08-11]", &["n8", "n08", "n10", "n11", "n12", "n010"]), ["n08", "n10", "n11"]);
         assert_eq!(matching("n[0-2]", &["n0", "n1", "n00"]), ["n0", "n1"]);
         assert_eq!(matching("n[1-3]5", &["n15", "n25", "n5", "n155"]), ["n15", "n25"]);
     }
 
     #[test]
     fn a_list_is_of_texts_and_ranges() {
-        assert_eq!(
-            matching("db[a,b]", &["dba", "dbb", "dbc", "db", "dbab"]),
-            ["dba", "dbb"]
-        );
-        assert_eq!(
-            matching("s[1-2, 7,x]", &["s1", "s2", "s3", "s7", "sx"]),
-            ["s1", "s2", "s7", "sx"]
-        );
+        assert_eq!(matching("db[a,b]", &["dba", "dbb", "dbc", "db", "dbab"]), ["dba", "dbb"]);
+        assert_eq!(matching("s[1-2, 7,x]", &["s1", "s2", "s3", "s7", "sx"]), ["s1", "s2", "s7", "sx"]);
     }
 
     #[test]
@@ -247,34 +208,19 @@ mod tests {
         );
         assert_eq!(matching("*", &["", "anything"]), ["", "anything"]);
         assert_eq!(matching("n?", &["n1", "n", "n12", "né"]), ["n1", "né"]);
-        assert_eq!(
-            matching("*.db[1-2].*", &["a.db1.x", "a.db3.x", "db1.x"]),
-            ["a.db1.x"]
-        );
+        assert_eq!(matching("*.db[1-2].*", &["a.db1.x", "a.db3.x", "db1.x"]), ["a.db1.x"]);
         assert_eq!(matching("a.b", &["a.b", "axb"]), ["a.b"], "a dot is a dot");
     }
 
     #[test]
     fn what_is_no_pattern_says_why() {
         assert_eq!("".parse::<Pattern>(), Err(PatternError::Empty));
-        assert!(matches!(
-            "web[1-5".parse::<Pattern>(),
-            Err(PatternError::Bracket(_))
-        ));
-        assert!(matches!(
-            "web1-5]".parse::<Pattern>(),
-            Err(PatternError::Bracket(_))
-        ));
+        assert!(matches!("web[1-5".parse::<Pattern>(), Err(PatternError::Bracket(_))));
+        assert!(matches!("web1-5]".parse::<Pattern>(), Err(PatternError::Bracket(_))));
         for bad in ["[]", "[a-c]", "[5-1]", "[1-]", "[a,]", "[*]", "[[1]"] {
-            assert!(
-                matches!(bad.parse::<Pattern>(), Err(PatternError::Choice(_))),
-                "{bad}"
-            );
+            assert!(matches!(bad.parse::<Pattern>(), Err(PatternError::Choice(_))), "{bad}");
         }
-        assert!(matches!(
-            "x".repeat(300).parse::<Pattern>(),
-            Err(PatternError::TooLong(300))
-        ));
+        assert!(matches!("x".repeat(300).parse::<Pattern>(), Err(PatternError::TooLong(300))));
     }
 
     #[test]

@@ -78,10 +78,7 @@ impl Policy {
     fn checked(self) -> Result<Self, ConfigError> {
         let wrong = |key, problem| Err(ConfigError::Value { key, problem });
         let named = |problem: &str| format!("{problem} (policy `{}`)", self.name);
-        if self
-            .live_sync_frequency
-            .is_some_and(|every| !(MIN_LIVE_SYNC..=MAX_LIVE_SYNC).contains(&every))
-        {
+        if self.live_sync_frequency.is_some_and(|every| !(MIN_LIVE_SYNC..=MAX_LIVE_SYNC).contains(&every)) {
             return wrong("live_sync_frequency", named("it is not between 1s and 31d"));
         }
         if self.targets.is_empty() {
@@ -94,19 +91,14 @@ impl Policy {
         if let (Some(kept), Some(deleted)) = (kept, deleted)
             && deleted < kept
         {
-            return wrong(
-                "delete_after_days",
-                named("it is less than transition_after_days"),
-            );
+            return wrong("delete_after_days", named("it is less than transition_after_days"));
         }
         Ok(self)
     }
 
     /// The target that an agent matches.
     fn target(&self, agent: &AgentId) -> Option<&Target> {
-        self.targets
-            .iter()
-            .find(|target| target.pattern.matches(agent.as_str()))
+        self.targets.iter().find(|target| target.pattern.matches(agent.as_str()))
     }
 
     /// Keys that are set and come into force in a later version.
@@ -143,10 +135,7 @@ pub struct Chosen {
 impl Policies {
     /// Reads every policy of a directory. A directory that does not exist holds none.
     pub fn load(dir: &Path) -> Result<Self, ConfigError> {
-        let failed = |source| ConfigError::Read {
-            path: dir.to_owned(),
-            source,
-        };
+        let failed = |source| ConfigError::Read { path: dir.to_owned(), source };
         let entries = match std::fs::read_dir(dir) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Self::default()),
             listed => listed.map_err(failed)?,
@@ -154,46 +143,29 @@ impl Policies {
         let mut paths = Vec::new();
         for entry in entries {
             let path = entry.map_err(failed)?.path();
-            if path
-                .extension()
-                .is_some_and(|extension| extension == "yaml" || extension == "yml")
-            {
+            if path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml") {
                 paths.push(path);
             }
             if paths.len() > MAX_POLICIES {
-                return Err(ConfigError::TooMany {
-                    path: dir.to_owned(),
-                    limit: MAX_POLICIES,
-                });
+                return Err(ConfigError::TooMany { path: dir.to_owned(), limit: MAX_POLICIES });
             }
         }
         paths.sort();
         let read = |path: PathBuf| {
-            let policy = yaml::read::<Policy>(&path)?
-                .checked()
-                .map_err(|error| in_file(error, &path))?;
+            let policy = yaml::read::<Policy>(&path)?.checked().map_err(|error| in_file(error, &path))?;
             Ok((path, policy))
         };
-        Ok(Self {
-            files: paths.into_iter().map(read).collect::<Result<_, ConfigError>>()?,
-        })
+        Ok(Self { files: paths.into_iter().map(read).collect::<Result<_, ConfigError>>()? })
     }
 
     /// What is in force for an agent; the default if no policy matches.
     #[must_use]
     pub fn for_agent(&self, agent: &AgentId) -> Chosen {
-        let mut matching = self
-            .files
-            .iter()
-            .filter_map(|(path, policy)| Some((path, policy, policy.target(agent)?)));
+        let mut matching =
+            self.files.iter().filter_map(|(path, policy)| Some((path, policy, policy.target(agent)?)));
         let Some((path, policy, target)) = matching.next() else {
-            let notes = vec![format!(
-                "no policy matches agent {agent}: the default is in force"
-            )];
-            return Chosen {
-                policy: EffectivePolicy::default(),
-                notes,
-            };
+            let notes = vec![format!("no policy matches agent {agent}: the default is in force")];
+            return Chosen { policy: EffectivePolicy::default(), notes };
         };
         let mut notes: Vec<String> = matching
             .map(|(other, _, _)| {
@@ -206,11 +178,7 @@ impl Policies {
             .collect();
         let later = policy.not_in_force();
         if !later.is_empty() {
-            notes.push(format!(
-                "{}: not in force yet: {}",
-                path.display(),
-                later.join(", ")
-            ));
+            notes.push(format!("{}: not in force yet: {}", path.display(), later.join(", ")));
         }
         let policy = EffectivePolicy {
             name: policy.name.clone(),
@@ -225,10 +193,9 @@ impl Policies {
 /// Adds the file to what [`Policy::checked`] found.
 fn in_file(error: ConfigError, path: &Path) -> ConfigError {
     match error {
-        ConfigError::Value { key, problem } => ConfigError::Value {
-            key,
-            problem: format!("{problem} in {}", path.display()),
-        },
+        ConfigError::Value { key, problem } => {
+            ConfigError::Value { key, problem: format!("{problem} in {}", path.display()) }
+        }
         other => other,
     }
 }
@@ -297,9 +264,7 @@ targets:
             disks_excluded: vec!["/dev/xvdz".to_owned()],
         };
         assert_eq!(chosen.policy, expected);
-        let [note] = &chosen.notes[..] else {
-            panic!("{:?}", chosen.notes)
-        };
+        let [note] = &chosen.notes[..] else { panic!("{:?}", chosen.notes) };
         assert!(note.ends_with(
             "default.yaml: not in force yet: archive_interval, snapshot_frequency, snapshot_time, \
              snapshot_retention, transition_after_days, delete_after_days"
@@ -325,28 +290,18 @@ targets:
             ("10-a.yml", &policy("a", "10s")),
             ("30-c.txt", "not: a policy"),
         ]);
-        let chosen = Policies::load(dir.path())
-            .unwrap()
-            .for_agent(&"x".parse().unwrap());
-        assert_eq!(
-            (chosen.policy.name.as_str(), chosen.policy.live_sync),
-            ("a", Duration::from_secs(10))
-        );
+        let chosen = Policies::load(dir.path()).unwrap().for_agent(&"x".parse().unwrap());
+        assert_eq!((chosen.policy.name.as_str(), chosen.policy.live_sync), ("a", Duration::from_secs(10)));
         assert!(chosen.notes[0].contains("10-a.yml and not ") && chosen.notes[0].contains("20-b.yaml"));
     }
 
     #[test]
     fn without_a_match_the_default_is_in_force() {
         let dir = directory(&[("a.yaml", EXISTING)]);
-        let chosen = Policies::load(dir.path())
-            .unwrap()
-            .for_agent(&"other".parse().unwrap());
+        let chosen = Policies::load(dir.path()).unwrap().for_agent(&"other".parse().unwrap());
         assert_eq!(chosen.policy, EffectivePolicy::default());
         assert_eq!(chosen.notes.len(), 1);
-        assert_eq!(
-            Policies::load(Path::new("/nonexistent")).unwrap(),
-            Policies::default()
-        );
+        assert_eq!(Policies::load(Path::new("/nonexistent")).unwrap(), Policies::default());
     }
 
     #[test]
@@ -363,34 +318,13 @@ targets:
         assert!(told("name: a\ntargets:\n  - pattern: \"web[a-c]\"\n").starts_with("p.yaml:3:14: "));
         assert!(told("targets: [{pattern: a}]\n").contains("name"));
         let dir = directory(&[("bad.yaml", "name: a\ntargets: []\n")]);
-        assert!(
-            Policies::load(dir.path())
-                .unwrap_err()
-                .to_string()
-                .contains("bad.yaml")
-        );
+        assert!(Policies::load(dir.path()).unwrap_err().to_string().contains("bad.yaml"));
     }
 
     #[test]
     fn times_of_day_are_checked() {
-        assert_eq!(
-            time_of_day("23:59:58"),
-            Some(TimeOfDay {
-                hour: 23,
-                minute: 59,
-                second: 58
-            })
-        );
-        for bad in [
-            "",
-            "12",
-            "24:00",
-            "12:60",
-            "12:00:60",
-            "12:00:00:00",
-            "-1:00",
-            "12:",
-        ] {
+        assert_eq!(time_of_day("23:59:58"), Some(TimeOfDay { hour: 23, minute: 59, second: 58 }));
+        for bad in ["", "12", "24:00", "12:60", "12:00:60", "12:00:00:00", "-1:00", "12:"] {
             assert_eq!(time_of_day(bad), None, "{bad}");
         }
     }

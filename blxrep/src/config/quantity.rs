@@ -83,32 +83,20 @@ impl<T> Visitor<'_> for Quantity<T> {
 /// For `#[serde(deserialize_with)]`: an optional duration.
 pub(super) fn duration_field<'de, D: Deserializer<'de>>(d: D) -> Result<Option<Duration>, D::Error> {
     let expected = "a duration such as 30s, 5m, 2h or 1d (a bare number is seconds)";
-    d.deserialize_any(Quantity {
-        read: duration,
-        expected,
-    })
-    .map(Some)
+    d.deserialize_any(Quantity { read: duration, expected }).map(Some)
 }
 
 /// For `#[serde(deserialize_with)]`: an optional size in bytes.
 pub(super) fn bytes_field<'de, D: Deserializer<'de>>(d: D) -> Result<Option<u64>, D::Error> {
     let expected = "a size such as 64KiB, 256MiB or 2GiB (a bare number is bytes)";
-    d.deserialize_any(Quantity {
-        read: |text| bytes(text, 1),
-        expected,
-    })
-    .map(Some)
+    d.deserialize_any(Quantity { read: |text| bytes(text, 1), expected }).map(Some)
 }
 
 /// For `#[serde(deserialize_with)]`: an optional rate in bytes per second.
 pub(super) fn rate_field<'de, D: Deserializer<'de>>(d: D) -> Result<Option<u64>, D::Error> {
     let expected =
         "a rate such as 500KiB, 50MiB or 100MB per second (a bare number is MB per second, 0 is no limit)";
-    d.deserialize_any(Quantity {
-        read: |text| bytes(text, 1_000_000),
-        expected,
-    })
-    .map(Some)
+    d.deserialize_any(Quantity { read: |text| bytes(text, 1_000_000), expected }).map(Some)
 }
 
 #[cfg(test)]
@@ -117,14 +105,9 @@ mod tests {
 
     #[test]
     fn durations_have_a_unit_or_are_seconds() {
-        for (text, seconds) in [
-            ("30", 30),
-            ("30s", 30),
-            ("5m", 300),
-            ("2h", 7200),
-            ("1d", 86_400),
-            ("1 w", 604_800),
-        ] {
+        for (text, seconds) in
+            [("30", 30), ("30s", 30), ("5m", 300), ("2h", 7200), ("1d", 86_400), ("1 w", 604_800)]
+        {
             assert_eq!(duration(text), Some(Duration::from_secs(seconds)), "{text}");
         }
         for bad in [

@@ -44,51 +44,30 @@ impl fmt::Debug for Secret {
 impl Secret {
     /// Reads a secret that nobody else could have read or written. One line end after it is not part of it.
     pub fn load(path: &Path) -> Result<Self, SecretError> {
-        let failed = |source| SecretError::Read {
-            path: path.to_owned(),
-            source,
-        };
+        let failed = |source| SecretError::Read { path: path.to_owned(), source };
         let mut file = File::open(path).map_err(failed)?;
         // Of the open file, so that it cannot be changed for another between the check and the use.
         let metadata = file.metadata().map_err(failed)?;
         if FileType::from_raw_mode(metadata.mode()) != FileType::RegularFile {
-            return Err(SecretError::NotAFile {
-                path: path.to_owned(),
-            });
+            return Err(SecretError::NotAFile { path: path.to_owned() });
         }
-        let (mode, owner, me) = (
-            metadata.mode() & 0o7777,
-            metadata.uid(),
-            rustix::process::geteuid().as_raw(),
-        );
+        let (mode, owner, me) =
+            (metadata.mode() & 0o7777, metadata.uid(), rustix::process::geteuid().as_raw());
         if mode & 0o177 != 0 {
-            return Err(SecretError::Open {
-                path: path.to_owned(),
-                mode,
-            });
+            return Err(SecretError::Open { path: path.to_owned(), mode });
         }
         if owner != me && owner != 0 {
-            return Err(SecretError::Foreign {
-                path: path.to_owned(),
-                owner,
-                me,
-            });
+            return Err(SecretError::Foreign { path: path.to_owned(), owner, me });
         }
         let mut bytes = Vec::new();
         let limit = LENGTHS.end() + 3;
-        file.by_ref()
-            .take(limit as u64)
-            .read_to_end(&mut bytes)
-            .map_err(failed)?;
+        file.by_ref().take(limit as u64).read_to_end(&mut bytes).map_err(failed)?;
         let line_end = [&b"\r\n"[..], b"\n"].into_iter().find(|end| bytes.ends_with(end));
         bytes.truncate(bytes.len() - line_end.map_or(0, <[u8]>::len));
         if LENGTHS.contains(&bytes.len()) {
             Ok(Self(bytes))
         } else {
-            Err(SecretError::Length {
-                path: path.to_owned(),
-                length: bytes.len(),
-            })
+            Err(SecretError::Length { path: path.to_owned(), length: bytes.len() })
         }
     }
 
@@ -126,10 +105,8 @@ impl Access {
     /// Takes the same time whichever is wrong.
     pub fn check(&self, agent: &AgentId, credentials: &Credentials) -> Result<(), Denied> {
         let right = self.secret.is(credentials);
-        let known = self
-            .agents
-            .as_ref()
-            .is_none_or(|all| all.iter().any(|pattern| pattern.matches(agent.as_str())));
+        let known =
+            self.agents.as_ref().is_none_or(|all| all.iter().any(|pattern| pattern.matches(agent.as_str())));
         match (known, right) {
             (true, true) => Ok(()),
             (false, _) => Err(Denied::UnknownAgent(agent.clone())),
@@ -162,17 +139,8 @@ mod tests {
             let secret = loaded(&[b"0123456789abcdef", end].concat(), 0o600).unwrap();
             assert_eq!(secret.credentials().0, b"0123456789abcdef");
         }
-        assert_eq!(
-            loaded(b"0123456789abcdef\n\n", 0o400).unwrap().credentials().0,
-            b"0123456789abcdef\n"
-        );
-        assert_eq!(
-            loaded(&[[b'x'; 1024].as_slice(), b"\n"].concat(), 0o600)
-                .unwrap()
-                .0
-                .len(),
-            1024
-        );
+        assert_eq!(loaded(b"0123456789abcdef\n\n", 0o400).unwrap().credentials().0, b"0123456789abcdef\n");
+        assert_eq!(loaded(&[[b'x'; 1024].as_slice(), b"\n"].concat(), 0o600).unwrap().0.len(), 1024);
     }
 
     #[test]
@@ -180,46 +148,20 @@ mod tests {
         for mode in [0o640, 0o604, 0o620, 0o700, 0o666] {
             let (_dir, path) = file(b"0123456789abcdef", mode);
             let error = Secret::load(&path).unwrap_err();
-            assert!(
-                matches!(error, SecretError::Open { mode: m, .. } if m == mode),
-                "{error}"
-            );
-            assert!(
-                error
-                    .to_string()
-                    .ends_with(&format!("run `chmod 600 {}`", path.display())),
-                "{error}"
-            );
+            assert!(matches!(error, SecretError::Open { mode: m, .. } if m == mode), "{error}");
+            assert!(error.to_string().ends_with(&format!("run `chmod 600 {}`", path.display())), "{error}");
         }
     }
 
     #[test]
     fn short_long_and_missing_secrets_are_refused() {
-        assert!(matches!(
-            loaded(b"", 0o600),
-            Err(SecretError::Length { length: 0, .. })
-        ));
-        assert!(matches!(
-            loaded(b"0123456789abcde\n", 0o600),
-            Err(SecretError::Length { length: 15, .. })
-        ));
-        assert!(matches!(
-            loaded(&[b'x'; 1025], 0o600),
-            Err(SecretError::Length { .. })
-        ));
-        assert!(matches!(
-            loaded(&[b'x'; 100_000], 0o600),
-            Err(SecretError::Length { .. })
-        ));
-        assert!(matches!(
-            Secret::load(Path::new("/nonexistent")),
-            Err(SecretError::Read { .. })
-        ));
+        assert!(matches!(loaded(b"", 0o600), Err(SecretError::Length { length: 0, .. })));
+        assert!(matches!(loaded(b"0123456789abcde\n", 0o600), Err(SecretError::Length { length: 15, .. })));
+        assert!(matches!(loaded(&[b'x'; 1025], 0o600), Err(SecretError::Length { .. })));
+        assert!(matches!(loaded(&[b'x'; 100_000], 0o600), Err(SecretError::Length { .. })));
+        assert!(matches!(Secret::load(Path::new("/nonexistent")), Err(SecretError::Read { .. })));
         let dir = tempfile::tempdir().unwrap();
-        assert!(matches!(
-            Secret::load(dir.path()),
-            Err(SecretError::NotAFile { .. })
-        ));
+        assert!(matches!(Secret::load(dir.path()), Err(SecretError::NotAFile { .. })));
     }
 
     #[test]
@@ -229,14 +171,7 @@ mod tests {
         }
         let (_dir, path) = file(b"0123456789abcdef", 0o600);
         std::os::unix::fs::chown(&path, Some(65_534), None).unwrap();
-        assert!(matches!(
-            Secret::load(&path),
-            Err(SecretError::Foreign {
-                owner: 65_534,
-                me: 0,
-                ..
-            })
-        ));
+        assert!(matches!(Secret::load(&path), Err(SecretError::Foreign { owner: 65_534, me: 0, .. })));
     }
 
     #[test]
@@ -248,33 +183,12 @@ mod tests {
         let check =
             |agent: &str, secret: &[u8]| access.check(&agent.parse().unwrap(), &Credentials(secret.to_vec()));
         assert_eq!(check("web1", b"0123456789abcdef"), Ok(()));
-        assert_eq!(
-            check("web1", b"0123456789abcdeg"),
-            Err(Denied::WrongSecret("web1".parse().unwrap()))
-        );
-        assert_eq!(
-            check("web1", b"0123456789abcde"),
-            Err(Denied::WrongSecret("web1".parse().unwrap()))
-        );
-        assert_eq!(
-            check("web1", b""),
-            Err(Denied::WrongSecret("web1".parse().unwrap()))
-        );
-        assert_eq!(
-            check("web4", b"0123456789abcdef"),
-            Err(Denied::UnknownAgent("web4".parse().unwrap()))
-        );
-        let open = Access {
-            agents: None,
-            ..access
-        };
-        assert_eq!(
-            open.check(
-                &"web4".parse().unwrap(),
-                &Credentials(b"0123456789abcdef".to_vec())
-            ),
-            Ok(())
-        );
+        assert_eq!(check("web1", b"0123456789abcdeg"), Err(Denied::WrongSecret("web1".parse().unwrap())));
+        assert_eq!(check("web1", b"0123456789abcde"), Err(Denied::WrongSecret("web1".parse().unwrap())));
+        assert_eq!(check("web1", b""), Err(Denied::WrongSecret("web1".parse().unwrap())));
+        assert_eq!(check("web4", b"0123456789abcdef"), Err(Denied::UnknownAgent("web4".parse().unwrap())));
+        let open = Access { agents: None, ..access };
+        assert_eq!(open.check(&"web4".parse().unwrap(), &Credentials(b"0123456789abcdef".to_vec())), Ok(()));
     }
 
     #[test]

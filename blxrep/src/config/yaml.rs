@@ -12,21 +12,11 @@ const MAX_FILE: u64 = 256 << 10;
 
 /// Reads a file whose every key is known.
 pub(super) fn read<T: DeserializeOwned>(path: &Path) -> Result<T, ConfigError> {
-    let failed = |source| ConfigError::Read {
-        path: path.to_owned(),
-        source,
-    };
+    let failed = |source| ConfigError::Read { path: path.to_owned(), source };
     let mut text = String::new();
-    File::open(path)
-        .map_err(failed)?
-        .take(MAX_FILE + 1)
-        .read_to_string(&mut text)
-        .map_err(failed)?;
+    File::open(path).map_err(failed)?.take(MAX_FILE + 1).read_to_string(&mut text).map_err(failed)?;
     if text.len() as u64 > MAX_FILE {
-        return Err(ConfigError::TooLong {
-            path: path.to_owned(),
-            limit: MAX_FILE,
-        });
+        return Err(ConfigError::TooLong { path: path.to_owned(), limit: MAX_FILE });
     }
     parse(&text, path)
 }
@@ -41,17 +31,13 @@ pub fn parse<T: DeserializeOwned>(text: &str, path: &Path) -> Result<T, ConfigEr
         let place = error.location();
         let (line, column) = place.map_or((0, 0), |place| (place.line(), place.column()));
         let index = usize::try_from(line).ok().and_then(|line| line.checked_sub(1));
-        let at = index
-            .and_then(|index| text.lines().nth(index))
-            .unwrap_or_default();
+        let at = index.and_then(|index| text.lines().nth(index)).unwrap_or_default();
         ConfigError::Yaml {
             path: path.to_owned(),
             line,
             column,
             at: at.trim().chars().take(80).collect(),
-            message: UserMessageFormatter
-                .format_message(error.without_snippet())
-                .into_owned(),
+            message: UserMessageFormatter.format_message(error.without_snippet()).into_owned(),
         }
     })
 }
@@ -70,9 +56,7 @@ mod tests {
     }
 
     fn error(text: &str) -> String {
-        parse::<Sample>(text, Path::new("/etc/x.yaml"))
-            .unwrap_err()
-            .to_string()
+        parse::<Sample>(text, Path::new("/etc/x.yaml")).unwrap_err().to_string()
     }
 
     #[test]
@@ -81,10 +65,7 @@ mod tests {
             error("number: 3\ninner:\n  numbr: 4\n"),
             "/etc/x.yaml:3:3: unknown field `numbr`, expected one of number, inner (at `numbr: 4`)"
         );
-        assert_eq!(
-            error("number: -1\n"),
-            "/etc/x.yaml:1:9: invalid u32 (at `number: -1`)"
-        );
+        assert_eq!(error("number: -1\n"), "/etc/x.yaml:1:9: invalid u32 (at `number: -1`)");
         assert!(error("number: 1\nnumber: 2\n").contains(":2:1: duplicate mapping key `number`"));
         assert!(error("inner: [\n").starts_with("/etc/x.yaml:"));
         assert!(error("number: 1\n---\nnumber: 2\n").contains("only single YAML document"));
@@ -105,9 +86,6 @@ mod tests {
         assert!(matches!(read::<Sample>(&path), Err(ConfigError::TooLong { .. })));
         std::fs::write(&path, b"number: \xff").unwrap();
         assert!(matches!(read::<Sample>(&path), Err(ConfigError::Read { .. })));
-        assert!(matches!(
-            read::<Sample>(&dir.path().join("none")),
-            Err(ConfigError::Read { .. })
-        ));
+        assert!(matches!(read::<Sample>(&dir.path().join("none")), Err(ConfigError::Read { .. })));
     }
 }

@@ -48,16 +48,11 @@ pub fn parse(fetch: &mut Fetch<'_>, disk_bytes: u64, block: u32) -> Option<Table
     if !(512..=4096).contains(&block) || !block.is_power_of_two() {
         return None;
     }
-    let disk = Disk {
-        blocks: disk_bytes / u64::from(block),
-        block: u64::from(block),
-    };
+    let disk = Disk { blocks: disk_bytes / u64::from(block), block: u64::from(block) };
     let sector = fetch(0, 512)?;
     let records = mbr_records(&sector)?;
     if records.iter().any(|record| record.kind == 0xee) {
-        let table = disk
-            .gpt(fetch, 1)
-            .or_else(|| disk.gpt(fetch, disk.blocks.checked_sub(1)?));
+        let table = disk.gpt(fetch, 1).or_else(|| disk.gpt(fetch, disk.blocks.checked_sub(1)?));
         if table.is_some() {
             return table;
         }
@@ -79,21 +74,13 @@ impl Disk {
             return None;
         }
         let per_block = self.block / SECTOR_BYTES;
-        Some(Entry {
-            number,
-            first_sector: first * per_block,
-            sectors: blocks * per_block,
-            kind,
-            name,
-        })
+        Some(Entry { number, first_sector: first * per_block, sectors: blocks * per_block, kind, name })
     }
 
     /// The GPT whose header lies at `lba`, if it and its entries are whole.
     fn gpt(&self, fetch: &mut Fetch<'_>, lba: u64) -> Option<Table> {
         let header = fetch(lba.checked_mul(self.block)?, 512)?;
-        let length = usize::try_from(u32_at(&header, 12)?)
-            .ok()
-            .filter(|n| (92..=512).contains(n))?;
+        let length = usize::try_from(u32_at(&header, 12)?).ok().filter(|n| (92..=512).contains(n))?;
         if header.get(..8)? != b"EFI PART" || u64_at(&header, 24)? != lba {
             return None;
         }
@@ -108,10 +95,7 @@ impl Disk {
             return None;
         }
         let size = usize::try_from(size).ok()?;
-        let bytes = fetch(
-            first.checked_mul(self.block)?,
-            size * usize::try_from(count).ok()?,
-        )?;
+        let bytes = fetch(first.checked_mul(self.block)?, size * usize::try_from(count).ok()?)?;
         if crc32(&bytes) != u32_at(&header, 88)? {
             return None;
         }
@@ -119,37 +103,21 @@ impl Disk {
             .zip(bytes.chunks_exact(size))
             .filter_map(|(number, raw)| self.gpt_entry(number, raw))
             .collect();
-        Some(Table {
-            id: TableId::Gpt(guid(header.get(56..72)?)?),
-            entries,
-        })
+        Some(Table { id: TableId::Gpt(guid(header.get(56..72)?)?), entries })
     }
 
     fn gpt_entry(&self, number: u32, raw: &[u8]) -> Option<Entry> {
         let kind = raw.get(..16).filter(|kind| **kind != [0; 16]).and_then(guid)?;
         let (first, last) = (u64_at(raw, 32)?, u64_at(raw, 40)?);
-        let units: Vec<u16> = raw
-            .get(56..128)?
-            .as_chunks()
-            .0
-            .iter()
-            .map(|pair| u16::from_le_bytes(*pair))
-            .collect();
+        let units: Vec<u16> =
+            raw.get(56..128)?.as_chunks().0.iter().map(|pair| u16::from_le_bytes(*pair)).collect();
         let end = units.iter().position(|unit| *unit == 0).unwrap_or(units.len());
         let blocks = last.checked_sub(first)?.checked_add(1)?;
-        self.entry(
-            number,
-            first,
-            blocks,
-            kind,
-            String::from_utf16_lossy(&units[..end]),
-        )
+        self.entry(number, first, blocks, kind, String::from_utf16_lossy(&units[..end]))
     }
 
     fn mbr(&self, fetch: &mut Fetch<'_>, sector: &[u8], records: &[Record]) -> Table {
-        let signature = u32_at(sector, 440)
-            .filter(|id| *id != 0)
-            .map(|id| format!("{id:08x}"));
+        let signature = u32_at(sector, 440).filter(|id| *id != 0).map(|id| format!("{id:08x}"));
         let mut entries = Vec::new();
         for (number, record) in (1..).zip(records) {
             entries.extend(self.mbr_entry(number, 0, record));
@@ -157,10 +125,7 @@ impl Disk {
         if let Some(extended) = records.iter().find(|record| record.is_extended()) {
             self.logical(fetch, u64::from(extended.first), &mut entries);
         }
-        Table {
-            id: TableId::Mbr(signature),
-            entries,
-        }
+        Table { id: TableId::Mbr(signature), entries }
     }
 
     fn mbr_entry(&self, number: u32, base: u64, record: &Record) -> Option<Entry> {
@@ -223,11 +188,7 @@ fn mbr_records(sector: &[u8]) -> Option<Vec<Record>> {
     }
     raw.iter()
         .map(|record| {
-            Some(Record {
-                kind: record[4],
-                first: u32_at(record, 8)?,
-                blocks: u32_at(record, 12)?,
-            })
+            Some(Record { kind: record[4], first: u32_at(record, 8)?, blocks: u32_at(record, 12)? })
         })
         .collect()
 }
@@ -281,17 +242,11 @@ mod tests {
     use proptest::prelude::*;
 
     const DISK: usize = 8 << 20;
-    const LINUX: [u8; 16] = [
-        0xaf, 0x3d, 0xc6, 0x0f, 0x83, 0x84, 0x72, 0x47, 0x8e, 0x79, 0x3d, 0x69, 0xd8, 0x47, 0x7d, 0xe4,
-    ];
+    const LINUX: [u8; 16] =
+        [0xaf, 0x3d, 0xc6, 0x0f, 0x83, 0x84, 0x72, 0x47, 0x8e, 0x79, 0x3d, 0x69, 0xd8, 0x47, 0x7d, 0xe4];
 
     fn read(image: &[u8]) -> impl FnMut(u64, usize) -> Option<Vec<u8>> {
-        |at, length| {
-            image
-                .get(usize::try_from(at).ok()?..)?
-                .get(..length)
-                .map(<[u8]>::to_vec)
-        }
+        |at, length| image.get(usize::try_from(at).ok()?..)?.get(..length).map(<[u8]>::to_vec)
     }
 
     fn parsed(image: &[u8], block: u32) -> Option<Table> {
@@ -311,9 +266,8 @@ mod tests {
         let mut image = vec![0; DISK];
         record(&mut image, 0, 0, 0xee, 1, u32::MAX);
         let mut entries = vec![0; 128 * 128];
-        for (index, (first, last, name)) in [(64u64, 127u64, "boot"), (128, 1023, "data ü")]
-            .iter()
-            .enumerate()
+        for (index, (first, last, name)) in
+            [(64u64, 127u64, "boot"), (128, 1023, "data ü")].iter().enumerate()
         {
             let entry = &mut entries[index * 2 * 128..][..128];
             entry[..16].copy_from_slice(&LINUX);
@@ -355,10 +309,7 @@ mod tests {
     fn a_gpt_is_read_with_small_and_large_blocks() {
         for block in [512, 4096] {
             let table = parsed(&gpt(block), block as u32).unwrap();
-            assert_eq!(
-                table.id,
-                TableId::Gpt("04030201-0605-0807-090a-0b0c0d0e0f10".to_owned())
-            );
+            assert_eq!(table.id, TableId::Gpt("04030201-0605-0807-090a-0b0c0d0e0f10".to_owned()));
             let per_block = block as u64 / 512;
             let found: Vec<_> = table
                 .entries
@@ -400,13 +351,7 @@ mod tests {
                 .entries
                 .iter()
                 .map(|e| {
-                    format!(
-                        "{} {} {} {}",
-                        e.number,
-                        e.first_sector,
-                        e.sectors,
-                        e.kind.replace("0x0", "0x")
-                    )
+                    format!("{} {} {} {}", e.number, e.first_sector, e.sectors, e.kind.replace("0x0", "0x"))
                 })
                 .collect();
             assert_eq!(told.lines().collect::<Vec<_>>(), ours);
@@ -441,19 +386,11 @@ mod tests {
         record(&mut image, 4500, 0, 0x82, 63, 90);
         let table = parsed(&image, 512).unwrap();
         assert_eq!(table.id, TableId::Mbr(Some("deadbeef".to_owned())));
-        let found: Vec<_> = table
-            .entries
-            .iter()
-            .map(|e| (e.number, e.first_sector, e.sectors, e.kind.as_str()))
-            .collect();
+        let found: Vec<_> =
+            table.entries.iter().map(|e| (e.number, e.first_sector, e.sectors, e.kind.as_str())).collect();
         assert_eq!(
             found,
-            [
-                (1, 2048, 1000, "0x83"),
-                (2, 4000, 4000, "0x05"),
-                (5, 4063, 100, "0x83"),
-                (6, 4563, 90, "0x82")
-            ]
+            [(1, 2048, 1000, "0x83"), (2, 4000, 4000, "0x05"), (5, 4063, 100, "0x83"), (6, 4563, 90, "0x82")]
         );
     }
 

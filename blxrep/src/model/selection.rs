@@ -46,11 +46,7 @@ impl Candidate {
     #[must_use]
     pub fn judge(disk: HostDisk, facts: &Facts) -> Self {
         let (left_out, problem) = (left_out(&disk, facts), problem(&disk, facts));
-        Self {
-            disk,
-            left_out,
-            problem,
-        }
+        Self { disk, left_out, problem }
     }
 }
 
@@ -59,18 +55,12 @@ impl Candidate {
 #[must_use]
 pub fn select(candidates: &[Candidate], named: &[(u32, u32)]) -> Vec<Candidate> {
     let is_named = |c: &Candidate| named.contains(&(c.disk.major, c.disk.minor));
-    let rivals: Vec<&Candidate> = candidates
-        .iter()
-        .filter(|c| c.left_out.is_none() || is_named(c))
-        .collect();
+    let rivals: Vec<&Candidate> = candidates.iter().filter(|c| c.left_out.is_none() || is_named(c)).collect();
     let chosen = rivals.iter().filter(|c| named.is_empty() || is_named(c));
     chosen
         .map(|candidate| {
             let problem = candidate.problem.clone().or_else(|| double(candidate, &rivals));
-            Candidate {
-                problem,
-                ..(*candidate).clone()
-            }
+            Candidate { problem, ..(*candidate).clone() }
         })
         .collect()
 }
@@ -81,10 +71,7 @@ fn left_out(disk: &HostDisk, facts: &Facts) -> Option<String> {
         return Some(format!("{} {why}; name it to protect it", disk.device));
     }
     if let Some(multipath) = &facts.multipath {
-        return Some(format!(
-            "{} is one path of {multipath}; name that to protect it",
-            disk.device
-        ));
+        return Some(format!("{} is one path of {multipath}; name that to protect it", disk.device));
     }
     if !OFFERED.iter().any(|prefix| name.starts_with(prefix))
         || name.contains("boot")
@@ -95,8 +82,7 @@ fn left_out(disk: &HostDisk, facts: &Facts) -> Option<String> {
     if facts.removable {
         return Some(format!("{} is removable; name it to protect it", disk.device));
     }
-    disk.read_only
-        .then(|| format!("{} is read-only; name it to protect it", disk.device))
+    disk.read_only.then(|| format!("{} is read-only; name it to protect it", disk.device))
 }
 
 fn problem(disk: &HostDisk, facts: &Facts) -> Option<String> {
@@ -110,9 +96,7 @@ fn problem(disk: &HostDisk, facts: &Facts) -> Option<String> {
         return Some(format!("{device} is a zoned disk, which cannot be protected yet"));
     }
     if facts.dax {
-        return Some(format!(
-            "{device} is mounted with DAX, which hides writes: mount it with dax=never"
-        ));
+        return Some(format!("{device} is mounted with DAX, which hides writes: mount it with dax=never"));
     }
     disk.identity.is_none().then(|| {
         format!(
@@ -165,119 +149,45 @@ mod tests {
         for name in ["sda", "nvme0n1", "vda", "xvdb", "mmcblk0", "dasda"] {
             assert_eq!(judged(name, 0, Some("x")).left_out, None, "{name}");
         }
-        for name in [
-            "loop0",
-            "zram0",
-            "nbd0",
-            "dm-0",
-            "md127",
-            "mmcblk0boot0",
-            "pmem0",
-            "fd0",
-            "sr0",
-        ] {
-            assert!(
-                judged(name, 0, Some("x"))
-                    .left_out
-                    .unwrap()
-                    .contains("name it to protect it"),
-                "{name}"
-            );
+        for name in ["loop0", "zram0", "nbd0", "dm-0", "md127", "mmcblk0boot0", "pmem0", "fd0", "sr0"] {
+            assert!(judged(name, 0, Some("x")).left_out.unwrap().contains("name it to protect it"), "{name}");
         }
-        let removable = Facts {
-            removable: true,
-            ..Facts::default()
-        };
-        assert!(
-            Candidate::judge(disk("sdb", 0, None), &removable)
-                .left_out
-                .is_some()
-        );
-        let path = Facts {
-            multipath: Some("/dev/dm-3".to_owned()),
-            ..Facts::default()
-        };
+        let removable = Facts { removable: true, ..Facts::default() };
+        assert!(Candidate::judge(disk("sdb", 0, None), &removable).left_out.is_some());
+        let path = Facts { multipath: Some("/dev/dm-3".to_owned()), ..Facts::default() };
         let path = Candidate::judge(disk("sdb", 0, None), &path).left_out.unwrap();
         assert_eq!(path, "/dev/sdb is one path of /dev/dm-3; name that to protect it");
     }
 
     #[test]
     fn what_cannot_be_protected_says_so() {
-        assert!(
-            judged("sda", 0, None)
-                .problem
-                .unwrap()
-                .contains("disks: [{device: /dev/sda, name: NAME}]")
-        );
-        let closed = Facts {
-            unreadable: Some("not permitted".to_owned()),
-            ..Facts::default()
-        };
-        let closed = Candidate::judge(disk("sda", 0, Some("x")), &closed)
-            .problem
-            .unwrap();
-        assert!(
-            closed.starts_with("/dev/sda cannot be opened: not permitted"),
-            "{closed}"
-        );
-        let zoned = Facts {
-            zoned: true,
-            ..Facts::default()
-        };
-        assert!(
-            Candidate::judge(disk("sda", 0, Some("x")), &zoned)
-                .problem
-                .unwrap()
-                .contains("zoned")
-        );
-        let dax = Facts {
-            dax: true,
-            ..Facts::default()
-        };
-        assert!(
-            Candidate::judge(disk("sda", 0, Some("x")), &dax)
-                .problem
-                .unwrap()
-                .contains("DAX")
-        );
+        assert!(judged("sda", 0, None).problem.unwrap().contains("disks: [{device: /dev/sda, name: NAME}]"));
+        let closed = Facts { unreadable: Some("not permitted".to_owned()), ..Facts::default() };
+        let closed = Candidate::judge(disk("sda", 0, Some("x")), &closed).problem.unwrap();
+        assert!(closed.starts_with("/dev/sda cannot be opened: not permitted"), "{closed}");
+        let zoned = Facts { zoned: true, ..Facts::default() };
+        assert!(Candidate::judge(disk("sda", 0, Some("x")), &zoned).problem.unwrap().contains("zoned"));
+        let dax = Facts { dax: true, ..Facts::default() };
+        assert!(Candidate::judge(disk("sda", 0, Some("x")), &dax).problem.unwrap().contains("DAX"));
     }
 
     #[test]
     fn naming_chooses_exactly_those() {
-        let all = [
-            judged("sda", 0, Some("a")),
-            judged("sdb", 16, Some("b")),
-            judged("loop1", 3, Some("c")),
-        ];
+        let all = [judged("sda", 0, Some("a")), judged("sdb", 16, Some("b")), judged("loop1", 3, Some("c"))];
         let devices = |chosen: Vec<Candidate>| chosen.into_iter().map(|c| c.disk.device).collect::<Vec<_>>();
         assert_eq!(devices(select(&all, &[])), ["/dev/sda", "/dev/sdb"]);
-        assert_eq!(
-            devices(select(&all, &[(8, 3), (8, 16)])),
-            ["/dev/sdb", "/dev/loop1"]
-        );
+        assert_eq!(devices(select(&all, &[(8, 3), (8, 16)])), ["/dev/sdb", "/dev/loop1"]);
     }
 
     #[test]
     fn two_disks_with_one_identity_are_both_a_problem() {
-        let all = [
-            judged("sda", 0, Some("a")),
-            judged("sdb", 16, Some("a")),
-            judged("sdc", 32, Some("c")),
-        ];
+        let all = [judged("sda", 0, Some("a")), judged("sdb", 16, Some("a")), judged("sdc", 32, Some("c"))];
         let chosen = select(&all, &[]);
         assert!(
-            chosen[0]
-                .problem
-                .as_ref()
-                .unwrap()
-                .starts_with("/dev/sda and /dev/sdb have the same identity")
+            chosen[0].problem.as_ref().unwrap().starts_with("/dev/sda and /dev/sdb have the same identity")
         );
         assert!(
-            chosen[1]
-                .problem
-                .as_ref()
-                .unwrap()
-                .starts_with("/dev/sdb and /dev/sda have the same identity")
+            chosen[1].problem.as_ref().unwrap().starts_with("/dev/sdb and /dev/sda have the same identity")
         );
         assert_eq!(chosen[2].problem, None);
         // Also when only one of them is named: after a reboot nobody could tell which.
@@ -288,10 +198,6 @@ mod tests {
     fn an_attached_copy_does_not_stop_the_protection_of_its_original() {
         let all = [judged("sda", 0, Some("a")), judged("loop0", 3, Some("a"))];
         assert_eq!(select(&all, &[])[0].problem, None);
-        assert!(
-            select(&all, &[(8, 0), (8, 3)])
-                .iter()
-                .all(|c| c.problem.is_some())
-        );
+        assert!(select(&all, &[(8, 0), (8, 3)]).iter().all(|c| c.problem.is_some()));
     }
 }

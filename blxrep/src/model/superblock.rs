@@ -29,20 +29,13 @@ pub fn detect(fetch: &mut Fetch<'_>, bytes: u64) -> Option<Superblock> {
 }
 
 fn found(kind: &'static str, uuid: String, label: &[u8]) -> Option<Superblock> {
-    Some(Superblock {
-        kind,
-        uuid,
-        label: text(label),
-    })
+    Some(Superblock { kind, uuid, label: text(label) })
 }
 
 /// Bytes up to the first NUL as text, without surrounding blanks or anything that would upset a terminal.
 fn text(bytes: &[u8]) -> String {
     let end = bytes.iter().position(|b| *b == 0).unwrap_or(bytes.len());
-    let clean: String = String::from_utf8_lossy(&bytes[..end])
-        .chars()
-        .filter(|c| !c.is_control())
-        .collect();
+    let clean: String = String::from_utf8_lossy(&bytes[..end]).chars().filter(|c| !c.is_control()).collect();
     clean.trim().to_owned()
 }
 
@@ -84,12 +77,10 @@ fn btrfs(fetch: &mut Fetch<'_>) -> Option<Superblock> {
 
 /// The signature ends the first page, and pages are of several sizes.
 fn swap(fetch: &mut Fetch<'_>, head: &[u8]) -> Option<Superblock> {
-    let signed = [4 << 10, 8 << 10, 16 << 10, 64 << 10]
-        .into_iter()
-        .any(|page: u64| {
-            let end = fetch(page - 512, 512);
-            end.is_some_and(|bytes| matches!(bytes.last_chunk(), Some(b"SWAPSPACE2" | b"SWAP-SPACE")))
-        });
+    let signed = [4 << 10, 8 << 10, 16 << 10, 64 << 10].into_iter().any(|page: u64| {
+        let end = fetch(page - 512, 512);
+        end.is_some_and(|bytes| matches!(bytes.last_chunk(), Some(b"SWAPSPACE2" | b"SWAP-SPACE")))
+    });
     if !signed {
         return None;
     }
@@ -105,27 +96,16 @@ fn lvm(head: &[u8]) -> Option<Superblock> {
     let raw = text(head.get(header..header.checked_add(32)?)?);
     // LVM's own grouping of its 32 characters.
     let ends = [6, 10, 14, 18, 22, 26, 32];
-    let groups: Option<Vec<&str>> = ends
-        .iter()
-        .zip([0].iter().chain(&ends))
-        .map(|(end, start)| raw.get(*start..*end))
-        .collect();
-    found(
-        "LVM2_member",
-        groups.map(|groups| groups.join("-")).unwrap_or_default(),
-        &[],
-    )
+    let groups: Option<Vec<&str>> =
+        ends.iter().zip([0].iter().chain(&ends)).map(|(end, start)| raw.get(*start..*end)).collect();
+    found("LVM2_member", groups.map(|groups| groups.join("-")).unwrap_or_default(), &[])
 }
 
 fn luks(head: &[u8]) -> Option<Superblock> {
     if head.get(..6)? != b"LUKS\xba\xbe" {
         return None;
     }
-    let label = if head.get(6..8)? == [0, 2] {
-        head.get(24..72)?
-    } else {
-        &[]
-    };
+    let label = if head.get(6..8)? == [0, 2] { head.get(24..72)? } else { &[] };
     found("crypto_LUKS", text(head.get(168..208)?), label)
 }
 
@@ -139,16 +119,14 @@ fn md(fetch: &mut Fetch<'_>, head: &[u8], bytes: u64) -> Option<Superblock> {
     // 1.1 at the start, 1.2 after 4 KiB, 1.0 at least 8 KiB before the end, on a multiple of 4 KiB.
     let near_end = (bytes / 512).checked_sub(16).map(|sector| (sector & !7) * 512);
     let at_end = near_end.and_then(|at| fetch(at, 512));
-    [Some(head), head.get(4096..), at_end.as_deref()]
-        .into_iter()
-        .flatten()
-        .find_map(version_1)
-        .or_else(|| {
+    [Some(head), head.get(4096..), at_end.as_deref()].into_iter().flatten().find_map(version_1).or_else(
+        || {
             // 0.90 in the last whole 64 KiB, with its id in two pieces.
             let sb = fetch((bytes & !0xffff).checked_sub(0x1_0000)?, 512)?;
             let matches = sb.get(..4)? == MAGIC && u32_at(&sb, 4)? == 0;
             matches.then(|| found(KIND, uuid(&[sb.get(20..24)?, sb.get(52..64)?].concat()), &[]))?
-        })
+        },
+    )
 }
 
 fn vfat(head: &[u8]) -> Option<Superblock> {
@@ -161,10 +139,7 @@ fn vfat(head: &[u8]) -> Option<Superblock> {
         _ => return None,
     };
     let id = u32_at(head, serial)?;
-    let label = head
-        .get(label..label + 11)
-        .filter(|label| *label != b"NO NAME    ")
-        .unwrap_or_default();
+    let label = head.get(label..label + 11).filter(|label| *label != b"NO NAME    ").unwrap_or_default();
     found("vfat", format!("{:04X}-{:04X}", id >> 16, id & 0xffff), label)
 }
 
@@ -193,12 +168,8 @@ mod tests {
         image
     }
 
-    const STARTS: &[&[u8]] = &[
-        b"XFSB",
-        b"LUKS\xba\xbe\0\x02",
-        b"LABELONE",
-        &[0xfc, 0x4e, 0x2b, 0xa9, 1, 0, 0, 0],
-    ];
+    const STARTS: &[&[u8]] =
+        &[b"XFSB", b"LUKS\xba\xbe\0\x02", b"LABELONE", &[0xfc, 0x4e, 0x2b, 0xa9, 1, 0, 0, 0]];
 
     // The filesystems that can be made without privileges are compared with blkid in `tests/host.rs`.
 
@@ -210,27 +181,15 @@ mod tests {
         for at in [0, 4096, (1 << 20) - 8192] {
             let image = with(
                 1 << 20,
-                &[
-                    (1080, &ext),
-                    (at, &magic),
-                    (at + 4, &[1]),
-                    (at + 16, &id),
-                    (at + 32, b"host:0"),
-                ],
+                &[(1080, &ext), (at, &magic), (at + 4, &[1]), (at + 16, &id), (at + 32, b"host:0")],
             );
             let member = found_in(&image).unwrap();
-            assert_eq!(
-                (member.kind, member.label.as_str()),
-                ("linux_raid_member", "host:0")
-            );
+            assert_eq!((member.kind, member.label.as_str()), ("linux_raid_member", "host:0"));
             assert_eq!(member.uuid, "01020304-0506-0708-090a-0b0c0d0e0f10");
         }
         let at = (1 << 20) - 65536;
         let image = with(1 << 20, &[(at, &magic), (at + 20, &id[..4]), (at + 52, &id[4..])]);
-        assert_eq!(
-            found_in(&image).unwrap().uuid,
-            "01020304-0506-0708-090a-0b0c0d0e0f10"
-        );
+        assert_eq!(found_in(&image).unwrap().uuid, "01020304-0506-0708-090a-0b0c0d0e0f10");
     }
 
     #[test]
@@ -238,22 +197,14 @@ mod tests {
         let uuid = b"abcdefGHIJklmnOPQRstuvWXYZ012345";
         let image = with(
             1 << 20,
-            &[
-                (512, b"LABELONE"),
-                (512 + 20, &[32]),
-                (512 + 24, b"LVM2 001"),
-                (512 + 32, uuid),
-            ],
+            &[(512, b"LABELONE"), (512 + 20, &[32]), (512 + 24, b"LVM2 001"), (512 + 32, uuid)],
         );
         let member = found_in(&image).unwrap();
         assert_eq!(
             (member.kind, member.uuid.as_str()),
             ("LVM2_member", "abcdef-GHIJ-klmn-OPQR-stuv-WXYZ-012345")
         );
-        let image = with(
-            1 << 20,
-            &[(0, b"LUKS\xba\xbe\0\x02"), (24, b"vault"), (168, b"1234-abcd")],
-        );
+        let image = with(1 << 20, &[(0, b"LUKS\xba\xbe\0\x02"), (24, b"vault"), (168, b"1234-abcd")]);
         let luks = found_in(&image).unwrap();
         assert_eq!(
             (luks.kind, luks.uuid.as_str(), luks.label.as_str()),
@@ -265,19 +216,10 @@ mod tests {
     fn fat_is_known_and_its_missing_label_is_none() {
         let end: &[u8] = &[0x55, 0xaa];
         let serial = 0xabcd_1234u32.to_le_bytes();
-        let fat32 = with(
-            65536,
-            &[(510, end), (82, b"FAT32   "), (67, &serial), (71, b"NO NAME    ")],
-        );
+        let fat32 = with(65536, &[(510, end), (82, b"FAT32   "), (67, &serial), (71, b"NO NAME    ")]);
         let found = found_in(&fat32).unwrap();
-        assert_eq!(
-            (found.kind, found.uuid.as_str(), found.label.as_str()),
-            ("vfat", "ABCD-1234", "")
-        );
-        let fat16 = with(
-            65536,
-            &[(510, end), (54, b"FAT16   "), (39, &serial), (43, b"EFI        ")],
-        );
+        assert_eq!((found.kind, found.uuid.as_str(), found.label.as_str()), ("vfat", "ABCD-1234", ""));
+        let fat16 = with(65536, &[(510, end), (54, b"FAT16   "), (39, &serial), (43, b"EFI        ")]);
         assert_eq!(found_in(&fat16).unwrap().label, "EFI");
     }
 

@@ -188,11 +188,7 @@ impl Accepted {
     /// Whether a disk of the client's lies under the data directory: same boot of the same kernel, same number.
     #[must_use]
     pub fn keeps(&self, boot_id: [u8; 16], major: u32, minor: u32) -> bool {
-        self.boot_id == boot_id
-            && self
-                .kept
-                .iter()
-                .any(|disk| (disk.major, disk.minor) == (major, minor))
+        self.boot_id == boot_id && self.kept.iter().any(|disk| (disk.major, disk.minor) == (major, minor))
     }
 }
 

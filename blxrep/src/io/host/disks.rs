@@ -31,9 +31,8 @@ pub(super) fn candidates<'a>(options: &'a HostOptions) -> Result<Vec<Candidate>,
     };
     let names = options.names.iter().filter_map(named).collect();
     let block = Path::new("/sys/block");
-    let listed = sysfs::names(block)
-        .into_iter()
-        .filter(|name| !UNTOUCHED.iter().any(|u| name.starts_with(u)));
+    let listed =
+        sysfs::names(block).into_iter().filter(|name| !UNTOUCHED.iter().any(|u| name.starts_with(u)));
     Ok(listed
         .filter_map(|name| candidate(&block.join(&name), &name, &names, &uses, &mounts))
         .take(MAX_DISKS)
@@ -47,9 +46,7 @@ fn candidate(
     uses: &Uses,
     mounts: &Mounts,
 ) -> Option<Candidate> {
-    let bytes = sysfs::number::<u64>(dir, "size")?
-        .checked_mul(SECTOR_BYTES)
-        .filter(|bytes| *bytes > 0)?;
+    let bytes = sysfs::number::<u64>(dir, "size")?.checked_mul(SECTOR_BYTES).filter(|bytes| *bytes > 0)?;
     let number = sysfs::device_number(dir)?;
     if sysfs::flag(dir, "hidden") {
         return None;
@@ -58,9 +55,8 @@ fn candidate(
     let opened = Probe::open(Path::new(&sysfs::node(name)), bytes);
     let unreadable = opened.as_ref().err().map(ToString::to_string);
     let probe = opened.ok();
-    let table = probe
-        .as_ref()
-        .and_then(|p| partition_table::parse(&mut |at, len| p.read(at, len), bytes, block));
+    let table =
+        probe.as_ref().and_then(|p| partition_table::parse(&mut |at, len| p.read(at, len), bytes, block));
     let partitions = partitions(dir, name, table.as_ref(), probe.as_ref(), uses);
     let disk = HostDisk {
         device: sysfs::node(name),
@@ -71,11 +67,7 @@ fn candidate(
         model: model(dir),
         rotational: sysfs::flag(dir, "queue/rotational"),
         read_only: sysfs::flag(dir, "ro"),
-        identity: identity::of(
-            dir,
-            table.as_ref().map(|table| &table.id),
-            names.get(&number).copied(),
-        ),
+        identity: identity::of(dir, table.as_ref().map(|table| &table.id), names.get(&number).copied()),
         diskseq: sysfs::number(dir, "diskseq"),
         filesystem: match &table {
             Some(_) => None,
@@ -83,17 +75,12 @@ fn candidate(
         },
         partitions,
     };
-    let facts = Facts {
-        unreadable,
-        ..facts(dir, name, number, mounts)
-    };
+    let facts = Facts { unreadable, ..facts(dir, name, number, mounts) };
     Some(Candidate::judge(disk, &facts))
 }
 
 fn model(dir: &Path) -> String {
-    let parts = ["device/vendor", "device/model"]
-        .iter()
-        .filter_map(|name| sysfs::text(dir, name));
+    let parts = ["device/vendor", "device/model"].iter().filter_map(|name| sysfs::text(dir, name));
     // A virtio device's vendor is a bare number.
     let words: Vec<String> = parts.filter(|part| !part.starts_with("0x")).collect();
     words.join(" ")
@@ -101,11 +88,7 @@ fn model(dir: &Path) -> String {
 
 fn facts(dir: &Path, name: &str, number: (u32, u32), mounts: &Mounts) -> Facts {
     let mut own = vec![number];
-    own.extend(
-        kernel_partitions(dir, name)
-            .iter()
-            .filter_map(|(_, part)| sysfs::device_number(part)),
-    );
+    own.extend(kernel_partitions(dir, name).iter().filter_map(|(_, part)| sysfs::device_number(part)));
     let multipath = sysfs::names(&dir.join("holders")).into_iter().find(|holder| {
         let uuid = sysfs::text(&Path::new("/sys/block").join(holder), "dm/uuid");
         uuid.is_some_and(|uuid| uuid.starts_with("mpath-"))
@@ -113,10 +96,7 @@ fn facts(dir: &Path, name: &str, number: (u32, u32), mounts: &Mounts) -> Facts {
     Facts {
         removable: sysfs::flag(dir, "removable"),
         zoned: sysfs::text(dir, "queue/zoned").is_some_and(|model| model != "none"),
-        dax: mounts
-            .all
-            .iter()
-            .any(|m| m.has_dax() && m.device().is_some_and(|device| own.contains(&device))),
+        dax: mounts.all.iter().any(|m| m.has_dax() && m.device().is_some_and(|device| own.contains(&device))),
         multipath: multipath.map(|holder| sysfs::node(&holder)),
         unreadable: None,
     }
@@ -124,9 +104,7 @@ fn facts(dir: &Path, name: &str, number: (u32, u32), mounts: &Mounts) -> Facts {
 
 /// The partitions that the kernel knows, by number.
 fn kernel_partitions(dir: &Path, name: &str) -> Vec<(u32, PathBuf)> {
-    let inside = sysfs::names(dir)
-        .into_iter()
-        .filter(|entry| entry.starts_with(name));
+    let inside = sysfs::names(dir).into_iter().filter(|entry| entry.starts_with(name));
     let mut found: Vec<_> = inside
         .filter_map(|entry| {
             let part = dir.join(entry);

@@ -21,35 +21,29 @@ pub(super) fn of(block: &Path, table: Option<&TableId>, name: Option<&str>) -> O
         return Some(DiskIdentity::Serial(serial));
     }
     match table? {
-        TableId::Gpt(guid) => guid
-            .chars()
-            .any(|c| !matches!(c, '0' | '-'))
-            .then(|| DiskIdentity::Gpt(guid.clone())),
+        TableId::Gpt(guid) => {
+            guid.chars().any(|c| !matches!(c, '0' | '-')).then(|| DiskIdentity::Gpt(guid.clone()))
+        }
         TableId::Mbr(signature) => signature.clone().map(DiskIdentity::Mbr),
     }
 }
 
 /// NVMe has it at the disk, SCSI at the device.
 fn wwn(block: &Path) -> Option<String> {
-    ["wwid", "device/wwid"]
-        .iter()
-        .find_map(|name| clean(&sysfs::bytes(block, name)?))
+    ["wwid", "device/wwid"].iter().find_map(|name| clean(&sysfs::bytes(block, name)?))
 }
 
 fn serial(block: &Path) -> Option<String> {
     // dm and md: the id that their own metadata carries.
-    let own = ["dm/uuid", "md/uuid", "serial"]
-        .iter()
-        .find_map(|name| clean(&sysfs::bytes(block, name)?));
-    own.or_else(|| clean(page_80(&sysfs::bytes(block, "device/vpd_pg80")?)?))
-        .or_else(|| {
-            let serial = clean(&sysfs::bytes(block, "device/serial")?)?;
-            // An NVMe controller's serial is shared by its namespaces.
-            Some(match sysfs::number::<u32>(block, "nsid") {
-                Some(namespace) => format!("{serial}-ns{namespace}"),
-                None => serial,
-            })
+    let own = ["dm/uuid", "md/uuid", "serial"].iter().find_map(|name| clean(&sysfs::bytes(block, name)?));
+    own.or_else(|| clean(page_80(&sysfs::bytes(block, "device/vpd_pg80")?)?)).or_else(|| {
+        let serial = clean(&sysfs::bytes(block, "device/serial")?)?;
+        // An NVMe controller's serial is shared by its namespaces.
+        Some(match sysfs::number::<u32>(block, "nsid") {
+            Some(namespace) => format!("{serial}-ns{namespace}"),
+            None => serial,
         })
+    })
 }
 
 /// The serial number in SCSI's vital product data, page 80h: a header of four bytes, the last two a length.
@@ -62,9 +56,7 @@ fn page_80(page: &[u8]) -> Option<&[u8]> {
 /// An identity as printable ASCII: blanks and the rest become `_`, as udev has it. `None` if it says nothing, as
 /// the all-zero serials of cheap USB bridges do.
 fn clean(raw: &[u8]) -> Option<String> {
-    let words = raw
-        .split(|byte| !byte.is_ascii_graphic())
-        .filter(|word| !word.is_empty());
+    let words = raw.split(|byte| !byte.is_ascii_graphic()).filter(|word| !word.is_empty());
     let joined = words.map(String::from_utf8_lossy).collect::<Vec<_>>().join("_");
     let says = joined.chars().any(|c| c.is_alphanumeric() && c != '0');
     says.then(|| joined.chars().take(MAX_IDENTITY).collect())
@@ -92,16 +84,10 @@ mod tests {
 
     #[test]
     fn the_first_that_exists_is_taken() {
-        let nvme: &[(&str, &[u8])] = &[
-            ("wwid", b"eui.0025385b21404e1c\n"),
-            ("device/serial", b"S4EVNX0N\n"),
-        ];
+        let nvme: &[(&str, &[u8])] = &[("wwid", b"eui.0025385b21404e1c\n"), ("device/serial", b"S4EVNX0N\n")];
         assert_eq!(identity(nvme).unwrap(), "wwn:eui.0025385b21404e1c");
         let scsi: &[(&str, &[u8])] = &[
-            (
-                "device/wwid",
-                b"t10.ATA     QEMU HARDDISK                 QM00001 \n",
-            ),
+            ("device/wwid", b"t10.ATA     QEMU HARDDISK                 QM00001 \n"),
             ("device/vpd_pg80", b"\0\x80\0\x04ABCD"),
         ];
         assert_eq!(identity(scsi).unwrap(), "wwn:t10.ATA_QEMU_HARDDISK_QM00001");
@@ -119,35 +105,19 @@ mod tests {
 
     #[test]
     fn what_says_nothing_is_no_identity() {
-        assert_eq!(
-            identity(&[("serial", b"000000000000\n")]).unwrap(),
-            "gpt:04030201-0605"
-        );
+        assert_eq!(identity(&[("serial", b"000000000000\n")]).unwrap(), "gpt:04030201-0605");
         let empty = block(&[]);
         assert_eq!(of(empty.path(), Some(&TableId::Mbr(None)), None), None);
-        assert_eq!(
-            of(
-                empty.path(),
-                Some(&TableId::Gpt("00000000-0000".to_owned())),
-                None
-            ),
-            None
-        );
+        assert_eq!(of(empty.path(), Some(&TableId::Gpt("00000000-0000".to_owned())), None), None);
         assert_eq!(of(empty.path(), None, None), None);
         let mbr = TableId::Mbr(Some("deadbeef".to_owned()));
-        assert_eq!(
-            of(empty.path(), Some(&mbr), None),
-            Some(DiskIdentity::Mbr("deadbeef".to_owned()))
-        );
+        assert_eq!(of(empty.path(), Some(&mbr), None), Some(DiskIdentity::Mbr("deadbeef".to_owned())));
     }
 
     #[test]
     fn a_name_from_the_configuration_goes_first() {
         let dir = block(&[("serial", b"abc")]);
-        assert_eq!(
-            of(dir.path(), None, Some("data")),
-            Some(DiskIdentity::Named("data".to_owned()))
-        );
+        assert_eq!(of(dir.path(), None, Some("data")), Some(DiskIdentity::Named("data".to_owned())));
     }
 
     #[test]

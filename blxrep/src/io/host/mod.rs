@@ -55,12 +55,6 @@ pub struct Inventory {
 pub fn inventory(options: &HostOptions) -> Result<Inventory, HostError> {
     let candidates = disks::candidates(options)?;
     let mut footprint = system::describe()?;
-    footprint.disks = candidates
-        .iter()
-        .map(|candidate| candidate.disk.clone())
-        .collect();
-    Ok(Inventory {
-        footprint,
-        candidates,
-    })
+    footprint.disks = candidates.iter().map(|candidate| candidate.disk.clone()).collect();
+    Ok(Inventory { footprint, candidates })
 }

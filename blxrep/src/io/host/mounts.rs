@@ -39,19 +39,11 @@ pub(super) struct Mounts {
 
 impl Mounts {
     pub(super) fn read() -> Result<Self, HostError> {
-        let all = sysfs::proc_file("/proc/self/mountinfo")?
-            .lines()
-            .filter_map(parse)
-            .collect();
+        let all = sysfs::proc_file("/proc/self/mountinfo")?.lines().filter_map(parse).collect();
         let swaps = sysfs::proc_file("/proc/swaps").unwrap_or_default();
-        let swaps = swaps
-            .lines()
-            .skip(1)
-            .filter_map(|line| block_number(&unescape(line.split_whitespace().next()?)));
-        Ok(Self {
-            all,
-            swaps: swaps.collect(),
-        })
+        let swaps =
+            swaps.lines().skip(1).filter_map(|line| block_number(&unescape(line.split_whitespace().next()?)));
+        Ok(Self { all, swaps: swaps.collect() })
     }
 
     /// What each block device in use is used for.
@@ -66,20 +58,14 @@ impl Mounts {
                 used.points.push(point);
             }
         }
-        let swap = || Use {
-            kind: "swap".to_owned(),
-            points: vec!["[SWAP]".to_owned()],
-        };
+        let swap = || Use { kind: "swap".to_owned(), points: vec!["[SWAP]".to_owned()] };
         uses.extend(self.swaps.iter().map(|number| (*number, swap())));
         uses
     }
 
     /// The mount that a path lies in: the longest mount point above it, and of several the one on top.
     pub(super) fn holding(&self, path: &Path) -> Option<&Mount> {
-        let above = self
-            .all
-            .iter()
-            .filter(|mount| path.starts_with(&mount.mount_point));
+        let above = self.all.iter().filter(|mount| path.starts_with(&mount.mount_point));
         above.max_by_key(|mount| mount.mount_point.as_os_str().len())
     }
 }
@@ -88,17 +74,11 @@ impl Mount {
     /// The block device below. Filesystems that span devices (btrfs) have a number of their own and name one of
     /// their devices as the source.
     pub(super) fn device(&self) -> Option<(u32, u32)> {
-        if self.number.0 != 0 {
-            Some(self.number)
-        } else {
-            block_number(&self.source)
-        }
+        if self.number.0 != 0 { Some(self.number) } else { block_number(&self.source) }
     }
 
     pub(super) fn has_dax(&self) -> bool {
-        self.options
-            .iter()
-            .any(|option| matches!(option.as_str(), "dax" | "dax=always"))
+        self.options.iter().any(|option| matches!(option.as_str(), "dax" | "dax=always"))
     }
 }
 
@@ -109,19 +89,9 @@ fn parse(line: &str) -> Option<Mount> {
     let (point, options) = (mount.nth(1)?, mount.next()?);
     let mut filesystem = filesystem.split(' ');
     let (kind, source) = (filesystem.next()?.to_owned(), unescape(filesystem.next()?));
-    let all = options
-        .split(',')
-        .chain(filesystem.next().unwrap_or_default().split(','));
-    let options = all
-        .map(|option| unescape(option).to_string_lossy().into_owned())
-        .collect();
-    Some(Mount {
-        number,
-        mount_point: unescape(point),
-        kind,
-        source,
-        options,
-    })
+    let all = options.split(',').chain(filesystem.next().unwrap_or_default().split(','));
+    let options = all.map(|option| unescape(option).to_string_lossy().into_owned()).collect();
+    Some(Mount { number, mount_point: unescape(point), kind, source, options })
 }
 
 /// Blanks and backslashes are written as three octal digits.
@@ -129,10 +99,8 @@ fn unescape(text: &str) -> PathBuf {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let [first, tail @ ..] = rest {
-        let octal = tail
-            .get(..3)
-            .filter(|_| *first == b'\\')
-            .and_then(|digits| std::str::from_utf8(digits).ok());
+        let octal =
+            tail.get(..3).filter(|_| *first == b'\\').and_then(|digits| std::str::from_utf8(digits).ok());
         match octal.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
             Some(byte) => {
                 bytes.push(byte);
@@ -168,10 +136,7 @@ mod tests {
         let mount = parse(line).unwrap();
         assert_eq!(mount.number, (259, 300));
         assert_eq!(mount.mount_point, Path::new(r"/mnt/a b\c"));
-        assert_eq!(
-            (mount.kind.as_str(), mount.source.as_path()),
-            ("ext4", Path::new("/dev/nvme0n1p2"))
-        );
+        assert_eq!((mount.kind.as_str(), mount.source.as_path()), ("ext4", Path::new("/dev/nvme0n1p2")));
         assert!(mount.has_dax());
         assert_eq!(parse("nonsense"), None);
         assert_eq!(parse("1 2 3 4 5 6 - x"), None);
@@ -184,10 +149,7 @@ mod tests {
             "2 1 8:2 / /data rw - ext4 /dev/sda2 rw",
             "3 2 8:3 / /data rw - xfs /dev/sda3 rw",
         ];
-        let mounts = Mounts {
-            all: lines.iter().filter_map(|l| parse(l)).collect(),
-            swaps: Vec::new(),
-        };
+        let mounts = Mounts { all: lines.iter().filter_map(|l| parse(l)).collect(), swaps: Vec::new() };
         assert_eq!(mounts.holding(Path::new("/data/x")).unwrap().number, (8, 3));
         assert_eq!(mounts.holding(Path::new("/database")).unwrap().number, (8, 1));
     }

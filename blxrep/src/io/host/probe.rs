@@ -26,11 +26,7 @@ impl Probe {
         let buffered = File::open(node)?;
         let flags = i32::try_from(OFlags::DIRECT.bits()).unwrap_or(0);
         let direct = OpenOptions::new().read(true).custom_flags(flags).open(node).ok();
-        Ok(Self {
-            direct,
-            buffered,
-            bytes,
-        })
+        Ok(Self { direct, buffered, bytes })
     }
 
     /// `None` if the range is not on the disk or cannot be read.
@@ -47,10 +43,7 @@ impl Probe {
         let mut room = vec![0; span + ALIGN];
         let shift = room.as_ptr().align_offset(ALIGN);
         let aligned = room.get_mut(shift..shift + span)?;
-        let direct = self
-            .direct
-            .as_ref()
-            .is_some_and(|file| file.read_exact_at(aligned, start).is_ok());
+        let direct = self.direct.as_ref().is_some_and(|file| file.read_exact_at(aligned, start).is_ok());
         if !direct {
             self.buffered.read_exact_at(aligned, start).ok()?;
         }

@@ -15,32 +15,18 @@ pub struct BlockDevice {
 
 /// Follows a path or link to a whole disk. A partition is an error that names the disk it lies on.
 pub fn resolve(path: &Path) -> Result<BlockDevice, HostError> {
-    let metadata = std::fs::metadata(path).map_err(|source| HostError::NoSuchPath {
-        path: path.to_owned(),
-        source,
-    })?;
+    let metadata =
+        std::fs::metadata(path).map_err(|source| HostError::NoSuchPath { path: path.to_owned(), source })?;
     if !metadata.file_type().is_block_device() {
-        return Err(HostError::NotADevice {
-            path: path.to_owned(),
-        });
+        return Err(HostError::NotADevice { path: path.to_owned() });
     }
-    let (major, minor) = (
-        rustix::fs::major(metadata.rdev()),
-        rustix::fs::minor(metadata.rdev()),
-    );
+    let (major, minor) = (rustix::fs::major(metadata.rdev()), rustix::fs::minor(metadata.rdev()));
     let dir = sysfs::block_dir(major, minor)?;
     if sysfs::text(&dir, "partition").is_some() {
         let parent = dir.parent().map(node).unwrap_or_default();
-        return Err(HostError::Partition {
-            path: path.to_owned(),
-            parent,
-        });
+        return Err(HostError::Partition { path: path.to_owned(), parent });
     }
-    Ok(BlockDevice {
-        device: node(&dir),
-        major,
-        minor,
-    })
+    Ok(BlockDevice { device: node(&dir), major, minor })
 }
 
 /// The node of the device with this directory.

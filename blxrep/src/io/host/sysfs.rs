@@ -44,9 +44,7 @@ pub(super) fn parse_device_number(text: &str) -> Option<(u32, u32)> {
 /// Names in a directory, sorted; empty if it cannot be read.
 pub(super) fn names(dir: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
-    let mut names: Vec<String> = entries
-        .filter_map(|entry| entry.file_name().into_string().ok())
-        .collect();
+    let mut names: Vec<String> = entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
     names.sort();
     names
 }
@@ -59,16 +57,13 @@ pub(super) fn node(name: &str) -> String {
 /// Directory of a block device, partition or whole, by its number.
 pub(super) fn block_dir(major: u32, minor: u32) -> Result<PathBuf, HostError> {
     let link = PathBuf::from(format!("/sys/dev/block/{major}:{minor}"));
-    link.canonicalize()
-        .map_err(|source| HostError::Read { path: link, source })
+    link.canonicalize().map_err(|source| HostError::Read { path: link, source })
 }
 
 /// A file of `/proc` as text.
 pub(super) fn proc_file(path: &str) -> Result<String, HostError> {
-    let bytes = read(Path::new(path), MAX_PROC_FILE).map_err(|source| HostError::Read {
-        path: path.into(),
-        source,
-    })?;
+    let bytes = read(Path::new(path), MAX_PROC_FILE)
+        .map_err(|source| HostError::Read { path: path.into(), source })?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 

@@ -35,20 +35,14 @@ pub fn boot_id() -> Result<[u8; 16], HostError> {
     let text = sysfs::proc_file(BOOT_ID)?.trim().to_owned();
     u128::from_str_radix(&text.replace('-', ""), 16)
         .map(u128::to_be_bytes)
-        .map_err(|_| HostError::Malformed {
-            path: BOOT_ID.into(),
-            text,
-        })
+        .map_err(|_| HostError::Malformed { path: BOOT_ID.into(), text })
 }
 
 /// Processors that are online.
 fn processors() -> Result<u32, HostError> {
     let path = "/sys/devices/system/cpu/online";
     let text = sysfs::proc_file(path)?.trim().to_owned();
-    count(&text).ok_or_else(|| HostError::Malformed {
-        path: path.into(),
-        text,
-    })
+    count(&text).ok_or_else(|| HostError::Malformed { path: path.into(), text })
 }
 
 /// Members of a list such as `0-3,6`.
@@ -62,27 +56,14 @@ fn count(list: &str) -> Option<u32> {
 
 fn cpu_model(cpuinfo: &str) -> String {
     let value = |line: &str| {
-        line.strip_prefix("model name")
-            .and_then(|l| l.split_once(':'))
-            .map(|(_, v)| v.to_owned())
+        line.strip_prefix("model name").and_then(|l| l.split_once(':')).map(|(_, v)| v.to_owned())
     };
-    cpuinfo
-        .lines()
-        .find_map(value)
-        .unwrap_or_default()
-        .trim()
-        .to_owned()
+    cpuinfo.lines().find_map(value).unwrap_or_default().trim().to_owned()
 }
 
 fn memory(meminfo: &str) -> u64 {
-    let kib = |line: &str| {
-        line.strip_prefix("MemTotal:")?
-            .trim()
-            .strip_suffix("kB")?
-            .trim()
-            .parse::<u64>()
-            .ok()
-    };
+    let kib =
+        |line: &str| line.strip_prefix("MemTotal:")?.trim().strip_suffix("kB")?.trim().parse::<u64>().ok();
     meminfo.lines().find_map(kib).unwrap_or(0).saturating_mul(1024)
 }
 
@@ -96,52 +77,30 @@ fn distribution() -> String {
 
 /// The value is quoted as in a shell.
 fn pretty_name(os_release: &str) -> Option<String> {
-    let value = os_release
-        .lines()
-        .find_map(|line| line.strip_prefix("PRETTY_NAME="))?
-        .trim();
+    let value = os_release.lines().find_map(|line| line.strip_prefix("PRETTY_NAME="))?.trim();
     let quote = value.chars().next().filter(|c| matches!(c, '"' | '\''));
     let inner = quote.map_or(value, |quote| value.trim_matches(quote));
-    Some(
-        inner
-            .replace("\\\"", "\"")
-            .replace("\\$", "$")
-            .replace("\\`", "`")
-            .replace("\\\\", "\\"),
-    )
+    Some(inner.replace("\\\"", "\"").replace("\\$", "$").replace("\\`", "`").replace("\\\\", "\\"))
 }
 
 /// Every interface but the loopback, with its addresses.
 fn interfaces() -> Result<Vec<Interface>, HostError> {
     let net = Path::new("/sys/class/net");
     let mut addresses: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    let listed = getifaddrs().map_err(|errno| HostError::Read {
-        path: net.into(),
-        source: errno.into(),
-    })?;
+    let listed = getifaddrs().map_err(|errno| HostError::Read { path: net.into(), source: errno.into() })?;
     for entry in listed {
         let address = entry.address.as_ref().and_then(ip);
         let mask = entry.netmask.as_ref().and_then(ip);
         if let (Some(address), Some(mask)) = (address, mask) {
-            addresses
-                .entry(entry.interface_name)
-                .or_default()
-                .push(format!("{address}/{}", prefix(mask)));
+            addresses.entry(entry.interface_name).or_default().push(format!("{address}/{}", prefix(mask)));
         }
     }
-    let names = sysfs::names(net)
-        .into_iter()
-        .filter(|name| name != "lo")
-        .take(MAX_INTERFACES);
+    let names = sysfs::names(net).into_iter().filter(|name| name != "lo").take(MAX_INTERFACES);
     Ok(names
         .map(|name| {
             let mut addresses = addresses.remove(&name).unwrap_or_default();
             addresses.truncate(MAX_ADDRESSES);
-            Interface {
-                mac: sysfs::text(&net.join(&name), "address").unwrap_or_default(),
-                addresses,
-                name,
-            }
+            Interface { mac: sysfs::text(&net.join(&name), "address").unwrap_or_default(), addresses, name }
         })
         .collect())
 }
@@ -184,15 +143,9 @@ mod tests {
 
     #[test]
     fn memory_and_model_are_found_or_nothing() {
-        assert_eq!(
-            memory("MemFree: 1 kB\nMemTotal:       24684096 kB\n"),
-            24_684_096 * 1024
-        );
+        assert_eq!(memory("MemFree: 1 kB\nMemTotal:       24684096 kB\n"), 24_684_096 * 1024);
         assert_eq!(memory("garbage"), 0);
-        assert_eq!(
-            cpu_model("processor\t: 0\nmodel name\t: Xeon(R) : 9\n"),
-            "Xeon(R) : 9"
-        );
+        assert_eq!(cpu_model("processor\t: 0\nmodel name\t: Xeon(R) : 9\n"), "Xeon(R) : 9");
         assert_eq!(cpu_model("Hardware: BCM"), "");
     }
 }

@@ -19,17 +19,9 @@ const MAX_DEPTH: usize = 16;
 /// The whole disks under `path`, leaves and everything stacked on them; none for a filesystem in memory or on
 /// the network.
 pub fn whole_disks_under(path: &Path) -> Result<Vec<KeptDisk>, HostError> {
-    let mut search = Search {
-        mounts: Mounts::read()?,
-        disks: BTreeSet::new(),
-    };
+    let mut search = Search { mounts: Mounts::read()?, disks: BTreeSet::new() };
     search.path(path, 0)?;
-    Ok(search
-        .disks
-        .iter()
-        .take(MAX_KEPT)
-        .map(|(major, minor)| kept(*major, *minor))
-        .collect())
+    Ok(search.disks.iter().take(MAX_KEPT).map(|(major, minor)| kept(*major, *minor)).collect())
 }
 
 struct Search {
@@ -40,10 +32,7 @@ struct Search {
 impl Search {
     /// Everything under the filesystem that holds a file or directory.
     fn path(&mut self, path: &Path, depth: usize) -> Result<(), HostError> {
-        let read = |source| HostError::Read {
-            path: path.to_owned(),
-            source,
-        };
+        let read = |source| HostError::Read { path: path.to_owned(), source };
         let path = path.canonicalize().map_err(read)?;
         let device = std::fs::metadata(&path).map_err(read)?.dev();
         let number = (rustix::fs::major(device), rustix::fs::minor(device));
@@ -56,14 +45,9 @@ impl Search {
             return Ok(());
         };
         match mount.kind.as_str() {
-            "btrfs" => btrfs_devices(&mount)
-                .into_iter()
-                .for_each(|number| self.device(number, depth + 1)),
+            "btrfs" => btrfs_devices(&mount).into_iter().for_each(|number| self.device(number, depth + 1)),
             "overlay" if depth < MAX_DEPTH => {
-                if let Some(upper) = mount
-                    .options
-                    .iter()
-                    .find_map(|option| option.strip_prefix("upperdir="))
+                if let Some(upper) = mount.options.iter().find_map(|option| option.strip_prefix("upperdir="))
                 {
                     // Seen from another mount namespace it may have no path: then nothing more is known.
                     let _ = self.path(Path::new(upper), depth + 1);
@@ -114,10 +98,8 @@ fn btrfs_devices(mount: &Mount) -> Vec<(u32, u32)> {
     let filesystems = PathBuf::from("/sys/fs/btrfs");
     for uuid in sysfs::names(&filesystems) {
         let dir = filesystems.join(uuid).join("devices");
-        let members: Vec<_> = sysfs::names(&dir)
-            .iter()
-            .filter_map(|name| sysfs::device_number(&dir.join(name)))
-            .collect();
+        let members: Vec<_> =
+            sysfs::names(&dir).iter().filter_map(|name| sysfs::device_number(&dir.join(name))).collect();
         if members.iter().any(|member| devices.contains(member)) {
             devices.extend(members);
         }
@@ -133,9 +115,5 @@ fn kept(major: u32, minor: u32) -> KeptDisk {
         let table = probe.and_then(|p| partition_table::parse(&mut |at, len| p.read(at, len), bytes, block));
         identity::of(&dir, table.as_ref().map(|table| &table.id), None)
     });
-    KeptDisk {
-        major,
-        minor,
-        identity: identity.map(|identity| identity.to_string()).unwrap_or_default(),
-    }
+    KeptDisk { major, minor, identity: identity.map(|identity| identity.to_string()).unwrap_or_default() }
 }
