@@ -179,22 +179,12 @@ impl Policies {
         })
     }
 
-    /// What is in force for an agent; the default if no policy matches.
+    /// What is in force for an agent: the first policy by file name that names it; `None` if none does.
     #[must_use]
-    pub fn for_agent(&self, agent: &AgentId) -> Chosen {
-        let mut matching = self
-            .files
-            .iter()
-            .filter_map(|(path, policy)| Some((path, policy, policy.target(agent)?)));
-        let Some((path, policy, target)) = matching.next() else {
-            let notes = vec![format!(
-                "no policy matches agent {agent}: the default is in force"
-            )];
-            return Chosen {
-                policy: EffectivePolicy::default(),
-                notes,
-            };
-        };
+    pub fn for_agent(&self, agent: &AgentId) -> Option<Chosen> {
+        let mut matching =
+            self.files.iter().filter_map(|(path, policy)| Some((path, policy, policy.target(agent)?)));
+        let (path, policy, target) = matching.next()?;
         let mut notes: Vec<String> = matching
             .map(|(other, _, _)| {
                 format!(
@@ -218,7 +208,7 @@ impl Policies {
             bandwidth_limit: policy.bandwidth_limit.filter(|limit| *limit > 0),
             disks_excluded: target.disks_excluded.clone(),
         };
-        Chosen { policy, notes }
+        Some(Chosen { policy, notes })
     }
 }
 
@@ -289,7 +279,7 @@ targets:
     fn an_existing_file_keeps_working() {
         let dir = directory(&[("default.yaml", EXISTING)]);
         let policies = Policies::load(dir.path()).unwrap();
-        let chosen = policies.for_agent(&"web3.example.com".parse().unwrap());
+        let chosen = policies.for_agent(&"web3.example.com".parse().unwrap()).unwrap();
         let expected = EffectivePolicy {
             name: "default-backup-policy".to_owned(),
             live_sync: Duration::from_secs(120),
@@ -304,7 +294,7 @@ targets:
             "default.yaml: not in force yet: archive_interval, snapshot_frequency, snapshot_time, \
              snapshot_retention, transition_after_days, delete_after_days"
         ));
-        let chosen = policies.for_agent(&"dbb".parse().unwrap());
+        let chosen = policies.for_agent(&"dbb".parse().unwrap()).unwrap();
         assert_eq!(chosen.policy.disks_excluded, [""; 0]);
     }
 
@@ -320,7 +310,7 @@ targets:
         ]);
         let chosen = Policies::load(dir.path())
             .unwrap()
-            .for_agent(&"x".parse().unwrap());
+            .for_agent(&"x".parse().unwrap()).unwrap();
         assert_eq!(
             (chosen.policy.name.as_str(), chosen.policy.live_sync),
             ("a", Duration::from_secs(10))
@@ -329,13 +319,9 @@ targets:
     }
 
     #[test]
-    fn without_a_match_the_default_is_in_force() {
+    fn an_agent_that_no_policy_names_gets_none() {
         let dir = directory(&[("a.yaml", EXISTING)]);
-        let chosen = Policies::load(dir.path())
-            .unwrap()
-            .for_agent(&"other".parse().unwrap());
-        assert_eq!(chosen.policy, EffectivePolicy::default());
-        assert_eq!(chosen.notes.len(), 1);
+        assert_eq!(Policies::load(dir.path()).unwrap().for_agent(&"other".parse().unwrap()), None);
         assert_eq!(
             Policies::load(Path::new("/nonexistent")).unwrap(),
             Policies::default()
