@@ -16,9 +16,9 @@ use std::str::FromStr;
 pub const DEFAULT_PATH: &str = "/etc/blxrep/config.yaml";
 
 const DEFAULT_SECRET: &str = "/etc/blxrep/secret";
+const DEFAULT_DATA: &str = "/var/lib/blxrep";
 const DEFAULT_POLICIES: &str = "/etc/blxrep/policies";
 const DEFAULT_PINS: &str = "/sys/fs/bpf/blxrep";
-const DEFAULT_STATE: &str = "/var/lib/blxrep-agent";
 const DEFAULT_LISTEN: SocketAddr =
     SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED), 8080);
 /// 5 TiB of disks at 4 KiB granules.
@@ -67,7 +67,6 @@ pub struct AgentSection {
     #[serde(default, deserialize_with = "quantity::rate_field")]
     pub bandwidth_limit: Option<u64>,
     pub pin_dir: Option<PathBuf>,
-    pub state_dir: Option<PathBuf>,
     /// Read disks at idle I/O priority.
     pub idle_io: Option<bool>,
     /// Bytes of kernel maps, all disks together; above it granules get coarser.
@@ -131,7 +130,6 @@ pub struct AgentConfig {
     pub names: Vec<(PathBuf, String)>,
     pub bandwidth_limit: Option<u64>,
     pub pin_dir: PathBuf,
-    pub state_dir: PathBuf,
     pub idle_io: bool,
     pub max_map_memory: u64,
     pub read_threads: u32,
@@ -167,7 +165,6 @@ impl AgentConfig {
             names,
             bandwidth_limit: typed.bandwidth_limit.or(file.bandwidth_limit).filter(|limit| *limit > 0),
             pin_dir: typed.pin_dir.or(file.pin_dir).unwrap_or_else(|| DEFAULT_PINS.into()),
-            state_dir: typed.state_dir.or(file.state_dir).unwrap_or_else(|| DEFAULT_STATE.into()),
             idle_io: typed.idle_io.or(file.idle_io).unwrap_or(false),
             max_map_memory: typed.max_map_memory.or(file.max_map_memory).unwrap_or(DEFAULT_MAP_MEMORY),
             read_threads,
@@ -212,10 +209,9 @@ pub struct DispatcherConfig {
 impl DispatcherConfig {
     /// Completes what was typed with what the file says, and that with defaults.
     pub fn new(typed: DispatcherSection, file: DispatcherSection) -> Result<Self, ConfigError> {
-        let missing = ConfigError::Missing { key: "dispatcher.data_dir", option: "--data-dir DIR" };
         Ok(Self {
             listen: typed.listen.or(file.listen).unwrap_or(DEFAULT_LISTEN),
-            data_dir: typed.data_dir.or(file.data_dir).ok_or(missing)?,
+            data_dir: typed.data_dir.or(file.data_dir).unwrap_or_else(|| DEFAULT_DATA.into()),
             policy_dir: typed.policy_dir.or(file.policy_dir).unwrap_or_else(|| DEFAULT_POLICIES.into()),
             secret_file: typed.secret_file.or(file.secret_file).unwrap_or_else(|| DEFAULT_SECRET.into()),
             agents: typed.agents.or(file.agents),
@@ -249,7 +245,7 @@ mod tests {
     fn every_key_is_read() {
         let text = format!(
             "{AGENT}  secret_file: /s\n  disks:\n    - device: /dev/sdb\n      name: data\n    - {{device: /dev/sdc}}\n  \
-             bandwidth_limit: 50\n  pin_dir: /p\n  state_dir: /t\n  idle_io: true\n  max_map_memory: 1GiB\n  \
+             bandwidth_limit: 50\n  pin_dir: /p\n  idle_io: true\n  max_map_memory: 1GiB\n  \
              read_threads: 8\ndispatcher:\n  listen: 127.0.0.1:9000\n  data_dir: /d\n  policy_dir: /y\n  \
              secret_file: /z\n  agents: [\"web[1-3]\", db]\n"
         );
@@ -325,7 +321,7 @@ mod tests {
         assert_eq!((agent.disks.len(), agent.bandwidth_limit), (2, Some(50 << 20)));
         assert_eq!(agent.max_map_memory, DEFAULT_MAP_MEMORY, "the sample shows the defaults");
         let dispatcher = DispatcherConfig::new(DispatcherSection::default(), full.dispatcher).unwrap();
-        assert_eq!(dispatcher.data_dir, Path::new("/var/lib/blxrep"));
+        assert_eq!(dispatcher.data_dir, Path::new(DEFAULT_DATA));
     }
 
     #[test]

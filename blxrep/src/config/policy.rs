@@ -158,15 +158,12 @@ impl Policies {
         Ok(Self { files: paths.into_iter().map(read).collect::<Result<_, ConfigError>>()? })
     }
 
-    /// What is in force for an agent; the default if no policy matches.
+    /// What is in force for an agent: the first policy by file name that names it; `None` if none does.
     #[must_use]
-    pub fn for_agent(&self, agent: &AgentId) -> Chosen {
+    pub fn for_agent(&self, agent: &AgentId) -> Option<Chosen> {
         let mut matching =
             self.files.iter().filter_map(|(path, policy)| Some((path, policy, policy.target(agent)?)));
-        let Some((path, policy, target)) = matching.next() else {
-            let notes = vec![format!("no policy matches agent {agent}: the default is in force")];
-            return Chosen { policy: EffectivePolicy::default(), notes };
-        };
+        let (path, policy, target) = matching.next()?;
         let mut notes: Vec<String> = matching
             .map(|(other, _, _)| {
                 format!(
@@ -186,7 +183,7 @@ impl Policies {
             bandwidth_limit: policy.bandwidth_limit.filter(|limit| *limit > 0),
             disks_excluded: target.disks_excluded.clone(),
         };
-        Chosen { policy, notes }
+        Some(Chosen { policy, notes })
     }
 }
 
@@ -256,7 +253,7 @@ targets:
     fn an_existing_file_keeps_working() {
         let dir = directory(&[("default.yaml", EXISTING)]);
         let policies = Policies::load(dir.path()).unwrap();
-        let chosen = policies.for_agent(&"web3.example.com".parse().unwrap());
+        let chosen = policies.for_agent(&"web3.example.com".parse().unwrap()).unwrap();
         let expected = EffectivePolicy {
             name: "default-backup-policy".to_owned(),
             live_sync: Duration::from_secs(120),
@@ -269,7 +266,7 @@ targets:
             "default.yaml: not in force yet: archive_interval, snapshot_frequency, snapshot_time, \
              snapshot_retention, transition_after_days, delete_after_days"
         ));
-        let chosen = policies.for_agent(&"dbb".parse().unwrap());
+        let chosen = policies.for_agent(&"dbb".parse().unwrap()).unwrap();
         assert_eq!(chosen.policy.disks_excluded, [""; 0]);
     }
 
@@ -290,17 +287,15 @@ targets:
             ("10-a.yml", &policy("a", "10s")),
             ("30-c.txt", "not: a policy"),
         ]);
-        let chosen = Policies::load(dir.path()).unwrap().for_agent(&"x".parse().unwrap());
+        let chosen = Policies::load(dir.path()).unwrap().for_agent(&"x".parse().unwrap()).unwrap();
         assert_eq!((chosen.policy.name.as_str(), chosen.policy.live_sync), ("a", Duration::from_secs(10)));
         assert!(chosen.notes[0].contains("10-a.yml and not ") && chosen.notes[0].contains("20-b.yaml"));
     }
 
     #[test]
-    fn without_a_match_the_default_is_in_force() {
+    fn an_agent_that_no_policy_names_gets_none() {
         let dir = directory(&[("a.yaml", EXISTING)]);
-        let chosen = Policies::load(dir.path()).unwrap().for_agent(&"other".parse().unwrap());
-        assert_eq!(chosen.policy, EffectivePolicy::default());
-        assert_eq!(chosen.notes.len(), 1);
+        assert_eq!(Policies::load(dir.path()).unwrap().for_agent(&"other".parse().unwrap()), None);
         assert_eq!(Policies::load(Path::new("/nonexistent")).unwrap(), Policies::default());
     }
 

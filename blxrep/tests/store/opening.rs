@@ -174,8 +174,8 @@ fn actions_and_agents_are_kept() {
     let mut action = Action {
         id: ActionId(0xabc0_0000_0000_0001),
         kind: ActionKind::Snapshot,
-        agent: agent.clone(),
-        disk: DiskId(1),
+        agent: Some(agent.clone()),
+        disk: Some(DiskId(1)),
         state: ActionState::Queued,
         reason: String::new(),
         created: first,

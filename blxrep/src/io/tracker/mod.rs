@@ -67,11 +67,17 @@ pub struct TrackerOptions {
 }
 
 impl TrackerOptions {
+    /// Name of an agent's own folder among the pins; bpffs takes no dots.
+    #[must_use]
+    pub fn folder_of(agent: &AgentId) -> String {
+        bpffs::file_name(agent.as_str())
+    }
+
     /// Pins under `/sys/fs/bpf/blxrep/<agent>`, 100 MiB of maps per TiB of disk with room for 16 TiB.
     #[must_use]
     pub fn for_agent(agent: &AgentId) -> Self {
         Self {
-            pin_dir: Path::new("/sys/fs/bpf/blxrep").join(bpffs::file_name(agent.as_str())),
+            pin_dir: Path::new("/sys/fs/bpf/blxrep").join(Self::folder_of(agent)),
             btf: PathBuf::from("/sys/kernel/btf/vmlinux"),
             max_map_bytes: 1600 << 20,
             buckets: object::DEFAULT_BUCKETS,
