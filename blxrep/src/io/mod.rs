@@ -2,3 +2,4 @@
 
 pub mod db;
 pub mod storage;
+pub mod write_behind;

@@ -21,7 +21,11 @@ pub struct Image {
     sums: StoredFile,
     sidecar: Sidecar,
     scratch: Vec<u8>,
+    /// The sidecar's words of the granules in `words_of`.
     words: Vec<u8>,
+    words_of: Range<u32>,
+    /// Words that are looked through for a hole.
+    hole: Vec<u8>,
 }
 
 impl Image {
@@ -40,7 +44,15 @@ impl Image {
             let disk = length.min(files.bytes)..files.bytes;
             return Err(ViewError::Rotten { path: files.image.clone(), offset: length, disk, what });
         }
-        Ok(Self { file, sums, sidecar, scratch: Vec::new(), words: Vec::new() })
+        Ok(Self {
+            file,
+            sums,
+            sidecar,
+            scratch: Vec::new(),
+            words: Vec::new(),
+            words_of: 0..0,
+            hole: Vec::new(),
+        })
     }
 
     #[must_use]
@@ -84,12 +96,14 @@ impl Image {
         Ok(())
     }
 
-    /// Checks whole granules.
+    /// Checks whole granules of one chunk.
     fn check(&mut self, granules: Range<u32>, bytes: &[u8]) -> Result<(), ViewError> {
-        let mut words = std::mem::take(&mut self.words);
-        self.words(granules.clone(), &mut words)?;
-        let wrong = self.sidecar.first_wrong(granules.start, bytes, &words);
-        self.words = words;
+        if self.words_of.start > granules.start || self.words_of.end < granules.end {
+            self.load_chunk(granules.start)?;
+        }
+        let word = |granule: u32| (granule - self.words_of.start) as usize * WORD_BYTES;
+        let words = &self.words[word(granules.start)..word(granules.end)];
+        let wrong = self.sidecar.first_wrong(granules.start, bytes, words);
         let Some(granule) = wrong else { return Ok(()) };
         let disk = self.sidecar.granule().byte_range(granule..granule + 1, self.sidecar.disk_bytes());
         Err(ViewError::Rotten {
@@ -98,6 +112,19 @@ impl Image {
             disk,
             what: "a granule has another checksum than its sidecar says".to_owned(),
         })
+    }
+
+    /// Loads the words of the chunk that holds `granule`.
+    fn load_chunk(&mut self, granule: u32) -> Result<(), ViewError> {
+        let start = (u64::from(granule) << self.sidecar.granule().shift()) / CHUNK_BYTES * CHUNK_BYTES;
+        let chunk = self.sidecar.granule().touched(start..start + CHUNK_BYTES);
+        let chunk = chunk.start..chunk.end.min(self.sidecar.granules());
+        self.words_of = 0..0;
+        let mut words = std::mem::take(&mut self.words);
+        self.words(chunk.clone(), &mut words)?;
+        self.words = words;
+        self.words_of = chunk;
+        Ok(())
     }
 
     /// Reads the sidecar's words of some granules.
@@ -143,13 +170,13 @@ impl Image {
         }
         let hole = self.sidecar.granule().touched(at..until);
         let looked = hole.start..hole.end.min(hole.start.saturating_add(HOLE_GRANULES));
-        let mut words = std::mem::take(&mut self.words);
+        let mut words = std::mem::take(&mut self.hole);
         self.words(looked.clone(), &mut words)?;
         let zero = match is_zero(&words) {
             true => looked.len(),
             false => words.as_chunks().0.iter().take_while(|word| **word == [0; WORD_BYTES]).count(),
         };
-        self.words = words;
+        self.hole = words;
         if zero == 0 {
             // The sidecar says that something was here: reading it names the damage.
             return Ok((false, (at + granule).min(end)));
