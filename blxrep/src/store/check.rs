@@ -16,15 +16,13 @@ use crate::model::granules::GranuleSet;
 use crate::model::point::{Point, PointDigests};
 use crate::model::units::GranuleSize;
 use crate::view::extent::{ExtentFile, payload_of};
-use crate::view::image::Image;
+use crate::view::image::{CHUNK_BYTES, Image};
 use crate::view::index::load;
 use crate::view::{BaseFiles, StoredFile, ViewError};
 use std::fmt::Display;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-/// Bytes of an image that are read at once; a multiple of every granule.
-const CHUNK_BYTES: u64 = 1 << 20;
 const WRONG_GRANULE: &str = "granules have other checksums than the sidecar says";
 
 /// What is wrong with a file.
@@ -95,7 +93,6 @@ impl Store {
         disk: Geometry,
         meter: &mut Meter<'_>,
     ) -> Result<Checked, StoreError> {
-        self.forget(&files.image);
         self.forget(&files.sidecar);
         let mut image = match Image::open(self.storage(), files, disk.granule) {
             Ok(image) => image,
@@ -192,8 +189,7 @@ fn wrong_granules(image: &mut Image, range: Range<u64>, words: &[u8]) -> Result<
     if is_zero(words) && image.is_hole(range.clone())? {
         return Ok(Vec::new());
     }
-    let mut bytes = vec![0; usize::try_from(range.end - range.start).unwrap_or(0)];
-    image.read_unchecked(range.start, &mut bytes)?;
+    let bytes = image.raw_chunk(range.start)?;
     let first = sidecar.granule().touched(range).start;
     let chunk = usize::try_from(sidecar.granule().bytes()).unwrap_or(usize::MAX);
     let granules = (first..).zip(bytes.chunks(chunk).zip(words.chunks(WORD_BYTES)));

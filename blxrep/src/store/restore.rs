@@ -66,6 +66,7 @@ impl Store {
         progress: Progress<'_>,
     ) -> Result<RestoreReport, StoreError> {
         let mut reader = self.open_point(id)?;
+        reader.stream();
         let meta = std::fs::metadata(target).ok();
         match meta {
             Some(meta) if meta.file_type().is_block_device() => {

@@ -71,6 +71,11 @@ impl PointReader {
         })
     }
 
+    /// Prepares for reads from front to back: the image is read in whole chunks, past the page cache.
+    pub fn stream(&mut self) {
+        self.image.stream();
+    }
+
     #[must_use]
     pub const fn disk_bytes(&self) -> u64 {
         self.disk_bytes
