@@ -4,7 +4,8 @@
 
 use blxrep::io::channel::{Incoming, Listener, connect};
 use blxrep::model::ids::StoreId;
-use blxrep::wire::frame::{Data, Encoding, HEADER_BYTES};
+use blxrep::model::encoding::Encoding;
+use blxrep::wire::frame::{Data, HEADER_BYTES};
 use blxrep::wire::hello::{Accepted, Channel, ClientHello, Credentials, Role};
 use blxrep::wire::live::{ToAgent, ToDispatcher};
 use blxrep::wire::version::SUPPORTED;
