@@ -7,8 +7,16 @@ use core::arch::asm;
 /// Which of a disk's two bitmaps.
 #[derive(Clone, Copy, PartialEq)]
 pub enum Which {
-    Issued,
-    Completed,
+    Issued = 0,
+    Completed = 1,
+}
+
+impl Which {
+    /// From an argument of a global function.
+    #[inline(always)]
+    fn from_number(number: u64) -> Self {
+        if number == Self::Issued as u64 { Self::Issued } else { Self::Completed }
+    }
 }
 
 /// Marks every granule that the range touches. Returns `false` if the range reaches beyond the disk's end; what
@@ -19,7 +27,9 @@ pub enum Which {
 pub fn mark(which: Which, disk: *const DiskSlot, index: u32, sector: u64, sectors: u64) -> bool {
     // SAFETY: `disk` points into map memory.
     let (shift, granules) = unsafe { ((*disk).shift, (*disk).granules) };
-    let Some((first, last)) = granule_span(sector, sectors, (shift & 63) as u32) else { return true };
+    let Some((first, last)) = granule_span(sector, sectors, (shift & 63) as u32) else {
+        return true;
+    };
     if first >= granules {
         return false;
     }
@@ -27,9 +37,19 @@ pub fn mark(which: Which, disk: *const DiskSlot, index: u32, sector: u64, sector
     if first / 64 == end / 64 {
         mark_word(which, index, first / GROUP_GRANULES, first / 64 % GROUP_WORDS, ones(first % 64, end % 64));
     } else {
-        blxrep_mark_long(u64::from(which == Which::Completed), u64::from(index), first, end);
+        blxrep_mark_long(which as u64, u64::from(index), first, end);
     }
     last < granules
+}
+
+/// As [`mark`], for use in loops: a global function, see [`blxrep_mark_long`]. Returns 1 if the range reaches beyond
+/// the disk's end, else 0.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn blxrep_mark(which: u64, index: u64, sector: u64, sectors: u64) -> u64 {
+    let index = index as u32;
+    let Some(disk) = slot(index) else { return 0 };
+    u64::from(!mark(Which::from_number(which), disk, index, sector, sectors))
 }
 
 /// Bits `from` to `to`, both included and below 64.
@@ -59,8 +79,8 @@ fn group(which: Which, index: u32, entry: u64) -> Option<*mut u64> {
 /// leads here.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn blxrep_mark_long(completed: u64, index: u64, first: u64, last: u64) -> u64 {
-    let which = if completed == 0 { Which::Issued } else { Which::Completed };
+extern "C" fn blxrep_mark_long(which: u64, index: u64, first: u64, last: u64) -> u64 {
+    let which = Which::from_number(which);
     let (head, tail) = (first / GROUP_GRANULES, last / GROUP_GRANULES);
     let (from, to) = (first % GROUP_GRANULES, last % GROUP_GRANULES);
     let index = index as u32;
@@ -79,7 +99,9 @@ extern "C" fn blxrep_mark_long(completed: u64, index: u64, first: u64, last: u64
 /// Granules `from` to `to` of one group.
 #[inline(always)]
 fn mark_within(which: Which, index: u32, entry: u64, from: u64, to: u64) {
-    let Some(group) = group(which, index, entry) else { return };
+    let Some(group) = group(which, index, entry) else {
+        return;
+    };
     mark_run(group, from, to);
 }
 

@@ -5,14 +5,14 @@ use blxrep_ebpf::{BUCKET_ENTRIES, InflightBucket, InflightEntry, bucket};
 use core::arch::asm;
 
 #[unsafe(no_mangle)]
-static BUCKET_MASK: u32 = 0;
+static BUCKETS: u32 = 1;
 
 /// The bucket in which `key` is, if it is anywhere.
 #[inline(always)]
 pub fn home(key: u64) -> Option<*mut InflightBucket> {
     // SAFETY: a static that the loader has replaced, hence volatile.
-    let mask = unsafe { (&raw const BUCKET_MASK).read_volatile() };
-    INFLIGHT.get_ptr_mut(bucket(low_half(key), mask))
+    let buckets = unsafe { (&raw const BUCKETS).read_volatile() };
+    INFLIGHT.get_ptr_mut(bucket(low_half(key), buckets))
 }
 
 /// The low half of an address, as a number. Copying half of a register is the one step from pointer to number that the

@@ -73,10 +73,16 @@ impl Op {
         self.0 & 1 != 0
     }
 
+    /// The one operation that the kernel accounts as a discard, and that may have several ranges.
+    #[inline(always)]
+    pub fn is_discard(self) -> bool {
+        self.0 & 0xff == layout!(op_discard)
+    }
+
     /// One of [`class`].
     #[inline(always)]
     pub fn class(self) -> usize {
-        if self.0 & 0xff == layout!(op_discard) { class::DISCARD } else { class::WRITE }
+        if self.is_discard() { class::DISCARD } else { class::WRITE }
     }
 
     /// A command of the driver's own: it has no range that could be marked.
@@ -131,6 +137,12 @@ impl Request {
     pub fn bytes(self) -> u64 {
         load32(self.0, layout!(request_data_len))
     }
+
+    /// The first of the bios that were merged into this request.
+    #[inline(always)]
+    pub fn first_bio(self) -> Bio {
+        Bio(load64(self.0, layout!(request_bio)))
+    }
 }
 
 /// A `struct bio`.
@@ -166,5 +178,15 @@ impl Bio {
     #[inline(always)]
     pub fn bytes(self) -> u64 {
         load32(self.0, layout!(bio_size))
+    }
+
+    #[inline(always)]
+    pub fn next(self) -> Bio {
+        Bio(load64(self.0, layout!(bio_next)))
+    }
+
+    #[inline(always)]
+    pub fn is_none(self) -> bool {
+        self.0 == 0
     }
 }

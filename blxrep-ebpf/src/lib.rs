@@ -41,8 +41,8 @@ pub mod maps {
 pub mod globals {
     /// [`super::KernelLayout`].
     pub const LAYOUT: &str = "LAYOUT";
-    /// `u32`: buckets of [`super::maps::INFLIGHT`] minus one.
-    pub const BUCKET_MASK: &str = "BUCKET_MASK";
+    /// `u32`: buckets of [`super::maps::INFLIGHT`].
+    pub const BUCKETS: &str = "BUCKETS";
 }
 
 /// The programs, each named after the tracepoint it belongs to.
@@ -210,6 +210,9 @@ pub struct Counters {
 /// in flight a request finds its bucket full with probability 4e-10 (Poisson, mean 2).
 pub const BUCKET_ENTRIES: usize = 16;
 
+/// Buckets of the largest table: as many as the hash tells apart.
+pub const MAX_BUCKETS: u32 = 1 << 16;
+
 /// Sixteen places of the in-flight table. A request may live in the bucket that its address hashes to, and only
 /// there. The keys lie together: a lookup reads two cache lines.
 #[repr(C, align(64))]
@@ -267,12 +270,13 @@ pub mod meta {
     }
 }
 
-/// Bucket of a request in a table of `mask + 1` buckets (at most 65536), from the low half of its address: the
-/// verifier allows no arithmetic on a whole one. Requests lie at multiples of some hundred bytes; the multiplication
-/// spreads them (Fibonacci hashing).
+/// Bucket of a request in a table of `buckets` (1 to [`MAX_BUCKETS`]), from the low half of its address: the verifier
+/// allows no arithmetic on a whole one. Requests lie at multiples of some hundred bytes; the multiplication spreads them
+/// (Fibonacci hashing).
 #[must_use]
-pub const fn bucket(low: u32, mask: u32) -> u32 {
-    (low.wrapping_mul(0x9e37_79b1) >> 16) & mask
+pub const fn bucket(low: u32, buckets: u32) -> u32 {
+    let hash = low.wrapping_mul(0x9e37_79b1) >> 16;
+    hash.wrapping_mul(buckets) >> 16
 }
 
 /// Words of the fine bitmap, rounded up to whole groups.
@@ -361,7 +365,7 @@ mod tests {
         extern crate std;
         let mut load = std::vec![0u32; 2048];
         for tag in 0..4096u32 {
-            load[bucket(0x1234_0000 + tag * 320, 2047) as usize] += 1;
+            load[bucket(0x1234_0000 + tag * 320, 2048) as usize] += 1;
         }
         assert!(load.iter().all(|n| *n <= 8), "{:?}", load.iter().max());
     }

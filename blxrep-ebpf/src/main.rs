@@ -2,21 +2,26 @@
 //!
 //! The order is the contract. At issue: issued bits, table, counter. At completion: completed bits, table, counter. So
 //! at every instant a change that may be under way is in a bitmap or in the table, and what is counted is marked.
+//! What cannot be recorded is counted, and user space then knows that coverage is lost.
 #![no_std]
 #![no_main]
 #![feature(asm_experimental_arch)]
 
 mod atomic;
 mod bitmap;
+mod event;
 mod inflight;
 mod kernel;
+mod parts;
 
 use aya_ebpf::btf_maps::{Array, ArrayOfMaps, HashMap};
 use aya_ebpf::macros::{btf_map, btf_tracepoint};
 use aya_ebpf::programs::BtfTracePointContext;
 use bitmap::Which;
-use blxrep_ebpf::{BitmapGroup, Control, DiskRef, DiskSlot, InflightBucket, MAX_DISKS, class, meta, mode};
+use blxrep_ebpf::{BitmapGroup, Control, DiskRef, DiskSlot, InflightBucket, MAX_DISKS};
+use event::Event;
 use kernel::{Bio, Op, Request};
+use parts::Parts;
 
 /// `BPF_F_MMAPABLE`: user space maps these and reads them as memory.
 const MMAPABLE: usize = 1 << 10;
@@ -33,39 +38,25 @@ static SLOTS: Array<DiskSlot, { MAX_DISKS as usize }, MMAPABLE> = Array::new();
 static ISSUED: Bitmaps = ArrayOfMaps::new();
 #[btf_map]
 static COMPLETED: Bitmaps = ArrayOfMaps::new();
+/// User space sets the size before it loads the object.
 #[btf_map]
-static INFLIGHT: Array<InflightBucket, 2048, MMAPABLE> = Array::new();
+static INFLIGHT: Array<InflightBucket, 1, MMAPABLE> = Array::new();
 #[btf_map]
 static CONTROL: Array<Control, 1, MMAPABLE> = Array::new();
-
-/// A range of a tracked disk, under the address of the request or bio that changes it.
-#[derive(Clone, Copy)]
-struct Change {
-    key: u64,
-    slot: u32,
-    class: usize,
-    sector: u64,
-    sectors: u64,
-}
 
 #[btf_tracepoint(function = "block_rq_issue")]
 fn block_rq_issue(ctx: BtfTracePointContext) -> i32 {
     let request = Request::at_issue(&ctx);
-    let op = request.op();
-    if let Some(slot) = concerned(op, || request.device(), mode::REQUEST) {
-        issue(op, slot, request.0, request.sector(), request.bytes());
+    if let Some(event) = Event::of_request(request) {
+        event.issue(parts(&event, Which::Issued, request));
     }
     0
 }
 
 #[btf_tracepoint(function = "block_rq_requeue")]
 fn block_rq_requeue(ctx: BtfTracePointContext) -> i32 {
-    let request = Request::at_requeue(&ctx);
-    let op = request.op();
-    if op.is_change() {
-        if let Some(slot) = concerned(op, || request.device(), mode::REQUEST) {
-            requeue(slot, request.0);
-        }
+    if let Some(event) = Event::of_request(Request::at_requeue(&ctx)) {
+        event.requeue();
     }
     0
 }
@@ -73,32 +64,34 @@ fn block_rq_requeue(ctx: BtfTracePointContext) -> i32 {
 #[btf_tracepoint(function = "block_rq_complete")]
 fn block_rq_complete(ctx: BtfTracePointContext) -> i32 {
     let request = Request::at_completion(&ctx);
-    let op = request.op();
-    if let Some(slot) = concerned(op, || request.device(), mode::REQUEST) {
-        let bytes = u64::from(ctx.arg::<u32>(2));
-        complete(op, slot, request.0, request.sector(), bytes, bytes >= request.bytes());
+    if let Some(event) = Event::of_request(request) {
+        let parts = parts(&event, Which::Completed, request);
+        let done = u64::from(ctx.arg::<u32>(2));
+        event.complete(done, parts);
     }
     0
 }
 
 #[btf_tracepoint(function = "block_bio_queue")]
 fn block_bio_queue(ctx: BtfTracePointContext) -> i32 {
-    let bio = Bio::at_queue(&ctx);
-    let op = bio.op();
-    if let Some(slot) = concerned(op, || bio.device(), mode::BIO) {
-        issue(op, slot, bio.0, bio.sector(), bio.bytes());
+    if let Some(event) = Event::of_bio(Bio::at_queue(&ctx)) {
+        event.issue(Parts::One);
     }
     0
 }
 
 #[btf_tracepoint(function = "block_bio_complete")]
 fn block_bio_complete(ctx: BtfTracePointContext) -> i32 {
-    let bio = Bio::at_completion(&ctx);
-    let op = bio.op();
-    if let Some(slot) = concerned(op, || bio.device(), mode::BIO) {
-        complete(op, slot, bio.0, bio.sector(), bio.bytes(), true);
+    if let Some(event) = Event::of_bio(Bio::at_completion(&ctx)) {
+        event.complete(event.bytes, Parts::One);
     }
     0
+}
+
+/// The parts of a discard; everything else has one.
+#[inline(always)]
+fn parts(event: &Event, which: Which, request: Request) -> Parts {
+    if event.op.is_discard() { parts::mark(which, event.slot, request) } else { Parts::One }
 }
 
 /// The slot of the disk, if the operation is one to look at and the disk is tracked through this kind of event. Reads
@@ -123,142 +116,6 @@ fn canary_is_out() -> bool {
 #[inline(always)]
 fn slot(index: u32) -> Option<*mut DiskSlot> {
     SLOTS.get_ptr_mut(index)
-}
-
-/// Adds to a counter of a slot.
-macro_rules! count {
-    ($slot:expr, $counter:ident $([$class:expr])?, $value:expr) => {
-        // SAFETY: a word of map memory.
-        unsafe { atomic::add((&raw mut (*$slot).counters.$counter).cast::<u64>() $(.add($class))?, $value) }
-    };
-}
-
-#[inline(always)]
-fn issue(op: Op, index: u32, key: u64, sector: u64, bytes: u64) {
-    let Some(disk) = slot(index) else { return };
-    if !op.is_change() {
-        if sector == 0 {
-            count!(disk, canary_issue, 1);
-        }
-        return;
-    }
-    if op.is_passthrough() {
-        count!(disk, unlocatable, 1);
-        return;
-    }
-    let sectors = bytes.div_ceil(512);
-    if sectors == 0 {
-        return;
-    }
-    if !bitmap::mark(Which::Issued, disk, index, sector, sectors) {
-        count!(disk, beyond_end, 1);
-    }
-    enter(disk, &Change { key, slot: index, class: op.class(), sector, sectors });
-}
-
-/// Puts a request into the table. One that is there already was requeued, or its completion was lost.
-#[inline(always)]
-fn enter(disk: *mut DiskSlot, change: &Change) {
-    let Some(bucket) = inflight::home(change.key) else { return };
-    let flags = if change.class == class::DISCARD { meta::DISCARD } else { 0 };
-    let word = meta::new(change.sectors, change.slot, flags);
-    let place = match inflight::find(bucket, change.key) {
-        Some(place) if place.meta() & meta::REQUEUED != 0 => {
-            reissue(disk, place, change, flags);
-            return;
-        }
-        Some(place) => {
-            settle_leftover(place);
-            place
-        }
-        None => match inflight::claim(bucket, change.key) {
-            Some(place) => place,
-            None => {
-                count!(disk, table_full, 1);
-                return;
-            }
-        },
-    };
-    place.fill(change.sector, word);
-    count!(disk, entered_sectors[change.class], change.sectors);
-    count!(disk, entered_requests, 1);
-}
-
-/// The same request again: after a partial completion what remains of it, or with others merged into it meanwhile.
-/// The entry keeps the union, and only growth is counted.
-#[inline(always)]
-fn reissue(disk: *mut DiskSlot, place: inflight::Place, change: &Change, flags: u64) {
-    let (old, had) = (place.sector(), meta::sectors(place.meta()));
-    let start = if change.sector < old { change.sector } else { old };
-    let (end, old_end) = (change.sector + change.sectors, old + had);
-    let sectors = if end > old_end { end } else { old_end } - start;
-    place.fill(start, meta::new(sectors, change.slot, flags));
-    if sectors > had {
-        count!(disk, entered_sectors[change.class], sectors - had);
-    }
-}
-
-/// The completion of what `place` holds was lost: mark it now, in the bitmap of the disk it belongs to. (The address
-/// of a bio may have been used for another disk since.)
-#[inline(always)]
-fn settle_leftover(place: inflight::Place) {
-    let (sector, word) = (place.sector(), place.meta());
-    let index = meta::slot(word);
-    let Some(disk) = slot(index) else { return };
-    bitmap::mark(Which::Completed, disk, index, sector, meta::sectors(word));
-    count!(disk, leftovers, 1);
-    settle(disk, word);
-}
-
-#[inline(always)]
-fn settle(disk: *mut DiskSlot, word: u64) {
-    let class = if word & meta::DISCARD != 0 { class::DISCARD } else { class::WRITE };
-    count!(disk, settled_sectors[class], meta::sectors(word));
-    count!(disk, settled_requests, 1);
-}
-
-#[inline(always)]
-fn requeue(index: u32, key: u64) {
-    let (Some(disk), Some(bucket)) = (slot(index), inflight::home(key)) else { return };
-    if let Some(place) = inflight::find(bucket, key) {
-        place.flag(meta::REQUEUED);
-        count!(disk, requeues, 1);
-    }
-}
-
-#[inline(always)]
-fn complete(op: Op, index: u32, key: u64, sector: u64, bytes: u64, last: bool) {
-    let Some(disk) = slot(index) else { return };
-    if !op.is_change() {
-        // A bio may report the sector behind its end: the canary is 4 KiB.
-        if sector == 0 || sector == 8 {
-            count!(disk, canary_complete, 1);
-        }
-        return;
-    }
-    if op.is_passthrough() {
-        return;
-    }
-    let sectors = bytes.div_ceil(512);
-    if !last {
-        bitmap::mark(Which::Completed, disk, index, sector, sectors);
-        return;
-    }
-    let Some(place) = inflight::home(key).and_then(|bucket| inflight::find(bucket, key)) else {
-        if sectors != 0 {
-            bitmap::mark(Which::Completed, disk, index, sector, sectors);
-            count!(disk, orphan_sectors[op.class()], sectors);
-            count!(disk, orphan_requests, 1);
-        }
-        return;
-    };
-    let (start, word) = (place.sector(), place.meta());
-    bitmap::mark(Which::Completed, disk, index, start, meta::sectors(word));
-    if sector < start || sector + sectors > start + meta::sectors(word) {
-        bitmap::mark(Which::Completed, disk, index, sector, sectors);
-    }
-    place.clear();
-    settle(disk, word);
 }
 
 #[cfg(not(test))]

@@ -14,7 +14,7 @@
 //! - [`dispatcher`]: what runs on the backup host.
 //! - [`api`]: the control plane between the dispatcher and people.
 //! - [`cli`] and [`tui`]: the command line and the screen; they see only `api` and `model`.
-//! - [`observe`]: logs.
+//! - [`observe`]: where logs go.
 
 pub mod agent;
 pub mod api;

@@ -1,11 +1,14 @@
 //! The channel over real sockets: what well-behaved peers get.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
 mod channel_peers;
 
 use blxrep::io::channel::{ChannelError, Incoming, connect};
+use blxrep::model::encoding::Encoding;
 use blxrep::model::ids::{ActionId, CutId, DiskIdentity};
 use blxrep::wire::config::{Control, SyncOutcome, ToAgent, ToDispatcher};
-use blxrep::wire::frame::{Data, Encoding};
+use blxrep::wire::frame::Data;
 use blxrep::wire::hello::{Channel, Refusal, RefusalCode};
 use bytes::Bytes;
 use channel_peers::{frame, hello, listener, pair, rogue};

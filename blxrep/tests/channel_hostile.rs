@@ -1,5 +1,7 @@
 //! The listener and a connection against garbage: a clear error at once, and the others are served on.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
 mod channel_peers;
 
 use blxrep::io::channel::{ChannelError, Incoming, connect};

@@ -7,13 +7,17 @@ mod fake;
 use assert_cmd::Command;
 use assert_cmd::cargo::cargo_bin;
 use fake::{BASE, DELTA, FUZZY, FakeDispatcher};
+use rustix::fs::OFlags;
 use rustix::process::{Pid, Signal, kill_process};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use rustix::termios::{LocalModes, Winsize, tcgetattr, tcsetwinsize};
 use serde_json::Value;
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::process::{Child, Output, Stdio};
+use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 /// What a command printed and how it ended.
@@ -206,21 +210,28 @@ fn a_restore_overwrites_only_when_told_to() {
     assert!(failed.err.contains("the target is full"), "{failed:?}");
 }
 
-/// Runs a restore over an existing file on a terminal that answers `answer`.
-fn restore_on_terminal(data_dir: &Path, answer: &str) -> (i32, String) {
-    let there = data_dir.join("there.img");
-    std::fs::write(&there, "precious").unwrap();
+/// A terminal of 80 x 24: our end and the program's.
+fn terminal() -> (File, File) {
     let ours = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
     grantpt(&ours).unwrap();
     unlockpt(&ours).unwrap();
     let name = ptsname(&ours, Vec::new()).unwrap().into_string().unwrap();
-    let theirs = OpenOptions::new().read(true).write(true).open(name).unwrap();
+    let noctty = OFlags::NOCTTY.bits().cast_signed();
+    let theirs = OpenOptions::new().read(true).write(true).custom_flags(noctty).open(name).unwrap();
+    tcsetwinsize(&theirs, Winsize { ws_row: 24, ws_col: 80, ws_xpixel: 0, ws_ypixel: 0 }).unwrap();
+    (ours.into(), theirs)
+}
+
+/// Runs a restore over an existing file on a terminal that answers `answer`.
+fn restore_on_terminal(data_dir: &Path, answer: &str) -> (i32, String) {
+    let there = data_dir.join("there.img");
+    std::fs::write(&there, "precious").unwrap();
+    let (mut ours, theirs) = terminal();
     let mut command = std::process::Command::new(cargo_bin("blxrep"));
     command.args(["restore", "9a00", "--to"]).arg(&there).arg("--data-dir").arg(data_dir);
     command.stdin(theirs.try_clone().unwrap()).stdout(Stdio::piped()).stderr(theirs);
     let mut child = command.spawn().unwrap();
     drop(command);
-    let mut ours = File::from(ours);
     ours.write_all(answer.as_bytes()).unwrap();
     let code = child.wait().unwrap().code().unwrap();
     let mut said = Vec::new();
@@ -257,9 +268,8 @@ fn interrupting_a_restore_cancels_it() {
 #[test]
 fn interrupting_a_wait_leaves_the_work_alone() {
     let dispatcher = FakeDispatcher::start();
-    let child = spawn(dispatcher.path(), &["sync", "web1", "sdb", "--wait"]);
-    // It says nothing while it waits; what matters is that its handler stands.
-    std::thread::sleep(Duration::from_secs(1));
+    let mut child = spawn(dispatcher.path(), &["sync", "web1", "sdb", "--wait"]);
+    wait_for(&mut child, "sync of web1: waiting for");
     interrupt(&child);
     let ended = Ended::from(child.wait_with_output().unwrap());
     assert_eq!(ended.code, 130, "{ended:?}");
@@ -327,4 +337,66 @@ fn the_screen_needs_a_terminal() {
     let ended = Ended::from(spawn(dispatcher.path(), &["tui"]).wait_with_output().unwrap());
     assert_eq!(ended.code, 1, "{ended:?}");
     assert!(ended.err.contains("terminal") && began.elapsed() < Duration::from_secs(30), "{ended:?}");
+}
+
+/// What a program writes to a terminal, read on a thread of its own so that it never waits for us.
+struct Drawn {
+    chunks: Receiver<Vec<u8>>,
+    text: String,
+}
+
+impl Drawn {
+    fn on(ours: &File) -> Self {
+        let mut ours = ours.try_clone().unwrap();
+        let (sender, chunks) = channel();
+        std::thread::spawn(move || {
+            let mut buffer = [0; 4096];
+            // Ends with EIO when the last one at the other end has gone.
+            while let Ok(n) = ours.read(&mut buffer) {
+                if sender.send(buffer[..n].to_vec()).is_err() {
+                    return;
+                }
+            }
+        });
+        Self { chunks, text: String::new() }
+    }
+
+    fn wait_for(&mut self, text: &str) {
+        while !self.text.contains(text) {
+            let chunk = self.chunks.recv_timeout(Duration::from_secs(30)).unwrap();
+            self.text.push_str(&String::from_utf8_lossy(&chunk));
+        }
+    }
+}
+
+/// What the screen is left by.
+type Leave = fn(&Child, &mut File);
+
+#[test]
+fn the_screen_gives_the_terminal_back() {
+    let dispatcher = FakeDispatcher::start();
+    let by_key: Leave = |_, ours| ours.write_all(b"q").unwrap();
+    let by_control_c: Leave = |_, ours| ours.write_all(b"\x03").unwrap();
+    let by_signal: Leave = |child, _| kill_process(Pid::from_child(child), Signal::TERM).unwrap();
+    for leave in [by_key, by_control_c, by_signal] {
+        let (mut ours, theirs) = terminal();
+        let before = tcgetattr(&theirs).unwrap();
+        let mut command = std::process::Command::new(cargo_bin("blxrep"));
+        command.arg("tui").arg("--data-dir").arg(dispatcher.path());
+        command.stdin(theirs.try_clone().unwrap()).stdout(theirs.try_clone().unwrap()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let mut drawn = Drawn::on(&ours);
+        // Blanks are not drawn again, so a single word is what can be looked for.
+        drawn.wait_for("Newest");
+        assert!(
+            !tcgetattr(&theirs).unwrap().local_modes.contains(LocalModes::ICANON),
+            "raw while it is shown"
+        );
+        leave(&child, &mut ours);
+        // The last thing it does is to leave the alternate screen.
+        drawn.wait_for("\u{1b}[?1049l");
+        assert!(child.wait().unwrap().success());
+        let after = tcgetattr(&theirs).unwrap();
+        assert_eq!((after.local_modes, after.input_modes), (before.local_modes, before.input_modes));
+    }
 }

@@ -15,9 +15,6 @@ use crate::wire::snapshot::{ToAgent, ToDispatcher};
 use std::sync::Arc;
 use std::time::Instant;
 
-/// Reads in flight of an image.
-const WORKERS: usize = 4;
-
 /// Why an attempt ended without a base.
 #[derive(Debug, thiserror::Error)]
 pub enum ImageError {
@@ -48,6 +45,7 @@ pub async fn attempt(
     unit: Arc<Unit>,
     dialer: &Dialer,
     pace: Pace,
+    readers: usize,
     action: ActionId,
     cut: CutId,
 ) -> Result<PointId, ImageError> {
@@ -56,7 +54,7 @@ pub async fn attempt(
         Member::new(Arc::clone(&unit), Link::new(connection, pace));
     let (point, offset) = begin(&mut member, action).await?;
     unit.opened(point, None).map_err(ImageError::Record)?;
-    stream(&mut member, offset).await?;
+    stream(&mut member, offset, readers).await?;
     let summary = round::run(std::slice::from_mut(&mut member), cut, &Plan::default()).await?;
     for summary in summary {
         member.link.say(&ToDispatcher::Seal(summary)).await?;
@@ -91,13 +89,17 @@ async fn begin(
 
 /// Sends everything from `offset` on. What was marked so far above the offset is forgotten first: it is read after
 /// this, so the stream carries it. Below the offset it stays dirty for the rounds.
-async fn stream(member: &mut Member<ToDispatcher, ToAgent>, offset: u64) -> Result<(), ImageError> {
+async fn stream(
+    member: &mut Member<ToDispatcher, ToAgent>,
+    offset: u64,
+    readers: usize,
+) -> Result<(), ImageError> {
     let unit = Arc::clone(&member.unit);
     forget_above(&unit, offset);
     let end = unit.bytes();
     let step = u64::from(IMAGE_PIECE);
     let pieces = (offset..end).step_by(IMAGE_PIECE as usize).map(move |start| start..(start + step).min(end));
-    let mut reader = member.read(pieces, WORKERS)?;
+    let mut reader = member.read(pieces, readers)?;
     loop {
         let since = Instant::now();
         let Some(frames) = reader.next().await else { return Ok(()) };

@@ -51,6 +51,8 @@ const QUEUE: usize = 64;
 /// Events of the cutter. More than all that a full queue of commands and the syncs that wait can cause, so that the
 /// cutter never waits for this loop while this loop waits for the cutter.
 const EVENTS: usize = 4 * QUEUE;
+/// How long session and cutter may take to end.
+const STOP_PATIENCE: Duration = Duration::from_secs(3);
 /// How often the state of the protected disks is told.
 const STATUS_EVERY: Duration = Duration::from_secs(2);
 
@@ -60,8 +62,7 @@ pub async fn run(args: AgentArgs) -> anyhow::Result<()> {
     let roll = Roll::open(&settings).context("cannot start to track disks")?;
     let mut stop = Stop::listen().context("cannot listen for signals")?;
     tracing::info!(agent = %settings.dialer.agent, dispatcher = %settings.dialer.address, "agent started");
-    let mut agent = Agent::start(settings, roll);
-    agent.work(&mut stop).await;
+    Agent::start(settings, roll).work(&mut stop).await;
     tracing::info!("agent stopped; changes go on being tracked");
     Ok(())
 }
@@ -82,6 +83,8 @@ struct Agent {
     pace: Pace,
     /// Limit of the agent's own configuration: a policy can only lower it.
     own_limit: Option<u64>,
+    /// Reads in flight of an image.
+    readers: usize,
     roll: Roll,
     images: BTreeMap<DiskIdentity, Image>,
     attempts: JoinSet<ImageEnd>,
@@ -109,6 +112,7 @@ impl Agent {
             dialer: settings.dialer,
             pace,
             own_limit: settings.bandwidth_limit,
+            readers: settings.read_threads,
             roll,
             images: BTreeMap::new(),
             attempts: JoinSet::new(),
@@ -121,7 +125,7 @@ impl Agent {
         }
     }
 
-    async fn work(&mut self, stop: &mut Stop) {
+    async fn work(mut self, stop: &mut Stop) {
         let mut status = tokio::time::interval(STATUS_EVERY);
         loop {
             tokio::select! {
@@ -141,13 +145,16 @@ impl Agent {
             }
         }
         self.attempts.shutdown().await;
-        self.tasks.shutdown().await;
+        // Session and cutter end when nobody can tell them anything any more; the session says goodbye first.
+        drop((self.outbound, self.cutter, self.heard, self.events));
+        let ended = async { while self.tasks.join_next().await.is_some() {} };
+        let _ = tokio::time::timeout(STOP_PATIENCE, ended).await;
     }
 
     async fn hear(&mut self, heard: Heard) {
         match heard {
             Heard::Connected(accepted) => {
-                let (footprint, offers) = self.roll.inventory(&accepted).await;
+                let (footprint, offers) = self.roll.inventory(accepted).await;
                 self.say(ToDispatcher::Inventory { footprint, offers }).await;
             }
             Heard::Lost => {}
@@ -195,10 +202,11 @@ impl Agent {
             Err(reason) => return self.state(action, ActionState::Failed, reason).await,
         };
         let (dialer, pace, name) = (self.dialer.clone(), self.pace.clone(), disk.clone());
+        let readers = self.readers;
         let task = self.attempts.spawn(async move {
             tokio::time::sleep(delay).await;
             let cut = CutId(random::id());
-            let ended = image::attempt(unit, &dialer, pace, action, cut).await;
+            let ended = image::attempt(unit, &dialer, pace, readers, action, cut).await;
             (name, action, ended)
         });
         self.images.insert(disk, Image { action, task, backoff });
@@ -266,11 +274,22 @@ impl Agent {
                 for action in actions {
                     self.state(action, ActionState::Running, format!("trying again: {reason}")).await;
                 }
+                self.look_again().await;
             }
             Event::Recovered { actions } => {
                 for action in actions {
                     self.state(action, ActionState::Running, String::new()).await;
                 }
+            }
+        }
+    }
+
+    /// A cut may have failed because a disk is no longer what it was: resized, or at another node.
+    async fn look_again(&mut self) {
+        self.roll.look_again().await;
+        for (disk, action) in self.lives.clone() {
+            if !self.roll.is_current(&disk) {
+                self.protect(action, disk, false).await;
             }
         }
     }

@@ -10,7 +10,7 @@ use crate::model::host::Footprint;
 use crate::model::ids::{DiskIdentity, Epoch};
 use crate::model::selection::{Candidate, select};
 use crate::wire::config::Offer;
-use crate::wire::hello::Accepted;
+use crate::wire::hello::{Accepted, KeptDisk};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -24,6 +24,8 @@ pub struct Roll {
     named: Vec<PathBuf>,
     boot_id: [u8; 16],
     boot_id_text: String,
+    /// Disks below the data directory of a dispatcher on this machine.
+    kept: Vec<KeptDisk>,
     offered: Vec<Candidate>,
     units: BTreeMap<DiskIdentity, Arc<Unit>>,
 }
@@ -60,40 +62,52 @@ impl Roll {
             named: settings.disks.clone(),
             boot_id: settings.dialer.boot_id,
             boot_id_text: settings.boot_id_text.clone(),
+            kept: Vec::new(),
             offered: Vec::new(),
             units: BTreeMap::new(),
         })
     }
 
     /// Looks at the host and says what can be protected. Disks that hold the dispatcher's own data are left out.
-    pub async fn inventory(&mut self, dispatcher: &Accepted) -> (Footprint, Vec<Offer>) {
-        let (options, named) = (self.host.clone(), self.named.clone());
-        let looked = tokio::task::spawn_blocking(move || look(&options, &named)).await;
-        let (inventory, chosen) = match looked {
-            Ok(Ok(found)) => found,
-            Ok(Err(error)) => {
-                tracing::error!(%error, "cannot describe this host");
-                return (Footprint::default(), Vec::new());
-            }
-            Err(_) => return (Footprint::default(), Vec::new()),
-        };
-        self.offered =
-            chosen.into_iter().map(|candidate| self.without_feedback(candidate, dispatcher)).collect();
-        let offers: Vec<Offer> = self.offered.iter().filter_map(offer).collect();
+    pub async fn inventory(&mut self, dispatcher: Accepted) -> (Footprint, Vec<Offer>) {
+        self.kept = if dispatcher.boot_id == self.boot_id { dispatcher.kept } else { Vec::new() };
+        let footprint = self.look_again().await;
         for candidate in &self.offered {
             match &candidate.problem {
                 Some(problem) => tracing::warn!(device = %candidate.disk.device, %problem, "not protected"),
                 None => tracing::info!(device = %candidate.disk.device, "offered"),
             }
         }
-        (inventory.footprint, offers)
+        (footprint, self.offered.iter().filter_map(offer).collect())
+    }
+
+    /// Looks at the host, which may have changed.
+    pub async fn look_again(&mut self) -> Footprint {
+        let (options, named) = (self.host.clone(), self.named.clone());
+        match tokio::task::spawn_blocking(move || look(&options, &named)).await {
+            Ok(Ok((inventory, chosen))) => {
+                self.offered = chosen.into_iter().map(|candidate| self.without_feedback(candidate)).collect();
+                inventory.footprint
+            }
+            Ok(Err(error)) => {
+                tracing::error!(%error, "cannot describe this host");
+                self.offered.clear();
+                Footprint::default()
+            }
+            // The agent is stopping.
+            Err(_) => Footprint::default(),
+        }
+    }
+
+    /// Whether a tracked disk is still the one that tracking began with.
+    pub fn is_current(&self, disk: &DiskIdentity) -> bool {
+        self.units.get(disk).is_some_and(|unit| self.still_fits(unit))
     }
 
     /// On the dispatcher's own machine, a disk that its data directory lies on would feed its own changes back.
-    fn without_feedback(&self, mut candidate: Candidate, dispatcher: &Accepted) -> Candidate {
+    fn without_feedback(&self, mut candidate: Candidate) -> Candidate {
         let disk = &candidate.disk;
-        let kept = dispatcher.kept.iter().any(|k| (k.major, k.minor) == (disk.major, disk.minor));
-        if dispatcher.boot_id == self.boot_id && kept {
+        if self.kept.iter().any(|k| (k.major, k.minor) == (disk.major, disk.minor)) {
             candidate.problem = Some(format!(
                 "{} holds the data directory of this very dispatcher: each point stored there would be a change to \
                  store; move the data directory to another disk, or protect this disk from another dispatcher",

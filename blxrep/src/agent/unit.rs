@@ -7,12 +7,15 @@ use crate::io::tracker::DiskTracker;
 use crate::model::bitmap::Bitmap;
 use crate::model::granules::GranuleSet;
 use crate::model::ids::{DiskIdentity, Epoch, PointId};
+use crate::model::tracking::{Baseline, BaselineSearch, Sample};
 use crate::model::units::GranuleSize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Pause between two samples of an audit: less than the distance that agreeing samples need.
 const SAMPLE_PAUSE: Duration = Duration::from_micros(100);
+/// How long a new baseline is looked for after a gap. Without one the gap is found again by the next cut.
+const REBASE_WAIT: Duration = Duration::from_secs(5);
 
 /// A tracked disk.
 #[derive(Debug)]
@@ -171,10 +174,37 @@ impl Unit {
                 }
                 Some(Verdict::Gap(reason)) => {
                     self.lose_coverage(&reason);
+                    self.rebase()?;
                     return Ok(AuditOutcome::Gap(reason));
                 }
             }
         }
+    }
+
+    /// A look at both witnesses. A disk that has another size must be tracked anew, with other maps.
+    fn sample(&self) -> Result<Sample, String> {
+        let sample = self.tracker.audit_sample().map_err(unreadable)?;
+        if sample.disk_bytes != self.bytes() {
+            let (then, now) = (self.bytes(), sample.disk_bytes);
+            return Err(format!("the disk was resized from {then} to {now} bytes: tracking begins anew"));
+        }
+        Ok(sample)
+    }
+
+    /// Begins the audit anew, after everything has been marked dirty.
+    fn rebase(&self) -> Result<(), String> {
+        let mut search = BaselineSearch::default();
+        let deadline = Instant::now() + REBASE_WAIT;
+        while Instant::now() < deadline {
+            if let Some(found) = search.offer(&self.sample()?) {
+                let mut state = self.state();
+                let accounting = state.audit.baseline().accounting;
+                state.audit = Audit::new(Baseline { accounting, ..found }, self.tracker.reporting());
+                return self.store_baseline(&state);
+            }
+            std::thread::sleep(SAMPLE_PAUSE);
+        }
+        Err(format!("the disk did not stand still for a moment within {} s", REBASE_WAIT.as_secs()))
     }
 
     fn store_baseline(&self, state: &State) -> Result<(), String> {
@@ -204,4 +234,8 @@ impl Witnesses for Unit {
     fn in_flight(&self) -> GranuleSet {
         self.tracker.inflight().ranges
     }
+}
+
+fn unreadable(error: std::io::Error) -> String {
+    format!("cannot read the kernel's statistics of the disk: {error}")
 }

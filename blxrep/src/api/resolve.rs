@@ -94,3 +94,79 @@ fn list(names: impl Iterator<Item = String>) -> String {
         _ => names.join(", "),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::error::ErrorCode;
+    use super::*;
+    use crate::model::ids::{DiskId, PointId};
+    use crate::model::point::Coverage;
+    use proptest::prelude::*;
+
+    fn row(agent: &str, device: &str, id: u64, state: DiskState) -> DiskRow {
+        DiskRow {
+            id: DiskId(id),
+            agent: agent.parse().unwrap(),
+            device: device.into(),
+            identity: format!("serial:{id}"),
+            bytes: 1 << 30,
+            state,
+            coverage: Coverage::Proven,
+            lag_seconds: None,
+            backlog: None,
+            newest_point: None,
+            newest_cut: None,
+            points: 0,
+            notes: Vec::new(),
+            problem: None,
+        }
+    }
+
+    #[test]
+    fn a_disk_that_took_the_place_of_another_is_meant() {
+        let old = row("web1", "/dev/sda", 1, DiskState::Absent);
+        let new = row("web1", "/dev/sda", 2, DiskState::Protected);
+        let disks = [old, new];
+        assert_eq!(disk(&disks, "sda").map(|d| d.id), Ok(DiskId(2)));
+        assert_eq!(disk(&disks, "serial:1").map(|d| d.id), Ok(DiskId(1)), "the old one has its own names");
+    }
+
+    #[test]
+    fn a_disk_named_alike_on_two_agents_needs_its_agent() {
+        let disks =
+            ["web1", "web10"].map(|agent| row(agent, "/dev/sda", agent.len() as u64, DiskState::Offered));
+        let error = disk(&disks, "sda").unwrap_err();
+        assert_eq!(error.code, ErrorCode::Invalid);
+        assert!(
+            error.message.contains("web1 /dev/sda") && error.message.contains("web10 /dev/sda"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn an_error_names_a_few_candidates_and_no_more() {
+        let ids: Vec<PointId> = (1..=50).map(PointId).collect();
+        let error = id("point", "0000", &ids).unwrap_err();
+        assert!(error.message.contains("and more"), "{error}");
+        assert_eq!(error.message.matches("00000000000000").count(), MAX_CANDIDATES, "{error}");
+    }
+
+    proptest! {
+        /// The oracle is the text itself.
+        #[test]
+        fn a_prefix_is_a_range(of: u64, digits in MIN_PREFIX_DIGITS..=16usize, other: u64, near in 0..=16u32) {
+            let text = PointId(of).to_string()[..digits].to_owned();
+            let range = id_range("point", &text).unwrap();
+            // Numbers close to the range, not only ones that are far from it.
+            let masked = if near == 16 { other } else { of ^ (other >> (4 * near)) };
+            for id in [of, other, masked, of.wrapping_add(1), range.end().wrapping_add(1)] {
+                prop_assert_eq!(range.contains(&id), PointId(id).to_string().starts_with(&text));
+            }
+        }
+
+        #[test]
+        fn what_is_no_prefix_is_refused(text in "[0-9a-fA-F]{0,3}|[0-9a-f]{17,20}|[+-][0-9a-f]{4,8}|[ g-z]{4,8}") {
+            prop_assert_eq!(id_range("point", &text).unwrap_err().code, ErrorCode::Invalid);
+        }
+    }
+}

@@ -4,6 +4,7 @@ use super::Common;
 use super::error::CliError;
 use super::follow::{Interrupt, follow};
 use super::output::ask;
+use super::progress::waiting;
 use super::table::Column::{Number, Text, Word};
 use super::table::Table;
 use crate::api::client::{Client, ClientError};
@@ -128,8 +129,9 @@ pub async fn snapshot(args: SnapshotArgs) -> Result<(), CliError> {
 pub async fn sync(args: SyncArgs) -> Result<(), CliError> {
     let client = args.common.client();
     let body = SyncBody { agent: args.agent, disk: args.disk, wait: args.wait };
+    let label = format!("sync of {}", body.agent);
     let rows = tokio::select! {
-        rows = client.sync(&body) => rows?,
+        rows = waiting(&label, client.sync(&body)) => rows?,
         interrupted = tokio::signal::ctrl_c() => {
             interrupted.map_err(CliError::Terminal)?;
             return Err(CliError::Interrupted("no longer waiting; the sync goes on".into()));

@@ -5,12 +5,14 @@ use crate::api::text::{Span, percent, printable};
 use crate::api::types::ActionRow;
 use crate::model::action::ActionState;
 use crate::model::units::ByteCount;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressFinish, ProgressStyle};
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
 /// Between two lines where no bar can be drawn: few enough for a log, often enough to see that it lives.
 const LINE_EVERY: Duration = Duration::from_secs(2);
+/// Between two steps of a spinner: it turns without flickering.
+const SPIN_EVERY: Duration = Duration::from_millis(200);
 /// Template of a bar; its message carries state, rate and time left.
 const BAR: &str = "{prefix} {wide_bar} {percent:>3} % {msg}";
 /// The same while the total is not known.
@@ -37,7 +39,7 @@ impl Progress {
             None => action.kind.to_string(),
         });
         let sink = if std::io::stderr().is_terminal() {
-            let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr());
+            let bar = new_bar();
             bar.set_prefix(label.clone());
             Sink::Bar(bar)
         } else {
@@ -99,6 +101,37 @@ impl Progress {
             _ => text,
         }
     }
+}
+
+/// Shows that something without figures is being waited for, until it ends.
+pub async fn waiting<T>(label: &str, what: impl Future<Output = T>) -> T {
+    let began = Instant::now();
+    let spinner = std::io::stderr().is_terminal().then(new_bar);
+    let mut ticks = tokio::time::interval(if spinner.is_some() { SPIN_EVERY } else { LINE_EVERY });
+    // The first tick comes at once, when there is nothing to tell yet.
+    ticks.tick().await;
+    tokio::pin!(what);
+    loop {
+        tokio::select! {
+            done = &mut what => return done,
+            _ = ticks.tick() => {
+                let line = format!("{label}: waiting for {}", Span(began.elapsed().as_secs()));
+                match &spinner {
+                    Some(bar) => {
+                        bar.set_style(ProgressStyle::default_spinner());
+                        bar.set_message(printable(&line));
+                        bar.tick();
+                    }
+                    None => say(&line),
+                }
+            }
+        }
+    }
+}
+
+/// A bar on stderr that goes away when it is dropped.
+fn new_bar() -> ProgressBar {
+    ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr()).with_finish(ProgressFinish::AndClear)
 }
 
 /// Average speed since the action was first seen: what was done before that was not done at this speed.

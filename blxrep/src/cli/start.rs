@@ -1,15 +1,13 @@
 //! `blxrep start`: what a role is started with.
 
 use super::error::CliError;
-use super::{DATA_DIR_VARIABLE, DEFAULT_DATA_DIR};
+use super::DATA_DIR_VARIABLE;
+use crate::config::file::{AgentSection, DiskChoice, DispatcherSection};
 use crate::model::ids::AgentId;
 use crate::observe::LogFormat;
 use clap::{Args, ValueEnum};
 use std::net::SocketAddr;
 use std::path::PathBuf;
-
-/// Where policies are read from unless it is said otherwise.
-pub const DEFAULT_POLICY_DIR: &str = "/etc/blxrep/policies";
 
 const EXAMPLES: &str = "\
 Examples:
@@ -47,14 +45,11 @@ pub struct StartArgs {
     #[arg(long, value_name = "HOST:PORT", value_parser = host_port, help_heading = "Agent")]
     dispatcher_addr: Option<String>,
     /// Protect this disk and no other (repeatable); without it, every whole disk with a stable identity
-    #[arg(long = "disk", value_name = "DEV", help_heading = "Agent")]
-    disks: Vec<String>,
+    #[arg(long = "disk", value_name = "DEV[=NAME]", help_heading = "Agent")]
+    disks: Vec<DiskChoice>,
     /// Folder on bpffs that keeps tracking alive while no agent runs [default: /sys/fs/bpf/blxrep]
     #[arg(long, value_name = "DIR", help_heading = "Agent")]
     pin_dir: Option<PathBuf>,
-    /// Folder for the agent's own small state [default: /var/lib/blxrep-agent]
-    #[arg(long, value_name = "DIR", help_heading = "Agent")]
-    state_dir: Option<PathBuf>,
     /// Bytes per second on the wire, all disks together; K, M and G are powers of 1024
     #[arg(long, value_name = "RATE", value_parser = bytes_per_second, help_heading = "Agent")]
     bandwidth_limit: Option<u64>,
@@ -77,28 +72,17 @@ enum Mode {
     Dispatcher,
 }
 
-/// How an agent is started. `None` and empty: as the configuration says.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// How an agent is started: what was typed, and the file that says the rest.
+#[derive(Clone, Debug, Default)]
 pub struct AgentArgs {
-    pub id: Option<AgentId>,
-    /// `HOST:PORT`.
-    pub dispatcher_addr: Option<String>,
-    pub disks: Vec<String>,
-    pub secret_file: Option<PathBuf>,
+    pub typed: AgentSection,
     pub config: Option<PathBuf>,
-    pub pin_dir: Option<PathBuf>,
-    pub state_dir: Option<PathBuf>,
-    /// Bytes per second.
-    pub bandwidth_limit: Option<u64>,
 }
 
-/// How the dispatcher is started. `None`: as the configuration says.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// How the dispatcher is started: what was typed, and the file that says the rest.
+#[derive(Clone, Debug, Default)]
 pub struct DispatcherArgs {
-    pub data_dir: PathBuf,
-    pub policy_dir: PathBuf,
-    pub listen: Option<SocketAddr>,
-    pub secret_file: Option<PathBuf>,
+    pub typed: DispatcherSection,
     pub config: Option<PathBuf>,
 }
 
@@ -123,26 +107,16 @@ impl StartArgs {
             ("--listen", self.listen.is_some()),
         ];
         refuse(foreign, "--mode dispatcher")?;
-        // With a configuration file they may come from there.
-        for (flag, missing) in
-            [("--id", self.id.is_none()), ("--dispatcher-addr", self.dispatcher_addr.is_none())]
-        {
-            if missing && self.config.is_none() {
-                return Err(CliError::Usage(format!(
-                    "an agent needs {flag} (or --config with a file that says it); see `blxrep start --help`"
-                )));
-            }
-        }
-        Ok(AgentArgs {
+        let typed = AgentSection {
             id: self.id,
             dispatcher_addr: self.dispatcher_addr,
             disks: self.disks,
             secret_file: self.secret_file,
-            config: self.config,
             pin_dir: self.pin_dir,
-            state_dir: self.state_dir,
             bandwidth_limit: self.bandwidth_limit,
-        })
+            ..AgentSection::default()
+        };
+        Ok(AgentArgs { typed, config: self.config })
     }
 
     fn into_dispatcher(self) -> Result<DispatcherArgs, CliError> {
@@ -151,18 +125,18 @@ impl StartArgs {
             ("--dispatcher-addr", self.dispatcher_addr.is_some()),
             ("--disk", !self.disks.is_empty()),
             ("--pin-dir", self.pin_dir.is_some()),
-            ("--state-dir", self.state_dir.is_some()),
             ("--bandwidth-limit", self.bandwidth_limit.is_some()),
         ];
         refuse(foreign, "--mode agent")?;
         let from_environment = || std::env::var_os(DATA_DIR_VARIABLE).map(PathBuf::from);
-        Ok(DispatcherArgs {
-            data_dir: self.data_dir.or_else(from_environment).unwrap_or_else(|| DEFAULT_DATA_DIR.into()),
-            policy_dir: self.policy_dir.unwrap_or_else(|| DEFAULT_POLICY_DIR.into()),
+        let typed = DispatcherSection {
+            data_dir: self.data_dir.or_else(from_environment),
+            policy_dir: self.policy_dir,
             listen: self.listen,
             secret_file: self.secret_file,
-            config: self.config,
-        })
+            ..DispatcherSection::default()
+        };
+        Ok(DispatcherArgs { typed, config: self.config })
     }
 }
 

@@ -100,7 +100,7 @@ mod tests {
     #[test]
     fn plain_text_is_aligned_and_has_no_trailing_spaces() {
         let text = table(&[["a", "1"], ["longer", ""], ["x\u{1b}[31m", "12345"]]).render(false);
-        assert_eq!(text, "NAME      SIZE\na            1\nlonger       -\nx [31m   12345\n");
+        assert_eq!(text, "NAME     SIZE\na           1\nlonger      -\nx [31m  12345\n");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use super::settings::Settings;
 use super::{Shared, config_link, live_link, snapshot_link};
-use crate::config::secret::Secret;
+use crate::config::secret::{Access, DENIED};
 use crate::io::channel::{Arrival, ChannelError, Listener, Pending};
 use crate::wire::hello::{Accepted, Channel, KeptDisk, Refusal, RefusalCode};
 use std::sync::Arc;
@@ -17,7 +17,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
 /// What a greeting needs to know.
 struct House {
-    secret: Secret,
+    access: Access,
     boot_id: [u8; 16],
     kept: Vec<KeptDisk>,
     places: Arc<Semaphore>,
@@ -33,7 +33,7 @@ pub struct Greeter {
 impl Greeter {
     pub fn new(listener: Listener, shared: Shared, settings: &Settings) -> Self {
         let house = House {
-            secret: settings.secret.clone(),
+            access: settings.access.clone(),
             boot_id: settings.boot_id,
             kept: settings.kept.clone(),
             places: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
@@ -80,10 +80,9 @@ async fn greet(arrival: Arrival, house: Arc<House>) {
 async fn admit(pending: Pending, house: &House) -> Result<(), ChannelError> {
     let hello = pending.hello.clone();
     let (agent, address) = (hello.agent.clone(), pending.address);
-    if !house.secret.is(&hello.credentials.0) {
-        tracing::warn!(%agent, %address, "refused: the secret is not the one of this dispatcher");
-        let reason = "the agent is not known here, or its secret is wrong; \
-                      --secret-file must hold the same secret on both sides";
+    if let Err(denied) = house.access.check(&agent, &hello.credentials) {
+        tracing::warn!(%agent, %address, reason = %denied, "refused");
+        let reason = format!("{DENIED}: --secret-file must hold the same secret here and at the dispatcher");
         return pending.refuse(Refusal::new(RefusalCode::Credentials, reason)).await;
     }
     let Ok(_place) = Arc::clone(&house.places).try_acquire_owned() else {

@@ -2,9 +2,9 @@
 //! else sends notes.
 
 use super::jobs::{JobEnd, Jobs};
+use super::policies::PolicyBook;
 use crate::api::error::ApiError;
 use crate::api::types::{SyncRow, VerifyReport};
-use crate::config::policy::PolicyBook;
 use crate::engine::duty::{Duty, Facts, duty};
 use crate::io::random;
 use crate::model::action::{Action, ActionKind, ActionState};
@@ -419,9 +419,7 @@ impl Hub {
     }
 
     fn tick(&mut self) {
-        if let Err(error) = self.policies.reload() {
-            tracing::warn!(%error, "policies were not read again; those in force stay");
-        }
+        self.policies.reload();
         self.pings += 1;
         let agents: Vec<AgentId> = self.sessions.keys().cloned().collect();
         for agent in agents {

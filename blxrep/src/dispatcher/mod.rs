@@ -17,6 +17,7 @@ mod intake;
 mod jobs;
 mod live_link;
 mod locks;
+mod policies;
 mod publisher;
 mod rows;
 mod settings;
@@ -36,6 +37,7 @@ use greet::Greeter;
 use hub::{Hub, Note};
 use jobs::Jobs;
 use locks::DiskLocks;
+use policies::PolicyBook;
 use publisher::Publisher;
 use settings::Settings;
 use std::sync::Arc;
@@ -96,7 +98,8 @@ pub async fn run(args: DispatcherArgs) -> anyhow::Result<()> {
     let address = listener.local_addr().context("cannot tell the address that is listened on")?;
     settings.write_address(address)?;
     let (notes, queue) = mpsc::channel(hub::QUEUE);
-    let hub = Hub::new(store.clone(), settings.policies.clone(), Jobs::new(store.clone(), notes.clone()))
+    let policies = PolicyBook::new(settings.policy_dir.clone(), settings.policies.clone());
+    let hub = Hub::new(store.clone(), policies, Jobs::new(store.clone(), notes.clone()))
         .context("cannot read the open actions")?;
     let hub = std::thread::Builder::new().name("hub".to_owned()).spawn(move || hub.run(queue))?;
     let (publisher, publishing) = Publisher::new(store.clone());

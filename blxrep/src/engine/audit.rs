@@ -247,3 +247,326 @@ impl Proof {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::tracking::{BaselineSearch, SPACING_NS};
+    use proptest::prelude::*;
+
+    const WRITE: usize = class::WRITE;
+    const DISCARD: usize = class::DISCARD;
+
+    /// A disk as the kernel and the programs see it. Each event can be lost on its way to the programs.
+    #[derive(Clone, Default)]
+    struct Disk {
+        sample: Sample,
+        unaccounted: [bool; 2],
+    }
+
+    impl Disk {
+        fn issue(&mut self, c: usize, sectors: u64, seen: bool) {
+            self.sample.inflight += 1;
+            if seen {
+                self.sample.after.entered_requests += 1;
+                self.sample.after.entered_sectors[c] += sectors;
+            }
+        }
+
+        fn settle(&mut self, c: usize, sectors: u64) {
+            self.sample.after.settled_requests += 1;
+            self.sample.after.settled_sectors[c] += sectors;
+        }
+
+        fn orphan(&mut self, c: usize, sectors: u64) {
+            self.sample.after.orphan_requests += 1;
+            self.sample.after.orphan_sectors[c] += sectors;
+        }
+
+        fn account(&mut self, c: usize, sectors: u64) {
+            self.sample.inflight -= 1;
+            if !self.unaccounted[c] {
+                self.sample.stat[1].sectors[c] += sectors;
+                self.sample.stat[1].requests[c] += 1;
+            }
+        }
+
+        fn write(&mut self, c: usize, sectors: u64, issue_seen: bool, completion_seen: bool) {
+            self.issue(c, sectors, issue_seen);
+            match (issue_seen, completion_seen) {
+                (true, true) => self.settle(c, sectors),
+                (false, true) => self.orphan(c, sectors),
+                (_, false) => {}
+            }
+            self.account(c, sectors);
+        }
+
+        /// A sample during which nothing moves, a while after the last.
+        fn still(&mut self) -> Sample {
+            self.sample.at += SPACING_NS;
+            Sample { before: self.sample.after, stat: [self.sample.stat[1]; 2], ..self.sample }
+        }
+
+        fn audit(&mut self, reporting: Reporting) -> Audit {
+            let mut search = BaselineSearch::default();
+            let baseline = (0..10).find_map(|_| search.offer(&self.still()));
+            Audit::new(baseline.unwrap(), reporting)
+        }
+
+        fn prove(&mut self, audit: &mut Audit) -> Verdict {
+            let mut proof = Proof::new();
+            (0..=MAX_ATTEMPTS).find_map(|_| proof.offer(audit, &self.still())).unwrap()
+        }
+    }
+
+    fn unproven(verdict: &Verdict) -> &str {
+        match verdict {
+            Verdict::Unproven(reason) => reason,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn what_both_hooks_saw_is_proven() {
+        let mut disk = Disk::default();
+        disk.sample.stat[1].sectors = [1_000_000, 5];
+        let mut audit = disk.audit(Reporting::Requests);
+        disk.write(WRITE, 8, true, true);
+        disk.write(DISCARD, 4096, true, true);
+        assert_eq!(disk.prove(&mut audit), Verdict::Proven);
+        disk.issue(WRITE, 8, true);
+        assert_eq!(disk.prove(&mut audit), Verdict::Proven, "also with a request in flight");
+        assert!(!audit.take_changed());
+    }
+
+    #[test]
+    fn one_sample_is_not_enough_and_neither_are_three_at_once() {
+        let mut disk = Disk::default();
+        let mut audit = disk.audit(Reporting::Requests);
+        let (mut proof, sample) = (Proof::new(), disk.still());
+        for _ in 0..AGREEING + 5 {
+            assert_eq!(proof.offer(&mut audit, &sample), None);
+        }
+        let later = |by: u64| Sample { at: sample.at + by, ..sample };
+        assert_eq!(proof.offer(&mut audit, &later(SPACING_NS)), None);
+        assert_eq!(proof.offer(&mut audit, &later(2 * SPACING_NS - 1)), None);
+        assert_eq!(proof.offer(&mut audit, &later(2 * SPACING_NS)), Some(Verdict::Proven));
+    }
+
+    #[test]
+    fn a_sample_during_which_anything_moved_does_not_count() {
+        let mut disk = Disk::default();
+        let mut audit = disk.audit(Reporting::Requests);
+        let still = disk.still();
+        let moved: [fn(&mut Sample); 6] = [
+            |s| s.before.entered_requests += 1,
+            |s| s.before.settled_sectors[WRITE] += 1,
+            |s| s.before.orphan_requests += 1,
+            |s| s.stat[0].sectors[DISCARD] += 1,
+            |s| s.stat[0].requests[WRITE] += 1,
+            |s| s.inflight = 1,
+        ];
+        for change in moved {
+            let mut proof = Proof::new();
+            let verdict = (0..=MAX_ATTEMPTS).find_map(|n| {
+                let mut sample = Sample { at: still.at + u64::from(n) * SPACING_NS, ..still };
+                change(&mut sample);
+                proof.offer(&mut audit, &sample)
+            });
+            unproven(&verdict.unwrap());
+        }
+    }
+
+    #[test]
+    fn a_proof_ends_after_its_attempts_and_after_its_time() {
+        let mut disk = Disk::default();
+        let mut audit = disk.audit(Reporting::Requests);
+        let busy = |at| Sample { at, inflight: 1, ..Sample::default() };
+        let mut proof = Proof::new();
+        for _ in 1..MAX_ATTEMPTS {
+            assert_eq!(proof.offer(&mut audit, &busy(1)), None);
+        }
+        assert!(unproven(&proof.offer(&mut audit, &busy(1)).unwrap()).contains("never stood still"));
+        let mut proof = Proof::new();
+        assert_eq!(proof.offer(&mut audit, &busy(1)), None);
+        unproven(&proof.offer(&mut audit, &busy(1 + MAX_PROOF_NS)).unwrap());
+    }
+
+    #[test]
+    fn a_lost_completion_is_not_proven_until_it_is_settled() {
+        let mut disk = Disk::default();
+        let mut audit = disk.audit(Reporting::Requests);
+        disk.write(WRITE, 8, true, false);
+        assert!(unproven(&disk.prove(&mut audit)).contains("differs by 8"));
+        disk.settle(WRITE, 8);
+        assert_eq!(disk.prove(&mut audit), Verdict::Proven);
+    }
+
+    #[test]
+    fn a_lost_issue_in_flight_is_missed_by_the_table() {
+        let mut disk = Disk::default();
+        let mut audit = disk.audit(Reporting::Requests);
+        disk.issue(WRITE, 8, false);
+        unproven(&disk.prove(&mut audit));
+    }
+
+    #[test]
+    fn a_lost_issue_is_written_off_by_a_published_point_alone() {
+        let mut disk = Disk::default();
+        let mut audit = disk.audit(Reporting::Requests);
+        disk.write(WRITE, 8, false, true);
+        assert!(unproven(&disk.prove(&mut audit)).contains("8 sectors were seen at completion only"));
+        audit.abandoned();
+        audit.published();
+        unproven(&disk.prove(&mut audit));
+        audit.published();
+        assert!(audit.take_changed());
+        assert_eq!(disk.prove(&mut audit), Verdict::Proven);
+        disk.write(WRITE, 8, false, true);
+        unproven(&disk.prove(&mut audit));
+    }
+
+    #[test]
+    fn a_lost_issue_is_not_written_off_while_anything_is_in_flight() {
+        let mut disk = Disk::default();
+        let mut audit = disk.audit(Reporting::Requests);
+        disk.write(WRITE, 8, false, true);
+        disk.issue(WRITE, 8, true);
+        unproven(&disk.prove(&mut audit));
+        audit.published();
+        assert!(!audit.take_changed());
+        unproven(&disk.prove(&mut audit));
+    }
+
+    #[test]
+    fn a_write_that_neither_hook_saw_is_a_gap() {
+        for (c, name) in [(WRITE, "write"), (DISCARD, "discard")] {
+            let mut disk = Disk::default();
+            let mut audit = disk.audit(Reporting::Requests);
+            disk.write(c, 16, false, false);
+            disk.write(c, 8, false, true);
+            let reason = format!("16 {name} sectors were seen at neither hook");
+            assert_eq!(disk.prove(&mut audit), Verdict::Gap(reason));
+        }
+    }
+
+    #[test]
+    fn orphans_of_one_class_do_not_cover_a_gap_in_another() {
+        let mut disk = Disk::default();
+        let mut audit = disk.audit(Reporting::Requests);
+        disk.write(WRITE, 8, false, false);
+        disk.write(DISCARD, 8, false, true);
+        assert!(matches!(disk.prove(&mut audit), Verdict::Gap(_)));
+    }
+
+    #[test]
+    fn pieces_of_split_bios_prove_nothing_and_cover_nothing() {
+        let mut disk = Disk::default();
+        let mut audit = disk.audit(Reporting::Bios);
+        disk.orphan(WRITE, 128);
+        disk.write(WRITE, 256, true, true);
+        assert_eq!(disk.prove(&mut audit), Verdict::Proven);
+        disk.write(WRITE, 8, false, true);
+        assert!(matches!(disk.prove(&mut audit), Verdict::Gap(_)));
+    }
+
+    #[test]
+    fn slack_is_taken_away_before_a_loss_can_hide_in_it() {
+        let mut disk = Disk::default();
+        let mut audit = disk.audit(Reporting::Requests);
+        disk.write(WRITE, 800, true, true);
+        // The event of a requeue was lost: the request entered and settled twice.
+        disk.issue(WRITE, 8, true);
+        disk.settle(WRITE, 8);
+        disk.write(WRITE, 8, true, true);
+        disk.sample.inflight -= 1;
+        assert_eq!(disk.prove(&mut audit), Verdict::Proven);
+        assert!(audit.take_changed());
+        disk.write(WRITE, 8, false, false);
+        assert!(matches!(disk.prove(&mut audit), Verdict::Gap(_)));
+    }
+
+    #[test]
+    fn what_could_not_be_recorded_is_a_gap_at_once() {
+        type Change = fn(&mut Sample);
+        let changes: [(Change, &str); 4] = [
+            (|s| s.after.unlocatable += 1, "passthrough"),
+            (|s| s.after.table_full += 1, "table full"),
+            (|s| s.after.beyond_end += 1, "beyond the size"),
+            (|s| s.disk_bytes += 512, "resized"),
+        ];
+        for (change, word) in changes {
+            let mut disk = Disk::default();
+            let mut audit = disk.audit(Reporting::Requests);
+            change(&mut disk.sample);
+            match Proof::new().offer(&mut audit, &disk.still()) {
+                Some(Verdict::Gap(reason)) => assert!(reason.contains(word), "{reason}"),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_class_that_the_kernel_does_not_account_is_learned_and_shown() {
+        let mut disk = Disk { unaccounted: [false, true], ..Disk::default() };
+        let mut audit = disk.audit(Reporting::Requests);
+        disk.write(DISCARD, 4096, true, true);
+        disk.write(WRITE, 8, true, true);
+        assert_eq!(disk.prove(&mut audit), Verdict::Proven);
+        assert_eq!(audit.not_audited(), ["discard"]);
+        disk.unaccounted = [false, false];
+        disk.write(DISCARD, 8, true, true);
+        assert_eq!(disk.prove(&mut audit), Verdict::Proven);
+        assert!(audit.not_audited().is_empty(), "it accounts them after all");
+    }
+
+    #[test]
+    fn writes_that_are_not_accounted_are_never_proven() {
+        let mut disk = Disk { unaccounted: [true, true], ..Disk::default() };
+        let mut audit = disk.audit(Reporting::Requests);
+        disk.write(WRITE, 8, true, true);
+        assert!(unproven(&disk.prove(&mut audit)).contains("iostats"));
+        assert_eq!(audit.not_audited(), ["write"]);
+    }
+
+    #[test]
+    fn a_baseline_under_load_waits_for_samples_that_agree() {
+        let mut disk = Disk::default();
+        disk.issue(WRITE, 8, false);
+        let mut search = BaselineSearch::default();
+        for _ in 0..20 {
+            assert_eq!(search.offer(&disk.still()), None, "what was in flight at attach is not in the table");
+        }
+        disk.orphan(WRITE, 8);
+        assert_eq!(search.offer(&disk.still()), None, "completed, but still in flight for the kernel");
+        disk.account(WRITE, 8);
+        let baseline = (0..10).find_map(|_| search.offer(&disk.still())).unwrap();
+        let mut audit = Audit::new(baseline, Reporting::Requests);
+        assert_eq!(disk.prove(&mut audit), Verdict::Proven);
+    }
+
+    proptest! {
+        /// Against the truth: proven only if no issue was lost since the last publication; a gap only if an event was
+        /// lost at both hooks, and always then.
+        #[test]
+        fn verdicts_are_true(events in proptest::collection::vec((0..2usize, 1u64..64, any::<u8>()), 0..40)) {
+            let mut disk = Disk::default();
+            let mut audit = disk.audit(Reporting::Requests);
+            let (mut lost_issue, mut lost_both) = (false, false);
+            for (c, sectors, luck) in events {
+                let (issue_seen, completion_seen) = (luck % 8 != 0, luck % 16 != 0);
+                disk.write(c, sectors, issue_seen, completion_seen);
+                lost_issue |= !issue_seen;
+                lost_both |= !issue_seen && !completion_seen;
+                if issue_seen && !completion_seen {
+                    disk.settle(c, sectors);
+                }
+            }
+            match disk.prove(&mut audit) {
+                Verdict::Proven => prop_assert!(!lost_issue),
+                Verdict::Unproven(_) => prop_assert!(lost_issue && !lost_both),
+                Verdict::Gap(_) => prop_assert!(lost_both),
+            }
+        }
+    }
+}

@@ -72,7 +72,9 @@ pub fn flatten(mut runs: Vec<Run>) -> Vec<Run> {
         while let Some(run) = incoming.next_if(|run| run.start <= at) {
             active.push(ByAge(run));
         }
-        let Some(top) = active.peek().map(|top| top.0) else { continue };
+        let Some(top) = active.peek().map(|top| top.0) else {
+            continue;
+        };
         let next = incoming.peek().map_or(u32::MAX, |run| run.start);
         let end = top.end.min(next);
         if end > at {

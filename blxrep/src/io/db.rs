@@ -71,7 +71,7 @@ impl Db {
     /// Opens a database after a check of all of it.
     pub fn open(storage: &Storage, path: &Path) -> Result<Self> {
         let file = storage.open(path, Access::Write)?;
-        if file.len()? == 0 {
+        if file.length()? == 0 {
             return Err(DbError::Damaged { path: path.to_owned(), reason: "it is empty".to_owned() });
         }
         Self::start(file)
@@ -89,7 +89,9 @@ impl Db {
         let opened = std::panic::catch_unwind(std::panic::AssertUnwindSafe(open));
         match opened {
             Ok(Ok(inner)) => Ok(Self { path, inner: RwLock::new(inner) }),
-            Ok(Err(redb::DatabaseError::Storage(redb::StorageError::Io(e)))) => Err(failed(&path, e)),
+            Ok(Err(redb::DatabaseError::Storage(redb::StorageError::Io(e)))) if !is_damage(&e) => {
+                Err(failed(&path, e))
+            }
             Ok(Err(e)) => Err(DbError::Damaged { path, reason: e.to_string() }),
             Err(_) => Err(DbError::Damaged { path, reason: "redb cannot make sense of it".to_owned() }),
         }
@@ -219,7 +221,9 @@ impl Transaction<'_> {
     pub fn last<R: Record>(&self, range: (Bound<&[u8]>, Bound<&[u8]>)) -> Result<Option<R>> {
         let table = self.tx.open_table(table_of(R::TABLE)).map_err(|e| failed(self.path, e))?;
         let mut entries = table.range::<&[u8]>(range).map_err(|e| failed(self.path, e))?;
-        let Some(entry) = entries.next_back() else { return Ok(None) };
+        let Some(entry) = entries.next_back() else {
+            return Ok(None);
+        };
         let (key, value) = entry.map_err(|e| failed(self.path, e))?;
         decode::<R>(self.path, key.value(), value.value()).map(Some)
     }
@@ -238,6 +242,13 @@ impl Transaction<'_> {
         table.remove(key).map_err(|e| failed(self.path, e))?;
         Ok(())
     }
+}
+
+/// Whether an error tells of the file's content (redb's own, or the end of the file where there should be more)
+/// and not of an operation that failed.
+fn is_damage(error: &io::Error) -> bool {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<StorageError>());
+    inner.is_none_or(|inner| inner.source.kind() == io::ErrorKind::UnexpectedEof)
 }
 
 fn failed(path: &Path, reason: impl ToString) -> DbError {
@@ -288,7 +299,7 @@ struct Backend(DataFile);
 
 impl StorageBackend for Backend {
     fn len(&self) -> io::Result<u64> {
-        self.0.len().map_err(io::Error::other)
+        self.0.length().map_err(io::Error::other)
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {

@@ -142,8 +142,12 @@ impl Disk {
             if at == 0 || at >= self.blocks {
                 return;
             }
-            let Some(sector) = fetch(at * self.block, 512) else { return };
-            let Some(records) = mbr_records(&sector) else { return };
+            let Some(sector) = fetch(at * self.block, 512) else {
+                return;
+            };
+            let Some(records) = mbr_records(&sector) else {
+                return;
+            };
             for record in records.iter().filter(|record| !record.is_extended()) {
                 if let Some(entry) = self.mbr_entry(number, at, record) {
                     entries.push(entry);
@@ -191,7 +195,9 @@ fn mbr_records(sector: &[u8]) -> Option<Vec<Record>> {
 
 /// A GUID as text. Its first three fields are little-endian.
 fn guid(bytes: &[u8]) -> Option<String> {
-    let [a, b, c, d, e, f, g, h, rest @ ..] = bytes else { return None };
+    let [a, b, c, d, e, f, g, h, rest @ ..] = bytes else {
+        return None;
+    };
     let rest: [u8; 8] = rest.try_into().ok()?;
     let head = [*d, *c, *b, *a, *f, *e, *h, *g];
     Some(uuid(&[head, rest].concat()))
@@ -276,7 +282,11 @@ mod tests {
             let mut header = vec![0; 92];
             header[..8].copy_from_slice(b"EFI PART");
             header[12..16].copy_from_slice(&92u32.to_le_bytes());
+            header[8..12].copy_from_slice(&0x1_0000u32.to_le_bytes());
             header[24..32].copy_from_slice(&(at as u64).to_le_bytes());
+            header[32..40].copy_from_slice(&(1 + last as u64 - at as u64).to_le_bytes());
+            header[40..48].copy_from_slice(&(2 + entry_blocks as u64).to_le_bytes());
+            header[48..56].copy_from_slice(&((last - entry_blocks - 1) as u64).to_le_bytes());
             header[56..72].copy_from_slice(&[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16]);
             header[72..80].copy_from_slice(&(table as u64).to_le_bytes());
             header[80..84].copy_from_slice(&128u32.to_le_bytes());
@@ -314,6 +324,37 @@ mod tests {
                 ]
             );
             assert_eq!(table.entries[0].kind, "0fc63daf-8483-4772-8e79-3d69d8477de4");
+        }
+    }
+
+    #[test]
+    fn util_linux_reads_the_same() {
+        let mut mbr = vec![0; DISK];
+        mbr[440..444].copy_from_slice(&0xdead_beefu32.to_le_bytes());
+        record(&mut mbr, 0, 0, 0x83, 2048, 1000);
+        record(&mut mbr, 0, 1, 0x05, 4000, 4000);
+        record(&mut mbr, 4000, 0, 0x83, 63, 100);
+        record(&mut mbr, 4000, 1, 0x05, 500, 200);
+        record(&mut mbr, 4500, 0, 0x82, 63, 90);
+        for image in [gpt(512), mbr] {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("disk");
+            std::fs::write(&path, &image).unwrap();
+            let told = std::process::Command::new("partx")
+                .args(["--raw", "-g", "-o", "NR,START,SECTORS,TYPE"])
+                .arg(&path)
+                .output()
+                .unwrap();
+            let told = String::from_utf8(told.stdout).unwrap();
+            let ours: Vec<String> = parsed(&image, 512)
+                .unwrap()
+                .entries
+                .iter()
+                .map(|e| {
+                    format!("{} {} {} {}", e.number, e.first_sector, e.sectors, e.kind.replace("0x0", "0x"))
+                })
+                .collect();
+            assert_eq!(told.lines().collect::<Vec<_>>(), ours);
         }
     }
 

@@ -28,6 +28,8 @@ pub struct Facts {
     pub dax: bool,
     /// The multipath device that this disk is one path of.
     pub multipath: Option<String>,
+    /// Why the disk cannot be opened.
+    pub unreadable: Option<String>,
 }
 
 /// A disk that could be protected.
@@ -85,6 +87,11 @@ fn left_out(disk: &HostDisk, facts: &Facts) -> Option<String> {
 
 fn problem(disk: &HostDisk, facts: &Facts) -> Option<String> {
     let device = &disk.device;
+    if let Some(why) = &facts.unreadable {
+        return Some(format!(
+            "{device} cannot be opened: {why}; the agent needs to run as root, outside a container"
+        ));
+    }
     if facts.zoned {
         return Some(format!("{device} is a zoned disk, which cannot be protected yet"));
     }
@@ -155,6 +162,9 @@ mod tests {
     #[test]
     fn what_cannot_be_protected_says_so() {
         assert!(judged("sda", 0, None).problem.unwrap().contains("disks: [{device: /dev/sda, name: NAME}]"));
+        let closed = Facts { unreadable: Some("not permitted".to_owned()), ..Facts::default() };
+        let closed = Candidate::judge(disk("sda", 0, Some("x")), &closed).problem.unwrap();
+        assert!(closed.starts_with("/dev/sda cannot be opened: not permitted"), "{closed}");
         let zoned = Facts { zoned: true, ..Facts::default() };
         assert!(Candidate::judge(disk("sda", 0, Some("x")), &zoned).problem.unwrap().contains("zoned"));
         let dax = Facts { dax: true, ..Facts::default() };

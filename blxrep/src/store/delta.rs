@@ -2,6 +2,7 @@
 
 use super::append::AppendFile;
 use super::base::facts;
+use super::catalog::key;
 use super::layout::Names;
 use super::publish::{Parts, ReadyPoint, Step};
 use super::{Lease, Store, StoreError};
@@ -15,7 +16,7 @@ use crate::model::encoding::{Encoding, is_zero};
 use crate::model::ids::{DiskId, Epoch, GenerationId, PointId};
 use crate::model::point::{CutSummary, Disk, Point, PointDigests, PointKind};
 use crate::model::units::GranuleSize;
-use crate::view::extent::ExtentFile;
+use crate::view::extent::{ExtentFile, payload_of};
 use std::ops::Range;
 use std::path::Path;
 
@@ -61,6 +62,9 @@ impl Store {
         let refuse = |why: String| Err(StoreError::Refused(why));
         if self.newest_point(disk.id)?.is_none_or(|newest| newest.id != parent.id) {
             return refuse(format!("point {} is not the newest of disk {}", parent.id, disk.device));
+        }
+        if self.db().get::<Point>(&key(spec.point.0))?.is_some() {
+            return refuse(format!("point {} is published already", spec.point));
         }
         if generation.granule_shift != disk.granule_shift {
             return refuse(format!(
@@ -270,14 +274,15 @@ impl Extents {
             end: self.file.position(),
             file: self.file.flushed_file()?,
         };
-        let mut payload = Vec::new();
+        let mut stored = Vec::new();
         for run in seen {
-            let extent = source.read(run.at, &mut payload)?;
+            let extent = source.read(run.at, u64::from(run.len()) << self.granule.shift(), &mut stored)?;
+            let payload = payload_of(&stored);
             let wanted = self.granule.byte_range(run.start..run.end, self.disk_bytes);
             if extent.range() == wanted {
-                kept.add(&extent, &payload)?;
+                kept.add(&extent, payload)?;
             } else {
-                let (extent, payload) = cut(&source, run.at, &extent, &payload, &wanted)?;
+                let (extent, payload) = cut(&source, run.at, &extent, payload, &wanted)?;
                 kept.add(&extent, &payload)?;
             }
         }
@@ -306,7 +311,8 @@ fn cut(
     if extent.encoding == Encoding::Zero {
         return Ok(part(Encoding::Zero, Vec::new()));
     }
-    let content = source.unpack(at, extent, payload)?;
+    let mut content = Vec::new();
+    source.unpack(at, extent, payload, &mut content)?;
     let within = |byte: u64| usize::try_from(byte - extent.start).unwrap_or(usize::MAX);
     let bytes = &content[within(wanted.start)..within(wanted.end)];
     if is_zero(bytes) {
@@ -364,7 +370,9 @@ fn write_changes(
     let mut items = 0;
     let mut bytes = Vec::new();
     for run in seen.chunk_by(|a, b| a.end == b.start) {
-        let (Some(first), Some(last)) = (run.first(), run.last()) else { continue };
+        let (Some(first), Some(last)) = (run.first(), run.last()) else {
+            continue;
+        };
         let sectors = changes::sectors_of(header.granule, first.start..last.end, header.disk_bytes);
         changes::put_range(&mut bytes, &sectors);
         items += 1;

@@ -241,20 +241,15 @@ fn random(seed: &Seed) -> u64 {
 
 /// `None` if the mark was never written: the directory is new, or was being made when something died.
 fn read_mark(file: &DataFile) -> Result<Option<StoreId>, StoreError> {
-    let length = file.len()?;
     let mut bytes = [0; mark::MARK_BYTES];
-    if length == 0 {
+    if file.length()? < bytes.len() as u64 {
         return Ok(None);
-    }
-    let format = |source| StoreError::Format { path: file.path().to_owned(), source };
-    if length != bytes.len() as u64 {
-        let part = "the store's mark";
-        return Err(format(FormatError::Field { part, field: "its length", value: length }));
     }
     file.read_at(&mut bytes, 0)?;
     if bytes == [0; mark::MARK_BYTES] {
         return Ok(None);
     }
+    let format = |source| StoreError::Format { path: file.path().to_owned(), source };
     mark::parse(&bytes).map(Some).map_err(format)
 }
 

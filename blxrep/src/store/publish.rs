@@ -101,7 +101,8 @@ impl Store {
     ) -> Result<(), StoreError> {
         let mut directories = BTreeSet::new();
         for names in ready.iter().flat_map(|point| &point.files) {
-            self.storage().rename(&names.part, &names.published)?;
+            // A published file never changes, whatever went wrong with an id.
+            self.storage().rename_new(&names.part, &names.published)?;
             renamed.push(names);
             directories.extend(names.published.parent());
         }

@@ -182,7 +182,9 @@ impl Store {
 
     /// What a delta holds, by its index.
     pub(super) fn granules_of(&self, point: &Point) -> Result<GranuleSet, ViewError> {
-        let PointDigests::Delta { delta, .. } = point.digests else { return Ok(GranuleSet::new()) };
+        let PointDigests::Delta { delta, .. } = point.digests else {
+            return Ok(GranuleSet::new());
+        };
         let names = self.layout().delta(point.disk, point.generation, point.id);
         let kind = crate::format::header::FileKind::Delta;
         let stored = StoredFile::open(self.storage(), &names.published, kind, &delta)?;

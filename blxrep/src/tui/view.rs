@@ -11,7 +11,7 @@ use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::{Color, Modifier, Style};
 use ratatui::text::{Line, Text};
-use ratatui::widgets::{Block, Clear, Paragraph, Wrap};
+use ratatui::widgets::{Block, Clear, Padding, Paragraph, Wrap};
 
 /// Below this no row of every pane fits.
 const MIN_WIDTH: u16 = 60;
@@ -22,22 +22,22 @@ const DETAIL_LINES: u16 = 2;
 const BANNER_LINES: u16 = 2;
 
 const HELP: &str = "\
- q, Esc, Ctrl-C   leave
- Tab, Shift-Tab   next, previous list
- Up, Down, k, j   select a row; its details are below
- Home, End, g, G  first, last row
- ?                this help
+q, Esc, Ctrl-C   leave
+Tab, Shift-Tab   next, previous list
+Up, Down, k, j   select a row; its details are below
+Home, End, g, G  first, last row
+?                this help
 
- lag       age of the newest published point
- backlog   bytes changed and not yet published
- coverage  whether all changes are known: proven,
-           or unknown and why
- quiet     proven consistent without a freeze
- frozen    filesystems were frozen at the cut
- fuzzy     neither proven nor frozen
+lag       age of the newest published point
+backlog   bytes changed and not yet published
+coverage  whether all changes are known: proven,
+          or unknown and why
+quiet     proven consistent without a freeze
+frozen    filesystems were frozen at the cut
+fuzzy     neither proven nor frozen
 
- This screen only shows. `blxrep help` lists what can
- be done.";
+This screen only shows. `blxrep help` lists what can
+be done.";
 
 /// Draws everything.
 pub fn view(model: &Model, frame: &mut Frame<'_>) {
@@ -106,11 +106,11 @@ fn disconnected(model: &Model, trouble: &str) -> Paragraph<'static> {
     let known = match &model.data {
         Some(data) => {
             let age = Span(seconds_between(data.at, model.now));
-            format!("this is what was known at {}, {age} ago", Clock(data.at))
+            format!("Last good data: {}, {age} ago", Clock(data.at))
         }
-        None => "nothing is known yet".to_owned(),
+        None => "No data yet".to_owned(),
     };
-    let lines = [format!(" ! NO CONNECTION: {known}. Trying again."), format!(" {}", printable(trouble))];
+    let lines = [format!(" ! NO CONNECTION. {known}."), format!("   Trying again: {}", printable(trouble))];
     let style = Style::new().fg(Color::Black).bg(Color::Yellow);
     Paragraph::new(Text::from_iter(lines)).style(style)
 }
@@ -119,7 +119,8 @@ fn help(frame: &mut Frame<'_>, area: Rect) {
     let text = Text::raw(HELP);
     let width = u16::try_from(text.width()).unwrap_or(u16::MAX).saturating_add(4);
     let height = u16::try_from(text.height()).unwrap_or(u16::MAX).saturating_add(2);
+    let block = Block::bordered().title(" Help ").padding(Padding::horizontal(1));
     let inner = area.centered(Constraint::Max(width), Constraint::Max(height));
     frame.render_widget(Clear, inner);
-    frame.render_widget(Paragraph::new(text).block(Block::bordered().title(" Help ")), inner);
+    frame.render_widget(Paragraph::new(text).block(block), inner);
 }

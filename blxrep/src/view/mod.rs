@@ -12,7 +12,6 @@ use crate::format::FormatError;
 use crate::format::header::{FileHeader, FileKind, HEADER_BYTES};
 use crate::format::trailer::{Digest, TRAILER_BYTES, TRAILER_LENGTH, Trailer};
 use crate::io::storage::{Access, DataFile, Storage, StorageError};
-use crate::model::encoding::DecodeError;
 use crate::model::units::GranuleSize;
 pub use reader::PointReader;
 use std::ops::Range;
@@ -76,7 +75,7 @@ impl StoredFile {
     pub fn open(storage: &Storage, path: &Path, kind: FileKind, root: &Digest) -> Result<Self, ViewError> {
         let file = storage.open(path, Access::Read)?;
         let format = |offset, source| ViewError::Format { path: path.to_owned(), offset, source };
-        let length = file.len()?;
+        let length = file.length()?;
         let least = HEADER_BYTES as u64 + TRAILER_LENGTH;
         if length < least {
             return Err(format(0, FormatError::Short { part: "the file", need: least, have: length }));
@@ -107,9 +106,5 @@ impl ViewError {
             Self::Format { path, .. } | Self::Rotten { path, .. } | Self::Foreign { path } => Some(path),
             Self::TooManyRuns(_) | Self::BehindEnd { .. } => None,
         }
-    }
-
-    fn decode(path: &Path, offset: u64, disk: Range<u64>, error: &DecodeError) -> Self {
-        Self::Rotten { path: path.to_owned(), offset, disk, what: error.to_string() }
     }
 }

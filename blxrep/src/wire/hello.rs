@@ -184,6 +184,14 @@ pub struct Accepted {
     pub kept: Vec<KeptDisk>,
 }
 
+impl Accepted {
+    /// Whether a disk of the client's lies under the data directory: same boot of the same kernel, same number.
+    #[must_use]
+    pub fn keeps(&self, boot_id: [u8; 16], major: u32, minor: u32) -> bool {
+        self.boot_id == boot_id && self.kept.iter().any(|disk| (disk.major, disk.minor) == (major, minor))
+    }
+}
+
 /// Why a client is turned away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RefusalCode {
@@ -547,6 +555,14 @@ mod tests {
         assert_eq!(Answer::decode(&accepted().encode().unwrap()), Ok(accepted()));
         let refused = Answer::new(Err(Refusal::new(RefusalCode::Other(900), "no")));
         assert_eq!(Answer::decode(&refused.encode().unwrap()), Ok(refused));
+    }
+
+    #[test]
+    fn a_kept_disk_is_one_of_the_same_machine() {
+        let accepted = accepted().verdict.unwrap();
+        assert!(accepted.keeps([3; 16], 259, 300));
+        assert!(!accepted.keeps([4; 16], 259, 300), "another machine");
+        assert!(!accepted.keeps([3; 16], 259, 301));
     }
 
     #[test]

@@ -1,9 +1,10 @@
 //! Peers for the tests of the channel, good ones and bad ones.
 
 use blxrep::io::channel::{Arrival, ChannelError, Connection, Listener, connect};
+use blxrep::model::encoding::Encoding;
 use blxrep::model::ids::StoreId;
 use blxrep::wire::config::{ToAgent, ToDispatcher};
-use blxrep::wire::frame::{Data, Encoding, HEADER_BYTES};
+use blxrep::wire::frame::{Data, HEADER_BYTES};
 use blxrep::wire::hello::{Accepted, Channel, ClientHello, Credentials, Role};
 use blxrep::wire::version::SUPPORTED;
 use futures_util::{SinkExt, StreamExt};

@@ -21,6 +21,15 @@ pub(super) struct Mount {
     pub options: Vec<String>,
 }
 
+/// What one device is used for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Use {
+    /// Kind of filesystem, as the kernel calls it; `swap` for an active swap area.
+    pub kind: String,
+    /// Mount points; `[SWAP]` for an active swap area.
+    pub points: Vec<String>,
+}
+
 /// Mounts and active swap areas, in the order in which the kernel lists them.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Mounts {
@@ -37,20 +46,21 @@ impl Mounts {
         Ok(Self { all, swaps: swaps.collect() })
     }
 
-    /// Where each block device is mounted; `[SWAP]` for an active swap area.
-    pub(super) fn by_device(&self) -> HashMap<(u32, u32), Vec<String>> {
-        let mut points: HashMap<(u32, u32), Vec<String>> = HashMap::new();
+    /// What each block device in use is used for.
+    pub(super) fn by_device(&self) -> HashMap<(u32, u32), Use> {
+        let mut uses: HashMap<(u32, u32), Use> = HashMap::new();
         for mount in &self.all {
+            let Some(number) = mount.device() else { continue };
+            let used = uses.entry(number).or_default();
             let point = mount.mount_point.to_string_lossy().into_owned();
-            let of_device = mount.device().map(|number| points.entry(number).or_default());
-            if let Some(of_device) = of_device.filter(|p| p.len() < MAX_MOUNT_POINTS && !p.contains(&point)) {
-                of_device.push(point);
+            if used.points.len() < MAX_MOUNT_POINTS && !used.points.contains(&point) {
+                used.kind.clone_from(&mount.kind);
+                used.points.push(point);
             }
         }
-        for number in &self.swaps {
-            points.entry(*number).or_default().push("[SWAP]".to_owned());
-        }
-        points
+        let swap = || Use { kind: "swap".to_owned(), points: vec!["[SWAP]".to_owned()] };
+        uses.extend(self.swaps.iter().map(|number| (*number, swap())));
+        uses
     }
 
     /// The mount that a path lies in: the longest mount point above it, and of several the one on top.

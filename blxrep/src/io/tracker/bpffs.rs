@@ -10,6 +10,8 @@ use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
+/// What a directory has behind its name until it is whole.
+const HALF_MADE: &str = "-new";
 /// Where bpffs belongs.
 const BPFFS: &str = "/sys/fs/bpf";
 /// `BPF_FS_MAGIC` of `linux/magic.h`.
@@ -26,9 +28,7 @@ pub fn mount_if_absent() -> Result<(), TrackerError> {
 
 /// Whether `path`, or the nearest directory above it that exists, is on bpffs.
 pub fn is_bpffs(path: &Path) -> bool {
-    path.ancestors()
-        .find(|p| p.exists())
-        .is_some_and(|p| statfs(p).is_ok_and(|s| s.f_type as i64 == BPFFS_MAGIC))
+    path.ancestors().find(|p| p.exists()).is_some_and(|p| statfs(p).is_ok_and(|s| s.f_type == BPFFS_MAGIC))
 }
 
 /// A name that bpffs accepts: agent ids may have dots, file names there may not.
@@ -85,11 +85,15 @@ pub fn make_whole<T>(
     filled
 }
 
-/// The temporary name: `<name>-new`.
 fn half_made(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
-    name.push("-new");
+    name.push(HALF_MADE);
     name.into()
+}
+
+/// The name that a half-made directory would have got.
+pub fn half_made_name(name: &str) -> Option<&str> {
+    name.strip_suffix(HALF_MADE)
 }
 
 /// Removes a directory with everything in it: unpinned links detach, unpinned maps go when nobody maps them.

@@ -94,7 +94,9 @@ impl Kernel {
             Type::Typedef(t) => self.pointed_at(&t),
             _ => None,
         });
-        let Some(Type::FuncProto(proto)) = proto else { return Err(absent()) };
+        let Some(Type::FuncProto(proto)) = proto else {
+            return Err(absent());
+        };
         let names = proto.parameters.iter().skip(1).take(2).map(|p| self.pointee_name(p));
         let position = names.into_iter().position(|name| name.as_deref() == Some(pointee));
         position.and_then(|p| u64::try_from(p).ok()).ok_or_else(absent)

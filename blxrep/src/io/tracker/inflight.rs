@@ -107,7 +107,9 @@ impl Table<'_> {
     /// was meant, which its generation tells, and it is put back: a program that fills a place has finished doing so
     /// before the request is under way.
     pub fn take(self, entry: &Entry) -> bool {
-        let Some(words) = self.0.chunks_exact(BUCKET_WORDS).nth(entry.place.0) else { return false };
+        let Some(words) = self.0.chunks_exact(BUCKET_WORDS).nth(entry.place.0) else {
+            return false;
+        };
         let key = &words[entry.place.1];
         let swap = |from, to| key.compare_exchange(from, to, Ordering::SeqCst, Ordering::SeqCst).is_ok();
         if !swap(entry.key, 0) {

@@ -32,7 +32,9 @@ pub use probe::{Probe, probes};
 use crate::model::ids::{AgentId, DiskIdentity, Epoch};
 use crate::model::tracking::{AGENT_WORDS, Baseline, BaselineSearch, EpochRecord, Reporting};
 use crate::model::units::GranuleSize;
-use blxrep_ebpf::{ABI_VERSION, DiskRef, MAX_DISKS, bitmap_groups, bitmap_words, device_key, mode};
+use blxrep_ebpf::{
+    ABI_VERSION, DiskRef, MAX_BUCKETS, MAX_DISKS, bitmap_groups, bitmap_words, device_key, mode,
+};
 use bpffs::PinDir;
 use disk::{Shared, Slot};
 use inflight::Table;
@@ -40,6 +42,7 @@ use maps::Words;
 use object::Object;
 use stat::StatFiles;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use store::{RECORD_WORDS, RecordStore};
@@ -59,16 +62,22 @@ pub struct TrackerOptions {
     pub btf: PathBuf,
     /// Bound of the three bitmaps of one disk; a larger disk gets a coarser granule.
     pub max_map_bytes: u64,
-    /// Buckets of the in-flight table, a power of two up to 65536.
+    /// Buckets of the in-flight table, 16 requests each.
     pub buckets: u32,
 }
 
 impl TrackerOptions {
+    /// Name of an agent's own folder among the pins; bpffs takes no dots.
+    #[must_use]
+    pub fn folder_of(agent: &AgentId) -> String {
+        bpffs::file_name(agent.as_str())
+    }
+
     /// Pins under `/sys/fs/bpf/blxrep/<agent>`, 100 MiB of maps per TiB of disk with room for 16 TiB.
     #[must_use]
     pub fn for_agent(agent: &AgentId) -> Self {
         Self {
-            pin_dir: Path::new("/sys/fs/bpf/blxrep").join(bpffs::file_name(agent.as_str())),
+            pin_dir: Path::new("/sys/fs/bpf/blxrep").join(Self::folder_of(agent)),
             btf: PathBuf::from("/sys/kernel/btf/vmlinux"),
             max_map_bytes: 1600 << 20,
             buckets: object::DEFAULT_BUCKETS,
@@ -113,10 +122,10 @@ impl Tracker {
     /// Adopts the pins of this ABI version if all are there, else loads and attaches; then removes what other versions
     /// have left, so that at no time nothing is attached.
     pub fn open(options: TrackerOptions) -> Result<Self, TrackerError> {
-        if !object::is_table_size(options.buckets) {
+        if !(1..=MAX_BUCKETS).contains(&options.buckets) {
             return Err(TrackerError::Bpf {
                 action: format!("make an in-flight table of {} buckets", options.buckets),
-                reason: "it must be a power of two up to 65536".into(),
+                reason: format!("there must be 1 to {MAX_BUCKETS}"),
             });
         }
         bpffs::mount_if_absent()?;
@@ -143,8 +152,25 @@ impl Tracker {
             started: Instant::now(),
         };
         // A canary that was out when the last agent died.
-        shared.control.get()[0].store(0, std::sync::atomic::Ordering::SeqCst);
-        Ok(Self { options, pins, folder, object, shared: Arc::new(shared) })
+        shared.control.get()[0].store(0, Ordering::SeqCst);
+        let mut tracker = Self { options, pins, folder, object, shared: Arc::new(shared) };
+        tracker.clear_half_made()?;
+        Ok(tracker)
+    }
+
+    /// Frees the slots whose attach was cut short.
+    fn clear_half_made(&mut self) -> Result<(), TrackerError> {
+        for name in bpffs::names(&self.folder)? {
+            let Some(slot) = bpffs::half_made_name(&name).and_then(|n| n.strip_prefix("disk-")?.parse().ok())
+            else {
+                continue;
+            };
+            if slot < MAX_DISKS {
+                self.clear_slot(slot)?;
+            }
+            bpffs::remove(&self.folder.join(name))?;
+        }
+        Ok(())
     }
 
     /// Tracks a disk: adopts what is pinned for it if that still fits, else starts a new epoch.
@@ -191,7 +217,7 @@ impl Tracker {
     }
 
     /// Name, runs and nanoseconds of each program; 0 unless the sysctl `kernel.bpf_stats_enabled` is on.
-    pub fn run_times(&self) -> Result<Vec<(String, u64, u64)>, TrackerError> {
+    pub fn run_times(&self) -> Result<Vec<(&'static str, u64, u64)>, TrackerError> {
         self.object.run_times()
     }
 

@@ -7,8 +7,7 @@ use aya::maps::{Array, ArrayOfMaps, HashMap, Map, MapData};
 use aya::programs::{BtfTracePoint, links::FdLink, links::PinnedLink};
 use aya::{Btf, Ebpf, EbpfLoader, Endianness, Pod};
 use blxrep_ebpf::{
-    BUCKET_ENTRIES, BitmapGroup, Control, DiskRef, DiskSlot, InflightBucket, KernelLayout, MAX_DISKS,
-    globals, maps, programs,
+    BitmapGroup, Control, DiskRef, DiskSlot, InflightBucket, KernelLayout, MAX_DISKS, globals, maps, programs,
 };
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd};
@@ -62,10 +61,9 @@ impl std::fmt::Debug for PodRef {
 /// Loads the object and pins it in `folder`: maps, all programs, and the links of the request hooks.
 pub fn load_into(folder: &Path, options: &TrackerOptions) -> Result<(), TrackerError> {
     let layout = PodLayout(kernel_layout(&options.btf)?);
-    let mask = options.buckets - 1;
     let mut object = EbpfLoader::new()
         .override_global(globals::LAYOUT, &layout, true)
-        .override_global(globals::BUCKET_MASK, &mask, true)
+        .override_global(globals::BUCKETS, &options.buckets, true)
         .map_max_entries(maps::INFLIGHT, options.buckets)
         .load(OBJECT)
         .map_err(|e| TrackerError::bpf("load the eBPF object", &e))?;
@@ -211,27 +209,24 @@ impl Object {
 
     /// Events that the kernel skipped because a program was running already, over all programs.
     pub fn recursion_misses(&self) -> Result<u64, TrackerError> {
-        let misses = self.programs.iter().map(|program| {
-            let fd = program.fd().map_err(|e| TrackerError::bpf("ask a program for its misses", &e))?;
-            let path = PathBuf::from(format!("/proc/self/fdinfo/{}", fd.as_fd().as_raw_fd()));
-            let text = fs::read_to_string(&path).map_err(TrackerError::io("read", &path))?;
-            Ok(fdinfo_field(&text, "recursion_misses:"))
-        });
-        misses.sum()
+        self.programs.iter().map(|program| Ok(fdinfo_field(&fdinfo(program)?, "recursion_misses:"))).sum()
     }
 
     /// Runs and nanoseconds of each program; 0 unless the sysctl `kernel.bpf_stats_enabled` is on.
-    pub fn run_times(&self) -> Result<Vec<(String, u64, u64)>, TrackerError> {
-        let times = self.programs.iter().map(|program| {
-            let fd = program.fd().map_err(|e| TrackerError::bpf("ask a program for its run time", &e))?;
-            let path = PathBuf::from(format!("/proc/self/fdinfo/{}", fd.as_fd().as_raw_fd()));
-            let text = fs::read_to_string(&path).map_err(TrackerError::io("read", &path))?;
-            let info = program.info().map_err(|e| TrackerError::bpf("ask a program for its name", &e))?;
-            let name = info.name_as_str().unwrap_or_default().to_owned();
-            Ok((name, fdinfo_field(&text, "run_cnt:"), fdinfo_field(&text, "run_time_ns:")))
+    pub fn run_times(&self) -> Result<Vec<(&'static str, u64, u64)>, TrackerError> {
+        let names = programs::REQUEST.iter().chain(&programs::BIO);
+        let times = names.zip(&self.programs).map(|(name, program)| {
+            let text = fdinfo(program)?;
+            Ok((*name, fdinfo_field(&text, "run_cnt:"), fdinfo_field(&text, "run_time_ns:")))
         });
         times.collect()
     }
+}
+
+fn fdinfo(program: &BtfTracePoint) -> Result<String, TrackerError> {
+    let fd = program.fd().map_err(|e| TrackerError::bpf("ask a program for its statistics", &e))?;
+    let path = PathBuf::from(format!("/proc/self/fdinfo/{}", fd.as_fd().as_raw_fd()));
+    fs::read_to_string(&path).map_err(TrackerError::io("read", &path))
 }
 
 fn fdinfo_field(text: &str, name: &str) -> u64 {
@@ -264,9 +259,4 @@ fn new_array<T: Pod>(entries: u32, flags: u32, path: &Path) -> Result<MapData, T
 /// The map pinned at `path`.
 pub fn open_map(path: &Path) -> Result<MapData, TrackerError> {
     MapData::from_pin(path).map_err(|e| TrackerError::bpf(format!("adopt the map at {}", path.display()), &e))
-}
-
-/// Whether a number of buckets can be used: the programs mask with one less.
-pub fn is_table_size(buckets: u32) -> bool {
-    buckets.is_power_of_two() && (1..=1 << 16).contains(&buckets) && BUCKET_ENTRIES > 0
 }

@@ -46,7 +46,7 @@ impl RecordStore {
             identity: record.identity.to_string(),
             reason: "a text in it is too long".into(),
         })?;
-        let at = if sequence % 2 == 0 { 0 } else { COPY_WORDS };
+        let at = if sequence.is_multiple_of(2) { 0 } else { COPY_WORDS };
         for (word, bytes) in self.words.get()[at..].iter().zip(copy.chunks_exact(8)) {
             word.store(
                 bytes.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte)),

@@ -1,0 +1,326 @@
+//! Policy files: who is protected, how often, how long it is kept.
+//!
+//! Every `*.yaml` and `*.yml` of the policy directory is one policy, in the order of the file names. An agent gets
+//! the first whose targets match it. What is written today and comes into force in a later version is checked all
+//! the same, so that a mistake in it does not lie in wait.
+
+use super::pattern::Pattern;
+use super::{ConfigError, quantity, yaml};
+use crate::model::ids::AgentId;
+use crate::model::policy::{DEFAULT_LIVE_SYNC, EffectivePolicy, MIN_LIVE_SYNC};
+use serde::Deserialize;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Policies of one directory.
+const MAX_POLICIES: usize = 256;
+/// The longest interval between points; above it nobody would call it live.
+const MAX_LIVE_SYNC: Duration = Duration::from_secs(31 * 86_400);
+
+/// How often a full image is taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SnapshotFrequency {
+    Hourly,
+    Daily,
+    Weekly,
+    Monthly,
+}
+
+/// A time of day, as `12:00` or `12:00:30`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TimeOfDay {
+    pub hour: u8,
+    pub minute: u8,
+    pub second: u8,
+}
+
+/// Agents that a policy is for.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Target {
+    pub pattern: Pattern,
+    #[serde(default)]
+    pub disks_excluded: Vec<String>,
+}
+
+/// One policy file.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Policy {
+    pub name: String,
+    #[serde(default)]
+    pub description: String,
+    #[serde(default, deserialize_with = "quantity::duration_field")]
+    pub live_sync_frequency: Option<Duration>,
+    /// Bytes per second; 0 is no limit.
+    #[serde(default, deserialize_with = "quantity::rate_field")]
+    pub bandwidth_limit: Option<u64>,
+    #[serde(default, deserialize_with = "quantity::duration_field")]
+    pub archive_interval: Option<Duration>,
+    pub snapshot_frequency: Option<SnapshotFrequency>,
+    #[serde(default, deserialize_with = "time_field")]
+    pub snapshot_time: Option<TimeOfDay>,
+    /// Days.
+    pub snapshot_retention: Option<u32>,
+    pub transition_after_days: Option<u32>,
+    pub delete_after_days: Option<u32>,
+    #[serde(default)]
+    pub targets: Vec<Target>,
+}
+
+impl Policy {
+    pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
+        yaml::parse::<Self>(text, path)?.checked()
+    }
+
+    /// What no single value shows.
+    fn checked(self) -> Result<Self, ConfigError> {
+        let wrong = |key, problem| Err(ConfigError::Value { key, problem });
+        let named = |problem: &str| format!("{problem} (policy `{}`)", self.name);
+        if self.live_sync_frequency.is_some_and(|every| !(MIN_LIVE_SYNC..=MAX_LIVE_SYNC).contains(&every)) {
+            return wrong("live_sync_frequency", named("it is not between 1s and 31d"));
+        }
+        if self.targets.is_empty() {
+            return wrong(
+                "targets",
+                named("there are none: no agent would get it; use `- pattern: \"*\"` for all"),
+            );
+        }
+        let (kept, deleted) = (self.transition_after_days, self.delete_after_days);
+        if let (Some(kept), Some(deleted)) = (kept, deleted)
+            && deleted < kept
+        {
+            return wrong("delete_after_days", named("it is less than transition_after_days"));
+        }
+        Ok(self)
+    }
+
+    /// The target that an agent matches.
+    fn target(&self, agent: &AgentId) -> Option<&Target> {
+        self.targets.iter().find(|target| target.pattern.matches(agent.as_str()))
+    }
+
+    /// Keys that are set and come into force in a later version.
+    #[must_use]
+    pub fn not_in_force(&self) -> Vec<&'static str> {
+        [
+            ("archive_interval", self.archive_interval.is_some()),
+            ("snapshot_frequency", self.snapshot_frequency.is_some()),
+            ("snapshot_time", self.snapshot_time.is_some()),
+            ("snapshot_retention", self.snapshot_retention.is_some()),
+            ("transition_after_days", self.transition_after_days.is_some()),
+            ("delete_after_days", self.delete_after_days.is_some()),
+        ]
+        .into_iter()
+        .filter_map(|(key, set)| set.then_some(key))
+        .collect()
+    }
+}
+
+/// All policies, in the order in which they are asked.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Policies {
+    files: Vec<(PathBuf, Policy)>,
+}
+
+/// What one agent gets, and what there is to say about it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Chosen {
+    pub policy: EffectivePolicy,
+    /// A sentence each, for the log.
+    pub notes: Vec<String>,
+}
+
+impl Policies {
+    /// Reads every policy of a directory. A directory that does not exist holds none.
+    pub fn load(dir: &Path) -> Result<Self, ConfigError> {
+        let failed = |source| ConfigError::Read { path: dir.to_owned(), source };
+        let entries = match std::fs::read_dir(dir) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Self::default()),
+            listed => listed.map_err(failed)?,
+        };
+        let mut paths = Vec::new();
+        for entry in entries {
+            let path = entry.map_err(failed)?.path();
+            if path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml") {
+                paths.push(path);
+            }
+            if paths.len() > MAX_POLICIES {
+                return Err(ConfigError::TooMany { path: dir.to_owned(), limit: MAX_POLICIES });
+            }
+        }
+        paths.sort();
+        let read = |path: PathBuf| {
+            let policy = yaml::read::<Policy>(&path)?.checked().map_err(|error| in_file(error, &path))?;
+            Ok((path, policy))
+        };
+        Ok(Self { files: paths.into_iter().map(read).collect::<Result<_, ConfigError>>()? })
+    }
+
+    /// What is in force for an agent: the first policy by file name that names it; `None` if none does.
+    #[must_use]
+    pub fn for_agent(&self, agent: &AgentId) -> Option<Chosen> {
+        let mut matching =
+            self.files.iter().filter_map(|(path, policy)| Some((path, policy, policy.target(agent)?)));
+        let (path, policy, target) = matching.next()?;
+        let mut notes: Vec<String> = matching
+            .map(|(other, _, _)| {
+                format!(
+                    "agent {agent} gets {} and not {}, which comes later",
+                    path.display(),
+                    other.display()
+                )
+            })
+            .collect();
+        let later = policy.not_in_force();
+        if !later.is_empty() {
+            notes.push(format!("{}: not in force yet: {}", path.display(), later.join(", ")));
+        }
+        let policy = EffectivePolicy {
+            name: policy.name.clone(),
+            live_sync: policy.live_sync_frequency.unwrap_or(DEFAULT_LIVE_SYNC),
+            bandwidth_limit: policy.bandwidth_limit.filter(|limit| *limit > 0),
+            disks_excluded: target.disks_excluded.clone(),
+        };
+        Some(Chosen { policy, notes })
+    }
+}
+
+/// Adds the file to what [`Policy::checked`] found.
+fn in_file(error: ConfigError, path: &Path) -> ConfigError {
+    match error {
+        ConfigError::Value { key, problem } => {
+            ConfigError::Value { key, problem: format!("{problem} in {}", path.display()) }
+        }
+        other => other,
+    }
+}
+
+fn time_field<'de, D: serde::Deserializer<'de>>(d: D) -> Result<Option<TimeOfDay>, D::Error> {
+    let text = String::deserialize(d)?;
+    let expected = "a time of day such as \"12:00\" or \"23:30:15\"";
+    let wrong = || serde::de::Error::invalid_value(serde::de::Unexpected::Str(&text), &expected);
+    time_of_day(&text).ok_or_else(wrong).map(Some)
+}
+
+fn time_of_day(text: &str) -> Option<TimeOfDay> {
+    let mut parts = text.split(':').map(|part| part.parse::<u8>().ok());
+    let (hour, minute) = (parts.next()??, parts.next()??);
+    let second = parts.next().unwrap_or(Some(0))?;
+    let valid = hour < 24 && minute < 60 && second < 60 && parts.next().is_none();
+    valid.then_some(TimeOfDay { hour, minute, second })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A policy file as they are in use with existing installations.
+    const EXISTING: &str = "\
+name: \"default-backup-policy\"
+description: \"Backup policy for all servers\"
+archive_interval: 48h
+snapshot_frequency: \"daily\"
+snapshot_time: \"12:00\"
+bandwidth_limit: 100
+snapshot_retention: 30
+live_sync_frequency: 2m
+transition_after_days: 30
+delete_after_days: 90
+
+targets:
+  # Range pattern
+  - pattern: \"web[1-5].example.com\"
+    disks_excluded:
+      - \"/dev/xvdz\"
+  - pattern: \"db[a,b]\"
+";
+
+    fn parse(text: &str) -> Result<Policy, ConfigError> {
+        Policy::parse(text, Path::new("p.yaml"))
+    }
+
+    fn directory(files: &[(&str, &str)]) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, text) in files {
+            std::fs::write(dir.path().join(name), text).unwrap();
+        }
+        dir
+    }
+
+    #[test]
+    fn an_existing_file_keeps_working() {
+        let dir = directory(&[("default.yaml", EXISTING)]);
+        let policies = Policies::load(dir.path()).unwrap();
+        let chosen = policies.for_agent(&"web3.example.com".parse().unwrap()).unwrap();
+        let expected = EffectivePolicy {
+            name: "default-backup-policy".to_owned(),
+            live_sync: Duration::from_secs(120),
+            bandwidth_limit: Some(100_000_000),
+            disks_excluded: vec!["/dev/xvdz".to_owned()],
+        };
+        assert_eq!(chosen.policy, expected);
+        let [note] = &chosen.notes[..] else { panic!("{:?}", chosen.notes) };
+        assert!(note.ends_with(
+            "default.yaml: not in force yet: archive_interval, snapshot_frequency, snapshot_time, \
+             snapshot_retention, transition_after_days, delete_after_days"
+        ));
+        let chosen = policies.for_agent(&"dbb".parse().unwrap()).unwrap();
+        assert_eq!(chosen.policy.disks_excluded, [""; 0]);
+    }
+
+    #[test]
+    fn the_sample_is_right() {
+        let sample = parse(include_str!("../../../dist/policies/default.yaml")).unwrap();
+        assert_eq!(sample.live_sync_frequency, Some(DEFAULT_LIVE_SYNC));
+        assert_eq!(sample.not_in_force(), [""; 0]);
+    }
+
+    #[test]
+    fn the_first_file_by_name_wins_and_the_others_are_named() {
+        let policy = |name: &str, every: &str| {
+            format!("name: {name}\nlive_sync_frequency: {every}\ntargets:\n  - pattern: \"*\"\n")
+        };
+        let dir = directory(&[
+            ("20-b.yaml", &policy("b", "20")),
+            ("10-a.yml", &policy("a", "10s")),
+            ("30-c.txt", "not: a policy"),
+        ]);
+        let chosen = Policies::load(dir.path()).unwrap().for_agent(&"x".parse().unwrap()).unwrap();
+        assert_eq!((chosen.policy.name.as_str(), chosen.policy.live_sync), ("a", Duration::from_secs(10)));
+        assert!(chosen.notes[0].contains("10-a.yml and not ") && chosen.notes[0].contains("20-b.yaml"));
+    }
+
+    #[test]
+    fn an_agent_that_no_policy_names_gets_none() {
+        let dir = directory(&[("a.yaml", EXISTING)]);
+        assert_eq!(Policies::load(dir.path()).unwrap().for_agent(&"other".parse().unwrap()), None);
+        assert_eq!(Policies::load(Path::new("/nonexistent")).unwrap(), Policies::default());
+    }
+
+    #[test]
+    fn a_mistake_is_told_with_its_place() {
+        let told = |text: &str| parse(text).unwrap_err().to_string();
+        let with = |line: &str| format!("name: a\ntargets: [{{pattern: \"*\"}}]\n{line}\n");
+        assert!(told(&with("live_sync: 5m")).starts_with("p.yaml:3:1: unknown field `live_sync`"));
+        assert!(told(&with("live_sync_frequency: often")).contains("(at `live_sync_frequency: often`)"));
+        assert!(told(&with("live_sync_frequency: 0")).contains("not between 1s and 31d (policy `a`)"));
+        assert!(told(&with("snapshot_time: \"25:00\"")).contains("a time of day"));
+        assert!(told(&with("snapshot_frequency: often")).contains("(at `snapshot_frequency: often`)"));
+        assert!(told(&with("transition_after_days: 9\ndelete_after_days: 8")).contains("less than"));
+        assert!(told("name: a\ntargets: []\n").contains("there are none"));
+        assert!(told("name: a\ntargets:\n  - pattern: \"web[a-c]\"\n").starts_with("p.yaml:3:14: "));
+        assert!(told("targets: [{pattern: a}]\n").contains("name"));
+        let dir = directory(&[("bad.yaml", "name: a\ntargets: []\n")]);
+        assert!(Policies::load(dir.path()).unwrap_err().to_string().contains("bad.yaml"));
+    }
+
+    #[test]
+    fn times_of_day_are_checked() {
+        assert_eq!(time_of_day("23:59:58"), Some(TimeOfDay { hour: 23, minute: 59, second: 58 }));
+        for bad in ["", "12", "24:00", "12:60", "12:00:60", "12:00:00:00", "-1:00", "12:"] {
+            assert_eq!(time_of_day(bad), None, "{bad}");
+        }
+    }
+}

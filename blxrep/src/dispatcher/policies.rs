@@ -1,0 +1,56 @@
+//! The policies in force, read again when their files change.
+
+use crate::config::policy::Policies;
+use crate::model::ids::AgentId;
+use crate::model::policy::EffectivePolicy;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+/// Policies of one directory.
+#[derive(Debug)]
+pub struct PolicyBook {
+    dir: PathBuf,
+    policies: Policies,
+    /// What went wrong when they were read last, so that it is said once.
+    trouble: Option<String>,
+    /// What was said of each agent's policy, so that it is said once.
+    said: BTreeMap<AgentId, Vec<String>>,
+}
+
+impl PolicyBook {
+    pub const fn new(dir: PathBuf, policies: Policies) -> Self {
+        Self { dir, policies, trouble: None, said: BTreeMap::new() }
+    }
+
+    /// The policy that names the agent.
+    pub fn for_agent(&mut self, agent: &AgentId) -> Option<EffectivePolicy> {
+        let chosen = self.policies.for_agent(agent)?;
+        if self.said.get(agent) != Some(&chosen.notes) {
+            for note in &chosen.notes {
+                tracing::info!(%agent, %note, "policy");
+            }
+            self.said.insert(agent.clone(), chosen.notes);
+        }
+        Some(chosen.policy)
+    }
+
+    /// Reads the files again. If one cannot be used, those in force stay.
+    pub fn reload(&mut self) {
+        match Policies::load(&self.dir) {
+            Ok(policies) => {
+                self.trouble = None;
+                if policies != self.policies {
+                    tracing::info!(dir = %self.dir.display(), "policies have changed");
+                    self.policies = policies;
+                }
+            }
+            Err(error) => {
+                let trouble = error.to_string();
+                if self.trouble.as_ref() != Some(&trouble) {
+                    tracing::warn!(%error, "policies were not read again; those in force stay");
+                }
+                self.trouble = Some(trouble);
+            }
+        }
+    }
+}

@@ -1,0 +1,15 @@
+//! The store on a real filesystem: points are what was written, survive restarts and faults, and rot is found.
+#![expect(
+    clippy::panic,
+    clippy::single_range_in_vec_init,
+    clippy::unwrap_used,
+    reason = "helpers of tests fail the test; a list of one run is a list of runs"
+)]
+
+mod faults;
+mod fixture;
+mod golden;
+mod opening;
+mod points;
+mod restore;
+mod rot;
