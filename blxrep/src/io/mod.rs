@@ -10,3 +10,4 @@ pub mod signals;
 pub mod source;
 pub mod storage;
 pub mod tracker;
+pub mod write_behind;

@@ -56,6 +56,8 @@ impl std::fmt::Debug for Storage {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
     Read,
+    /// Read once and in large pieces: past the page cache, whose pages cost more than the read.
+    Stream,
     /// Read and write what is there.
     Write,
     /// Read and write; must not be there yet.
@@ -99,7 +101,7 @@ impl Storage {
     /// filesystem allows it: a write through it and an fsync cost eight times the CPU.
     pub fn open(&self, path: &Path, access: Access) -> Result<DataFile> {
         let action = match access {
-            Access::Read => "open",
+            Access::Read | Access::Stream => "open",
             Access::Create | Access::Replace | Access::Keep => "create",
             Access::Write | Access::Device => "open for writing",
         };
@@ -107,7 +109,7 @@ impl Storage {
             let mut options = OpenOptions::new();
             options.read(true).mode(FILE_MODE);
             match access {
-                Access::Read => {}
+                Access::Read | Access::Stream => {}
                 Access::Write => drop(options.write(true)),
                 Access::Create => drop(options.write(true).create_new(true)),
                 Access::Replace => drop(options.write(true).create(true).truncate(true)),
@@ -115,7 +117,11 @@ impl Storage {
                 Access::Device => drop(options.write(true).custom_flags(flag(OFlags::EXCL))),
             }
             let file = options.open(path)?;
-            let direct = if access == Access::Read { None } else { open_direct(path)? };
+            let direct = match access {
+                Access::Read => None,
+                Access::Stream => open_direct(path, false)?,
+                _ => open_direct(path, true)?,
+            };
             Ok((file, direct))
         })?;
         Ok(DataFile {
@@ -202,12 +208,17 @@ impl Storage {
 }
 
 /// `None` where the filesystem knows no direct transfers (EINVAL).
-fn open_direct(path: &Path) -> io::Result<Option<File>> {
-    match OpenOptions::new().read(true).write(true).custom_flags(flag(OFlags::DIRECT)).open(path) {
+fn open_direct(path: &Path, write: bool) -> io::Result<Option<File>> {
+    match OpenOptions::new().read(true).write(write).custom_flags(flag(OFlags::DIRECT)).open(path) {
         Ok(file) => Ok(Some(file)),
-        Err(e) if e.raw_os_error() == Some(rustix::io::Errno::INVAL.raw_os_error()) => Ok(None),
+        Err(e) if is_invalid(&e) => Ok(None),
         Err(e) => Err(e),
     }
+}
+
+/// How filesystems say that they do not do this.
+fn is_invalid(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(rustix::io::Errno::INVAL.raw_os_error())
 }
 
 /// An open flag as the standard library wants it.
@@ -244,12 +255,14 @@ impl DataFile {
     /// As [`Self::read_at`], from the device and not from the page cache, where that is possible.
     pub fn read_direct_at(&self, out: &mut [u8], offset: u64) -> Result<()> {
         self.run("read", || {
-            let split = self.direct_length(out, offset);
-            let (aligned, tail) = out.split_at_mut(split);
+            let (aligned, tail) = out.split_at_mut(self.direct_length(out, offset));
             if let (Some(direct), false) = (&self.direct, aligned.is_empty()) {
-                direct.read_exact_at(aligned, offset)?;
+                match direct.read_exact_at(aligned, offset) {
+                    Err(e) if is_invalid(&e) => self.file.read_exact_at(aligned, offset)?,
+                    done => done?,
+                }
             }
-            self.file.read_exact_at(tail, offset + split as u64)
+            self.file.read_exact_at(tail, offset + aligned.len() as u64)
         })
     }
 
@@ -270,7 +283,7 @@ impl DataFile {
         if let (Some(direct), false) = (&self.direct, aligned.is_empty()) {
             match direct.write_all_at(aligned, offset) {
                 Ok(()) => done = aligned.len(),
-                Err(e) if e.raw_os_error() == Some(rustix::io::Errno::INVAL.raw_os_error()) => {
+                Err(e) if is_invalid(&e) => {
                     self.refused.store(true, Ordering::Relaxed);
                 }
                 Err(e) => return Err(e),

@@ -8,12 +8,14 @@ use crate::format::header::{CutFacts, FileHeader, FileKind, HEADER_END};
 use crate::format::sidecar::Sidecar;
 use crate::format::trailer::{Digest, Trailer};
 use crate::io::storage::{Access, AlignedBuffer, DataFile};
+use crate::io::write_behind::WriteBehind;
 use crate::model::ids::{ActionId, DiskId, Epoch, GenerationId, PointId};
 use crate::model::point::{Coverage, CutSummary, Disk, Point, PointDigests, PointKind};
 use std::ops::Range;
+use std::sync::Arc;
 
 /// Contiguous data is gathered up to this before it is written; a multiple of every granule. Past 1 MiB a longer
-/// write gains little, and two of these fit the 8 MiB that a disk in transfer may take.
+/// write gains little, and three of these fit the 8 MiB that a disk in transfer may take.
 const BUFFER_BYTES: usize = 2 << 20;
 /// Words of a short run of zeroes are written, not punched: punching less than this waits for the sidecar's
 /// dirty pages, and gives back no blocks to speak of.
@@ -36,7 +38,7 @@ pub struct BaseWriter {
     disk: Disk,
     lease: Lease,
     sidecar: Sidecar,
-    image: DataFile,
+    image: WriteBehind,
     sums: DataFile,
     files: [Names; 2],
     /// Contiguous data that belongs at `buffered_at` of the disk.
@@ -108,6 +110,8 @@ impl Store {
         let access = if resumed { Access::Write } else { Access::Replace };
         let image = self.storage().open(&files[0].part, access)?;
         let sums = self.storage().open(&files[1].part, access)?;
+        let mut image = WriteBehind::new(Arc::new(image), BUFFER_BYTES)?;
+        let buffer = image.buffer()?;
         let writer = BaseWriter {
             front: row.durable(),
             untouched_from: if resumed { row.bytes } else { 0 },
@@ -118,13 +122,13 @@ impl Store {
             image,
             sums,
             files,
-            buffer: AlignedBuffer::new(BUFFER_BYTES),
+            buffer,
             buffered_at: 0,
             words: Vec::new(),
         };
         if !resumed {
             writer.sums.write_at(&writer.header(None).encode(), 0)?;
-            writer.image.set_len(writer.sidecar.disk_bytes())?;
+            writer.image.file().set_len(writer.sidecar.disk_bytes())?;
             writer.sums.set_len(writer.sidecar.file_bytes())?;
         }
         Ok(writer)
@@ -193,9 +197,10 @@ impl BaseWriter {
     pub fn write_zeroes(&mut self, range: Range<u64>) -> Result<(), StoreError> {
         let range = self.checked(range.start, range.end.saturating_sub(range.start))?;
         self.flush()?;
-        self.image.punch(range.start..range.end.min(self.untouched_from))?;
-        let words = self.sidecar.words_at(self.sidecar.granule().touched(range.clone()));
         if range.start < self.untouched_from {
+            self.image.drain()?;
+            self.image.file().punch(range.start..range.end.min(self.untouched_from))?;
+            let words = self.sidecar.words_at(self.sidecar.granule().touched(range.clone()));
             let length = words.end - words.start;
             if length < PUNCH_WORDS_FROM {
                 self.sums.write_at(&NO_WORDS[..usize::try_from(length).unwrap_or(0)], words.start)?;
@@ -236,17 +241,18 @@ impl BaseWriter {
         self.words.clear();
         self.sidecar.append_words(granules.start, self.buffer.as_slice(), &mut self.words);
         self.untouched_from = self.untouched_from.max(end);
-        self.image.write_at(self.buffer.as_slice(), self.buffered_at)?;
         self.sums.write_at(&self.words, self.sidecar.words_at(granules).start)?;
+        let empty = self.image.buffer()?;
+        self.image.submit(std::mem::replace(&mut self.buffer, empty), self.buffered_at)?;
         self.buffered_at = end;
-        self.buffer.clear();
         Ok(())
     }
 
     /// Brings what was received to stable storage. Returns the offset below which everything is there.
     pub fn checkpoint(&mut self) -> Result<u64, StoreError> {
         self.flush()?;
-        self.image.sync()?;
+        self.image.drain()?;
+        self.image.file().sync()?;
         self.sums.sync()?;
         if self.durable() != self.front {
             self.row.state = GenerationState::Open { durable: self.front };
@@ -266,7 +272,8 @@ impl BaseWriter {
                 self.sidecar.disk_bytes()
             )));
         }
-        self.image.sync()?;
+        self.image.drain()?;
+        self.image.file().sync()?;
         let root = self.complete_sidecar(&summary)?;
         let point = Point {
             id: self.row.base,
@@ -279,7 +286,7 @@ impl BaseWriter {
             published: summary.at,
             summary,
             bytes: self.row.bytes,
-            stored: self.image.allocated()? + self.sums.allocated()?,
+            stored: self.image.file().allocated()? + self.sums.allocated()?,
             disk_bytes: self.row.bytes,
             digests: PointDigests::Base { sidecar: root },
         };

@@ -15,16 +15,14 @@ use crate::model::encoding::{Encoding, is_zero};
 use crate::model::granules::GranuleSet;
 use crate::model::point::{Point, PointDigests};
 use crate::model::units::GranuleSize;
-use crate::view::extent::ExtentFile;
-use crate::view::image::Image;
+use crate::view::extent::{ExtentFile, payload_of};
+use crate::view::image::{CHUNK_BYTES, Image};
 use crate::view::index::load;
 use crate::view::{BaseFiles, StoredFile, ViewError};
 use std::fmt::Display;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-/// Bytes of an image that are read at once; a multiple of every granule.
-const CHUNK_BYTES: u64 = 1 << 20;
 const WRONG_GRANULE: &str = "granules have other checksums than the sidecar says";
 
 /// What is wrong with a file.
@@ -95,7 +93,6 @@ impl Store {
         disk: Geometry,
         meter: &mut Meter<'_>,
     ) -> Result<Checked, StoreError> {
-        self.forget(&files.image);
         self.forget(&files.sidecar);
         let mut image = match Image::open(self.storage(), files, disk.granule) {
             Ok(image) => image,
@@ -192,8 +189,7 @@ fn wrong_granules(image: &mut Image, range: Range<u64>, words: &[u8]) -> Result<
     if is_zero(words) && image.is_hole(range.clone())? {
         return Ok(Vec::new());
     }
-    let mut bytes = vec![0; usize::try_from(range.end - range.start).unwrap_or(0)];
-    image.read_unchecked(range.start, &mut bytes)?;
+    let bytes = image.raw_chunk(range.start)?;
     let first = sidecar.granule().touched(range).start;
     let chunk = usize::try_from(sidecar.granule().bytes()).unwrap_or(usize::MAX);
     let granules = (first..).zip(bytes.chunks(chunk).zip(words.chunks(WORD_BYTES)));
@@ -206,18 +202,22 @@ fn wrong_granules(image: &mut Image, range: Range<u64>, words: &[u8]) -> Result<
 /// Reads and unpacks every extent that is seen.
 fn wrong_extents(stored: &StoredFile, mut runs: Vec<Run>, disk: Geometry) -> Vec<Damage> {
     let source = ExtentFile::of(stored);
-    let mut payload = Vec::new();
+    let (mut extent_bytes, mut content) = (Vec::new(), Vec::new());
     let mut damages = Vec::new();
     runs.sort_unstable_by_key(|run| (run.at, run.start));
     for same in runs.chunk_by(|a, b| a.at == b.at) {
         let Some(first) = same.first() else { continue };
-        let checked = source.read(first.at, &mut payload).and_then(|extent| {
-            same.iter().try_for_each(|run| source.check_run(run, &extent))?;
-            match extent.encoding {
-                Encoding::Zero | Encoding::Raw => Ok(()),
-                Encoding::Zstd => source.unpack(first.at, &extent, &payload).map(drop),
-            }
-        });
+        let checked = source
+            .read(first.at, u64::from(first.len()) << disk.granule.shift(), &mut extent_bytes)
+            .and_then(|extent| {
+                same.iter().try_for_each(|run| source.check_run(run, &extent))?;
+                match extent.encoding {
+                    Encoding::Zero | Encoding::Raw => Ok(()),
+                    Encoding::Zstd => {
+                        source.unpack(first.at, &extent, payload_of(&extent_bytes), &mut content)
+                    }
+                }
+            });
         if let Err(e) = checked {
             let mut damage = disk.damage(first.at, first.start..first.end, &e);
             damage.granules = set_of(same);

@@ -16,7 +16,7 @@ use crate::model::encoding::{Encoding, is_zero};
 use crate::model::ids::{DiskId, Epoch, GenerationId, PointId};
 use crate::model::point::{CutSummary, Disk, Point, PointDigests, PointKind};
 use crate::model::units::GranuleSize;
-use crate::view::extent::ExtentFile;
+use crate::view::extent::{ExtentFile, payload_of};
 use std::ops::Range;
 use std::path::Path;
 
@@ -274,14 +274,15 @@ impl Extents {
             end: self.file.position(),
             file: self.file.flushed_file()?,
         };
-        let mut payload = Vec::new();
+        let mut stored = Vec::new();
         for run in seen {
-            let extent = source.read(run.at, &mut payload)?;
+            let extent = source.read(run.at, u64::from(run.len()) << self.granule.shift(), &mut stored)?;
+            let payload = payload_of(&stored);
             let wanted = self.granule.byte_range(run.start..run.end, self.disk_bytes);
             if extent.range() == wanted {
-                kept.add(&extent, &payload)?;
+                kept.add(&extent, payload)?;
             } else {
-                let (extent, payload) = cut(&source, run.at, &extent, &payload, &wanted)?;
+                let (extent, payload) = cut(&source, run.at, &extent, payload, &wanted)?;
                 kept.add(&extent, &payload)?;
             }
         }
@@ -310,7 +311,8 @@ fn cut(
     if extent.encoding == Encoding::Zero {
         return Ok(part(Encoding::Zero, Vec::new()));
     }
-    let content = source.unpack(at, extent, payload)?;
+    let mut content = Vec::new();
+    source.unpack(at, extent, payload, &mut content)?;
     let within = |byte: u64| usize::try_from(byte - extent.start).unwrap_or(usize::MAX);
     let bytes = &content[within(wanted.start)..within(wanted.end)];
     if is_zero(bytes) {

@@ -5,6 +5,7 @@
 
 use super::{Store, StoreError};
 use crate::io::storage::{Access, AlignedBuffer, DataFile, Storage};
+use crate::io::write_behind::WriteBehind;
 use crate::model::encoding::is_zero;
 use crate::model::ids::PointId;
 use crate::view::PointReader;
@@ -13,10 +14,13 @@ use std::io::{Seek, SeekFrom};
 use std::ops::Range;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Bytes read and written at once.
 const CHUNK_BYTES: usize = 1 << 20;
+/// Shorter zeroes are written with the data around them: a write costs more than their blocks.
+const SHORT_ZERO_BYTES: u64 = 64 << 10;
 /// Where the kernel says what is mounted.
 const MOUNTS: &str = "/proc/self/mountinfo";
 
@@ -99,6 +103,7 @@ impl Store {
             return refuse(target, &format!("{what}; say --yes to do it"));
         }
         let mut reader = self.open_point(id)?;
+        reader.stream();
         if checked.device {
             self.restore_device(&mut reader, target, progress)
         } else {
@@ -114,13 +119,19 @@ impl Store {
         progress: Progress<'_>,
     ) -> Result<RestoreReport, StoreError> {
         let part = self.part_of(target)?;
-        let file = self.storage().open(&part, Access::Create)?;
+        let file = match self.storage().open(&part, Access::Create) {
+            Err(e) if e.source.kind() == std::io::ErrorKind::AlreadyExists => {
+                let part = part.display();
+                return refuse(
+                    target,
+                    &format!("a restore to it runs or was interrupted; if none runs, remove {part}"),
+                );
+            }
+            opened => Arc::new(opened?),
+        };
         let unfinished = Unfinished { storage: self.storage(), path: &part };
         file.set_len(reader.disk_bytes())?;
-        let mut copy = Copy { reader, file: &file, device: false, progress, total: 0, written: 0 };
-        copy.total = copy.reader.disk_bytes();
-        copy.run()?;
-        let written = copy.written;
+        let written = copy(reader, &file, false, progress)?;
         file.sync()?;
         if overwrite {
             self.storage().rename(&part, target)?;
@@ -175,10 +186,8 @@ impl Store {
         if size < needed {
             return too_small(target, size, needed);
         }
-        let total = 2 * needed;
-        let mut copy = Copy { reader, file: &device, device: true, progress, total, written: 0 };
-        copy.run()?;
-        let written = copy.written;
+        let device = Arc::new(device);
+        let written = copy(reader, &device, true, progress)?;
         device.sync()?;
         verify_device(reader, &device, progress)?;
         Ok(RestoreReport { bytes: needed, written, verified: needed })
@@ -197,10 +206,23 @@ impl Drop for Unfinished<'_> {
     }
 }
 
+/// Writes all of a point. Returns the bytes written as data.
+fn copy(
+    reader: &mut PointReader,
+    file: &Arc<DataFile>,
+    device: bool,
+    progress: Progress<'_>,
+) -> Result<u64, StoreError> {
+    let bytes = reader.disk_bytes();
+    let total = if device { 2 * bytes } else { bytes };
+    let file = WriteBehind::new(Arc::clone(file), CHUNK_BYTES)?;
+    Copy { reader, file, device, progress, total, written: 0 }.run()
+}
+
 /// One pass over a point.
 struct Copy<'a> {
     reader: &'a mut PointReader,
-    file: &'a DataFile,
+    file: WriteBehind,
     /// What is not written holds old data, not zeroes.
     device: bool,
     progress: Progress<'a>,
@@ -209,35 +231,50 @@ struct Copy<'a> {
 }
 
 impl Copy<'_> {
-    fn run(&mut self) -> Result<(), StoreError> {
-        let mut buffer = AlignedBuffer::new(CHUNK_BYTES);
-        let mut at = 0;
+    /// Returns the bytes written as data.
+    fn run(mut self) -> Result<u64, StoreError> {
+        let (mut at, mut data) = (0, 0..0);
         while let Some((range, content)) = self.reader.next_stretch(at)? {
-            match content {
-                Content::Zero => self.zero(&range)?,
-                Content::Data => self.data(&range, &mut buffer)?,
-            }
             at = range.end;
-            self.progress.step(at, self.total)?;
+            if content == Content::Data || range.end - range.start < SHORT_ZERO_BYTES {
+                data = data.start..range.end;
+            } else {
+                self.data(data)?;
+                self.zero(range.clone())?;
+                data = range.end..range.end;
+            }
+            // In whole chunks, as long as there is more to come.
+            let ripe = data.end / CHUNK_BYTES as u64 * CHUNK_BYTES as u64;
+            if ripe > data.start {
+                self.data(data.start..ripe)?;
+                data = ripe..data.end;
+            }
+            self.progress.step(data.start, self.total)?;
         }
-        Ok(())
+        self.data(data)?;
+        self.file.drain()?;
+        self.progress.step(at, self.total)?;
+        Ok(self.written)
     }
 
-    fn zero(&self, range: &Range<u64>) -> Result<(), StoreError> {
+    fn zero(&mut self, range: Range<u64>) -> Result<(), StoreError> {
         if self.device {
-            self.file.zero_device(range.clone())?;
+            self.file.drain()?;
+            self.file.file().zero_device(range)?;
         }
         Ok(())
     }
 
-    fn data(&mut self, range: &Range<u64>, buffer: &mut AlignedBuffer) -> Result<(), StoreError> {
-        for piece in pieces(range.clone()) {
+    fn data(&mut self, range: Range<u64>) -> Result<(), StoreError> {
+        for piece in pieces(range) {
+            let mut buffer = self.file.buffer()?;
             let bytes = buffer.fill(length(&piece));
             self.reader.read_at(piece.start, bytes)?;
             if is_zero(bytes) {
-                self.zero(&piece)?;
+                self.file.give_back(buffer);
+                self.zero(piece.clone())?;
             } else {
-                self.file.write_at(buffer.as_slice(), piece.start)?;
+                self.file.submit(buffer, piece.start)?;
                 self.written += piece.end - piece.start;
             }
             self.progress.step(piece.end, self.total)?;

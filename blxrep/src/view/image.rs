@@ -4,13 +4,15 @@ use super::{BaseFiles, StoredFile, ViewError};
 use crate::format::header::FileKind;
 use crate::format::sidecar::{Sidecar, WORD_BYTES};
 use crate::format::trailer::Digest;
-use crate::io::storage::{Access, DataFile, Storage};
+use crate::io::storage::{Access, AlignedBuffer, DataFile, Storage};
 use crate::model::encoding::is_zero;
 use crate::model::units::GranuleSize;
 use std::ops::Range;
 
 /// Bytes that are read and checked at once; a multiple of every granule.
-const CHUNK_BYTES: u64 = 1 << 20;
+const CHUNK_LENGTH: usize = 1 << 20;
+/// [`CHUNK_LENGTH`] as a position.
+pub const CHUNK_BYTES: u64 = CHUNK_LENGTH as u64;
 /// Words that are looked through at once for a hole.
 const HOLE_GRANULES: u32 = 64 << 10;
 
@@ -21,7 +23,43 @@ pub struct Image {
     sums: StoredFile,
     sidecar: Sidecar,
     scratch: Vec<u8>,
+    chunk: Option<Chunk>,
+    /// The sidecar's words of the granules in `words_of`.
     words: Vec<u8>,
+    words_of: Range<u32>,
+    /// Words that are looked through for a hole.
+    hole: Vec<u8>,
+    /// The stretch that was asked for last, and whether it is a hole.
+    mapped: (bool, Range<u64>),
+}
+
+/// A chunk of the image as it is on the disk.
+#[derive(Debug)]
+struct Chunk {
+    start: u64,
+    buffer: AlignedBuffer,
+}
+
+impl Chunk {
+    /// No chunk yet.
+    fn new() -> Self {
+        Self { start: u64::MAX, buffer: AlignedBuffer::new(CHUNK_LENGTH) }
+    }
+
+    fn load(&mut self, file: &DataFile, start: u64, disk_bytes: u64) -> Result<(), ViewError> {
+        if self.start != start {
+            let length = usize::try_from(disk_bytes - start).unwrap_or(usize::MAX);
+            self.start = u64::MAX;
+            file.read_direct_at(self.buffer.fill(length), start)?;
+            self.start = start;
+        }
+        Ok(())
+    }
+
+    fn part(&self, bytes: &Range<u64>) -> &[u8] {
+        let within = |byte: u64| usize::try_from(byte - self.start).unwrap_or(usize::MAX);
+        &self.buffer.as_slice()[within(bytes.start)..within(bytes.end)]
+    }
 }
 
 impl Image {
@@ -33,14 +71,24 @@ impl Image {
         if !agrees {
             return Err(ViewError::Foreign { path: files.sidecar.clone() });
         }
-        let file = storage.open(&files.image, Access::Read)?;
+        let file = storage.open(&files.image, Access::Stream)?;
         let length = file.length()?;
         if length != files.bytes {
             let what = format!("it is {length} bytes long and should be {}", files.bytes);
             let disk = length.min(files.bytes)..files.bytes;
             return Err(ViewError::Rotten { path: files.image.clone(), offset: length, disk, what });
         }
-        Ok(Self { file, sums, sidecar, scratch: Vec::new(), words: Vec::new() })
+        Ok(Self {
+            file,
+            sums,
+            sidecar,
+            scratch: Vec::new(),
+            chunk: None,
+            words: Vec::new(),
+            words_of: 0..0,
+            hole: Vec::new(),
+            mapped: (false, 0..0),
+        })
     }
 
     #[must_use]
@@ -66,10 +114,28 @@ impl Image {
         Ok(())
     }
 
+    /// Reads whole chunks past the page cache from here on: for those who read from front to back.
+    pub fn stream(&mut self) {
+        self.chunk = Some(Chunk::new());
+    }
+
     /// Reads within one chunk.
     fn read_chunk(&mut self, at: u64, out: &mut [u8]) -> Result<(), ViewError> {
         let granules = self.sidecar.granule().touched(at..at + out.len() as u64);
         let whole = self.sidecar.granule().byte_range(granules.clone(), self.sidecar.disk_bytes());
+        let skip = usize::try_from(at - whole.start).unwrap_or(0);
+        if let Some(mut chunk) = self.chunk.take() {
+            let loaded = chunk.load(&self.file, at / CHUNK_BYTES * CHUNK_BYTES, self.sidecar.disk_bytes());
+            let checked = loaded.is_ok().then(|| {
+                out.copy_from_slice(&chunk.part(&whole)[skip..skip + out.len()]);
+                self.check(granules.clone(), chunk.part(&whole))
+            });
+            self.chunk = Some(chunk);
+            if let Some(checked) = checked {
+                return checked;
+            }
+            // A chunk that cannot be read may hold what is asked for all the same.
+        }
         if whole == (at..at + out.len() as u64) {
             self.file.read_at(out, at)?;
             return self.check(granules, out);
@@ -78,18 +144,26 @@ impl Image {
         scratch.resize(usize::try_from(whole.end - whole.start).unwrap_or(0), 0);
         self.file.read_at(&mut scratch, whole.start)?;
         self.check(granules, &scratch)?;
-        let skip = usize::try_from(at - whole.start).unwrap_or(0);
         out.copy_from_slice(&scratch[skip..skip + out.len()]);
         self.scratch = scratch;
         Ok(())
     }
 
-    /// Checks whole granules.
+    /// The bytes of the chunk that starts at `at`, as they are on the disk, unchecked.
+    pub fn raw_chunk(&mut self, at: u64) -> Result<&[u8], ViewError> {
+        let chunk = self.chunk.get_or_insert_with(Chunk::new);
+        chunk.load(&self.file, at, self.sidecar.disk_bytes())?;
+        Ok(chunk.buffer.as_slice())
+    }
+
+    /// Checks whole granules of one chunk.
     fn check(&mut self, granules: Range<u32>, bytes: &[u8]) -> Result<(), ViewError> {
-        let mut words = std::mem::take(&mut self.words);
-        self.words(granules.clone(), &mut words)?;
-        let wrong = self.sidecar.first_wrong(granules.start, bytes, &words);
-        self.words = words;
+        if self.words_of.start > granules.start || self.words_of.end < granules.end {
+            self.load_chunk(granules.start)?;
+        }
+        let word = |granule: u32| (granule - self.words_of.start) as usize * WORD_BYTES;
+        let words = &self.words[word(granules.start)..word(granules.end)];
+        let wrong = self.sidecar.first_wrong(granules.start, bytes, words);
         let Some(granule) = wrong else { return Ok(()) };
         let disk = self.sidecar.granule().byte_range(granule..granule + 1, self.sidecar.disk_bytes());
         Err(ViewError::Rotten {
@@ -98,6 +172,19 @@ impl Image {
             disk,
             what: "a granule has another checksum than its sidecar says".to_owned(),
         })
+    }
+
+    /// Loads the words of the chunk that holds `granule`.
+    fn load_chunk(&mut self, granule: u32) -> Result<(), ViewError> {
+        let start = (u64::from(granule) << self.sidecar.granule().shift()) / CHUNK_BYTES * CHUNK_BYTES;
+        let chunk = self.sidecar.granule().touched(start..start + CHUNK_BYTES);
+        let chunk = chunk.start..chunk.end.min(self.sidecar.granules());
+        self.words_of = 0..0;
+        let mut words = std::mem::take(&mut self.words);
+        self.words(chunk.clone(), &mut words)?;
+        self.words = words;
+        self.words_of = chunk;
+        Ok(())
     }
 
     /// Reads the sidecar's words of some granules.
@@ -113,14 +200,21 @@ impl Image {
         self.sums.trailer.body_digest
     }
 
-    /// Reads without a look at the sidecar.
-    pub fn read_unchecked(&self, offset: u64, out: &mut [u8]) -> Result<(), ViewError> {
-        Ok(self.file.read_at(out, offset)?)
-    }
-
     /// Whether the image has a hole in all of a range.
     pub fn is_hole(&self, range: Range<u64>) -> Result<bool, ViewError> {
         Ok(self.file.extent_at(range.start, range.end)? == (true, range.end))
+    }
+
+    /// Whether `at` is in a hole, and where that or the data ends. Published images never change, and the
+    /// filesystem walks all of a long stretch to find its end.
+    fn hole_or_data(&mut self, at: u64) -> Result<(bool, u64), ViewError> {
+        let (hole, range) = &self.mapped;
+        if range.contains(&at) {
+            return Ok((*hole, range.end));
+        }
+        let (hole, end) = self.file.extent_at(at, self.sidecar.disk_bytes())?;
+        self.mapped = (hole, at..end);
+        Ok((hole, end))
     }
 
     /// Whether the bytes from `at` on are zero because the image has a hole there (and its sidecar agrees), and
@@ -132,7 +226,8 @@ impl Image {
         }
         let end = end.min(disk_end);
         let granule = self.sidecar.granule().bytes();
-        let (hole, until) = self.file.extent_at(at, end)?;
+        let (hole, until) = self.hole_or_data(at)?;
+        let until = until.min(end);
         if !hole {
             // Where data ends within a granule, the granule is data.
             return Ok((false, until.next_multiple_of(granule).min(end)));
@@ -143,13 +238,13 @@ impl Image {
         }
         let hole = self.sidecar.granule().touched(at..until);
         let looked = hole.start..hole.end.min(hole.start.saturating_add(HOLE_GRANULES));
-        let mut words = std::mem::take(&mut self.words);
+        let mut words = std::mem::take(&mut self.hole);
         self.words(looked.clone(), &mut words)?;
         let zero = match is_zero(&words) {
             true => looked.len(),
             false => words.as_chunks().0.iter().take_while(|word| **word == [0; WORD_BYTES]).count(),
         };
-        self.words = words;
+        self.hole = words;
         if zero == 0 {
             // The sidecar says that something was here: reading it names the damage.
             return Ok((false, (at + granule).min(end)));

@@ -12,7 +12,6 @@ use crate::format::FormatError;
 use crate::format::header::{FileHeader, FileKind, HEADER_BYTES};
 use crate::format::trailer::{Digest, TRAILER_BYTES, TRAILER_LENGTH, Trailer};
 use crate::io::storage::{Access, DataFile, Storage, StorageError};
-use crate::model::encoding::DecodeError;
 use crate::model::units::GranuleSize;
 pub use reader::PointReader;
 use std::ops::Range;
@@ -107,9 +106,5 @@ impl ViewError {
             Self::Format { path, .. } | Self::Rotten { path, .. } | Self::Foreign { path } => Some(path),
             Self::TooManyRuns(_) | Self::BehindEnd { .. } => None,
         }
-    }
-
-    fn decode(path: &Path, offset: u64, disk: Range<u64>, error: &DecodeError) -> Self {
-        Self::Rotten { path: path.to_owned(), offset, disk, what: error.to_string() }
     }
 }

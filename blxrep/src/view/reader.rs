@@ -1,9 +1,9 @@
 //! Reading a point at any offset.
 
 use super::deltas::Deltas;
+use super::extent::payload_of;
 use super::image::Image;
 use super::{Chain, ViewError, index};
-use crate::format::delta::Extent;
 use crate::format::overlay::Run;
 use crate::io::storage::Storage;
 use crate::model::encoding::Encoding;
@@ -12,6 +12,9 @@ use std::ops::Range;
 
 /// Longest stretch that [`PointReader::next_stretch`] returns, so that its caller shows progress.
 const MAX_STRETCH_BYTES: u64 = 1 << 30;
+
+/// Shorter zeroes in a delta are taken for data by [`PointReader::next_stretch`].
+const MIN_ZERO_BYTES: u64 = 64 << 10;
 
 /// What a stretch of a point is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,17 +32,30 @@ pub struct PointReader {
     index: Vec<Run>,
     granule: GranuleSize,
     disk_bytes: u64,
-    /// The extent that was unpacked last.
-    unpacked: Option<Unpacked>,
-    payload: Vec<u8>,
+    unpacked: Unpacked,
+    /// The extent that was read last, as it is stored.
+    stored: Vec<u8>,
 }
 
-#[derive(Debug)]
+/// The packed extent that was read last: reads that go on within it need not unpack it again.
+#[derive(Debug, Default)]
 struct Unpacked {
     layer: u32,
+    /// 0 while there is none: no extent is where the header is.
     at: u64,
     start: u64,
     content: Vec<u8>,
+}
+
+impl Unpacked {
+    fn holds(&self, run: &Run) -> bool {
+        self.at != 0 && (self.layer, self.at) == (run.layer, run.at)
+    }
+
+    fn copy(&self, at: u64, out: &mut [u8]) {
+        let skip = usize::try_from(at - self.start).unwrap_or(usize::MAX);
+        out.copy_from_slice(&self.content[skip..skip + out.len()]);
+    }
 }
 
 impl PointReader {
@@ -50,9 +66,14 @@ impl PointReader {
             deltas: Deltas::new(storage, &chain.deltas),
             granule: chain.granule,
             disk_bytes: chain.bytes,
-            unpacked: None,
-            payload: Vec::new(),
+            unpacked: Unpacked::default(),
+            stored: Vec::new(),
         })
+    }
+
+    /// Prepares for reads from front to back: the image is read in whole chunks, past the page cache.
+    pub fn stream(&mut self) {
+        self.image.stream();
     }
 
     #[must_use]
@@ -95,7 +116,12 @@ impl PointReader {
         let until = until.min(at.saturating_add(MAX_STRETCH_BYTES));
         let (zero, end) = match run {
             None => self.image.stretch(at, until)?,
-            Some(run) => (self.extent_of(&run)?.encoding == Encoding::Zero, until),
+            // Not worth a look: what follows is read with it.
+            Some(_) if until - at < MIN_ZERO_BYTES => (false, until),
+            Some(run) => {
+                let source = self.deltas.extents(run.layer)?;
+                (source.header(run.at)?.encoding == Encoding::Zero, until)
+            }
         };
         Ok(Some((at..end, if zero { Content::Zero } else { Content::Data })))
     }
@@ -127,38 +153,30 @@ impl PointReader {
 
     /// Fills `out` from byte `at` of the disk, which is within `run`.
     fn read_run(&mut self, run: &Run, at: u64, out: &mut [u8]) -> Result<(), ViewError> {
-        let kept = self.unpacked.as_ref().is_some_and(|u| (u.layer, u.at) == (run.layer, run.at));
-        if !kept {
-            let extent = self.extent_of(run)?;
-            if extent.encoding == Encoding::Zero {
-                out.fill(0);
-                return Ok(());
-            }
-            self.unpack(run)?;
-        }
-        let Some(unpacked) = &self.unpacked else {
+        if self.unpacked.holds(run) {
+            self.unpacked.copy(at, out);
             return Ok(());
-        };
-        let skip = usize::try_from(at - unpacked.start).unwrap_or(usize::MAX);
-        out.copy_from_slice(&unpacked.content[skip..skip + out.len()]);
-        Ok(())
-    }
-
-    fn unpack(&mut self, run: &Run) -> Result<(), ViewError> {
-        let mut payload = std::mem::take(&mut self.payload);
+        }
         let source = self.deltas.extents(run.layer)?;
-        let extent = source.read(run.at, &mut payload)?;
-        let content = source.unpack(run.at, &extent, &payload)?;
-        self.unpacked = Some(Unpacked { layer: run.layer, at: run.at, start: extent.start, content });
-        self.payload = payload;
-        Ok(())
-    }
-
-    /// The extent that a run names, if it holds what the run says.
-    fn extent_of(&mut self, run: &Run) -> Result<Extent, ViewError> {
-        let source = self.deltas.extents(run.layer)?;
-        let extent = source.header(run.at)?;
+        let wanted = self.granule.byte_range(run.start..run.end, source.disk_bytes);
+        let extent = source.read(run.at, wanted.end - wanted.start, &mut self.stored)?;
         source.check_run(run, &extent)?;
-        Ok(extent)
+        let payload = payload_of(&self.stored);
+        match extent.encoding {
+            Encoding::Zero => out.fill(0),
+            Encoding::Raw => {
+                let skip = usize::try_from(at - extent.start).unwrap_or(usize::MAX);
+                out.copy_from_slice(&payload[skip..skip + out.len()]);
+            }
+            Encoding::Zstd => {
+                self.unpacked.layer = run.layer;
+                self.unpacked.at = 0;
+                source.unpack(run.at, &extent, payload, &mut self.unpacked.content)?;
+                self.unpacked.start = extent.start;
+                self.unpacked.at = run.at;
+                self.unpacked.copy(at, out);
+            }
+        }
+        Ok(())
     }
 }

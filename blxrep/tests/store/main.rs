@@ -8,6 +8,7 @@
 
 mod faults;
 mod fixture;
+mod golden;
 mod opening;
 mod points;
 mod restore;

@@ -102,13 +102,22 @@ impl Process {
         fs::read(&self.log).map(|text| String::from_utf8_lossy(&text).into_owned()).unwrap_or_default()
     }
 
-    /// Waits until it has printed something.
-    pub fn wait_for_output(&self, any_of: &[&str], limit: Duration) -> Result<()> {
-        wait_for(&format!("{}: printing one of {any_of:?}", self.name), limit, || {
+    /// Waits until it has printed one of these, in any case.
+    pub fn wait_for_output(&mut self, any_of: &[&str], limit: Duration) -> Result<()> {
+        let printed = wait_for(&format!("{}: printing one of {any_of:?}", self.name), limit, || {
+            // Asked first: what it prints with its last breath counts.
+            let ended = !self.is_running()?;
             let output = self.output().to_lowercase();
-            Ok(any_of.iter().any(|text| output.contains(text)).then_some(()))
-        })
-        .with_context(|| self.tail())
+            let printed = any_of.iter().any(|text| output.contains(&text.to_lowercase()));
+            Ok((ended || printed).then_some(printed))
+        });
+        match printed {
+            Ok(true) => Ok(()),
+            Ok(false) => {
+                bail!("{}: has ended without printing one of {any_of:?}\n{}", self.name, self.tail())
+            }
+            Err(error) => Err(error.context(self.tail())),
+        }
     }
 
     /// The end of what it printed.

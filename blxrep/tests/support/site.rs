@@ -93,12 +93,12 @@ impl Reply {
             .with_context(|| format!("{self:?}: not the JSON that was expected"))
     }
 
-    /// Fails unless the command ended with `code` and said something that holds one of `words`.
+    /// Fails unless the command ended with `code` and said something that holds one of `words`, in any case.
     pub fn expect(&self, code: i32, words: &[&str]) -> Result<()> {
         let said = format!("{}{}", self.stdout, self.stderr).to_lowercase();
         ensure!(self.code == code, "exit code {} instead of {code}: {self:?}", self.code);
         ensure!(
-            words.is_empty() || words.iter().any(|w| said.contains(w)),
+            words.is_empty() || words.iter().any(|w| said.contains(&w.to_lowercase())),
             "it should say one of {words:?}: {self:?}"
         );
         ensure!(!said.contains("panicked"), "a panic: {self:?}");
