@@ -3,6 +3,7 @@
 //! The offsets are read-only globals: the verifier knows their values, so a load through a BTF-typed pointer at such
 //! an offset is checked and compiled as a plain load at a constant offset.
 
+use aya_ebpf::helpers::bpf_probe_read_kernel;
 use aya_ebpf::{EbpfContext, programs::BtfTracePointContext};
 use blxrep_ebpf::{KernelLayout, class, device_key};
 use core::arch::asm;
@@ -142,6 +143,51 @@ impl Request {
     #[inline(always)]
     pub fn first_bio(self) -> Bio {
         Bio(load64(self.0, layout!(request_bio)))
+    }
+
+    /// The same as a number.
+    #[inline(always)]
+    pub fn read_first_bio(self) -> ReadBio {
+        ReadBio(read(self.0, layout!(request_bio)))
+    }
+}
+
+/// Reads kernel memory at an address that is a mere number; 0 if there is none.
+#[inline(always)]
+fn read<T: Default>(base: u64, offset: u64) -> T {
+    // SAFETY: the helper checks the address.
+    unsafe { bpf_probe_read_kernel((base + offset) as *const T) }.unwrap_or_default()
+}
+
+/// A `struct bio` whose address is a mere number. Slower than [`Bio`], but can be handed to a global function and used
+/// as a key there.
+#[derive(Clone, Copy)]
+pub struct ReadBio(u64);
+
+impl ReadBio {
+    #[inline(always)]
+    pub fn at(address: u64) -> Self {
+        Self(address)
+    }
+
+    #[inline(always)]
+    pub fn address(self) -> u64 {
+        self.0
+    }
+
+    #[inline(always)]
+    pub fn sector(self) -> u64 {
+        read(self.0, layout!(bio_sector))
+    }
+
+    #[inline(always)]
+    pub fn sectors(self) -> u64 {
+        u64::from(read::<u32>(self.0, layout!(bio_size))).div_ceil(512)
+    }
+
+    #[inline(always)]
+    pub fn next(self) -> Self {
+        Self(read(self.0, layout!(bio_next)))
     }
 }
 

@@ -67,11 +67,17 @@ pub struct TrackerOptions {
 }
 
 impl TrackerOptions {
+    /// Name of an agent's directory on bpffs, where names may have no dots.
+    #[must_use]
+    pub fn folder_of(agent: &AgentId) -> String {
+        bpffs::file_name(agent.as_str())
+    }
+
     /// Pins under `/sys/fs/bpf/blxrep/<agent>`, 100 MiB of maps per TiB of disk with room for 16 TiB.
     #[must_use]
     pub fn for_agent(agent: &AgentId) -> Self {
         Self {
-            pin_dir: Path::new("/sys/fs/bpf/blxrep").join(bpffs::file_name(agent.as_str())),
+            pin_dir: Path::new("/sys/fs/bpf/blxrep").join(Self::folder_of(agent)),
             btf: PathBuf::from("/sys/kernel/btf/vmlinux"),
             max_map_bytes: 1600 << 20,
             buckets: object::DEFAULT_BUCKETS,
@@ -364,7 +370,7 @@ impl Tracker {
         // This also waits for the programs that found the device a moment ago.
         self.object.clear_bitmaps(slot)?;
         let table = Table(self.shared.table.get());
-        for entry in table.entries(slot).0 {
+        for entry in table.entries(slot) {
             table.take(&entry);
         }
         bpffs::remove(&self.disk_folder(slot))
