@@ -3,10 +3,11 @@
 //! The offsets are read-only globals: the verifier knows their values, so a load through a BTF-typed pointer at such
 //! an offset is checked and compiled as a plain load at a constant offset.
 
-use aya_ebpf::helpers::bpf_probe_read_kernel;
+use aya_ebpf::helpers::generated::bpf_probe_read_kernel;
 use aya_ebpf::{EbpfContext, programs::BtfTracePointContext};
 use blxrep_ebpf::{KernelLayout, class, device_key};
 use core::arch::asm;
+use core::ffi::c_void;
 
 /// Operations from here on are passthrough: `REQ_OP_SCSI_IN` was 32 and `REQ_OP_DRV_IN` is 34, everything that has a
 /// range is below.
@@ -152,11 +153,20 @@ impl Request {
     }
 }
 
-/// Reads kernel memory at an address that is a mere number; 0 if there is none.
+/// Reads kernel memory at an address that is a mere number. The helper itself stores 0 where there is none: a branch
+/// here would double the paths that the verifier follows, for each read in a loop.
 #[inline(always)]
 fn read<T: Default>(base: u64, offset: u64) -> T {
+    let mut value = T::default();
     // SAFETY: the helper checks the address.
-    unsafe { bpf_probe_read_kernel((base + offset) as *const T) }.unwrap_or_default()
+    unsafe {
+        bpf_probe_read_kernel(
+            (&raw mut value).cast(),
+            size_of::<T>() as u32,
+            (base + offset) as *const c_void,
+        )
+    };
+    value
 }
 
 /// A `struct bio` whose address is a mere number. Slower than [`Bio`], but can be handed to a global function and used

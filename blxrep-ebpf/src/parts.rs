@@ -18,11 +18,11 @@ const MAX_PARTS: u32 = 256;
 #[derive(Clone, Copy, PartialEq)]
 pub enum Parts {
     /// One range, the request's own.
-    One = 0,
+    One,
     /// Several, all of them taken care of.
-    Scattered = 1,
+    Scattered,
     /// More than can be walked.
-    TooMany = 2,
+    TooMany,
 }
 
 /// At issue, marks and enters the parts of a discard, if there are several; at completion marks them and takes them out.
@@ -32,48 +32,50 @@ pub fn handle(which: Which, slot: u32, request: Request) -> Parts {
     if bio.is_none() || bio.next().is_none() {
         return Parts::One;
     }
-    let first = request.read_first_bio();
-    match blxrep_parts(which as u64, u64::from(slot), first.address(), request.sector()) {
-        1 => Parts::Scattered,
-        2 => Parts::TooMany,
-        _ => Parts::One,
+    let first = request.read_first_bio().address();
+    if blxrep_is_scattered(first, request.sector()) == 0 {
+        Parts::One
+    } else if blxrep_parts(which as u64, u64::from(slot), first) == 0 {
+        Parts::Scattered
+    } else {
+        Parts::TooMany
     }
 }
 
-/// A global function (see `bitmap::blxrep_mark_long`), which cannot be given a typed pointer: so the bios are read, not
-/// followed. Returns one of [`Parts`].
+// Global functions, which the verifier looks at once each (see `bitmap::blxrep_mark_long`). They cannot be given a typed
+// pointer: so the bios are read, not followed.
+
+/// 1 if any of the ranges does not begin where the one before ends, else 0.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn blxrep_parts(which: u64, slot: u64, first: u64, sector: u64) -> u64 {
-    if !is_scattered(ReadBio::at(first), sector) {
-        return Parts::One as u64;
-    }
-    let mut bio = ReadBio::at(first);
-    for _ in 0..MAX_PARTS {
-        blxrep_part(which, slot, bio.address(), bio.sector(), bio.sectors());
-        bio = bio.next();
-        if bio.address() == 0 {
-            return Parts::Scattered as u64;
-        }
-    }
-    Parts::TooMany as u64
-}
-
-/// Whether any of the ranges does not begin where the one before ends.
-#[inline(always)]
-fn is_scattered(first: ReadBio, sector: u64) -> bool {
-    let (mut bio, mut end) = (first, sector);
+extern "C" fn blxrep_is_scattered(first: u64, sector: u64) -> u64 {
+    let (mut bio, mut end) = (ReadBio::at(first), sector);
     for _ in 0..MAX_PARTS {
         if bio.address() == 0 {
-            return false;
+            return 0;
         }
         if bio.sector() != end {
-            return true;
+            return 1;
         }
         end += bio.sectors();
         bio = bio.next();
     }
-    true
+    1
+}
+
+/// Takes care of each part. Returns 1 if there are more than can be walked, else 0.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn blxrep_parts(which: u64, slot: u64, first: u64) -> u64 {
+    let mut bio = ReadBio::at(first);
+    for _ in 0..MAX_PARTS {
+        if bio.address() == 0 {
+            return 0;
+        }
+        blxrep_part(which, slot, bio.address(), bio.sector(), bio.sectors());
+        bio = bio.next();
+    }
+    1
 }
 
 /// Marks one part, then enters it or takes it out.
