@@ -186,10 +186,8 @@ impl Site {
         .and_then(|(ended, noted)| if ended { Err(anyhow!("the dispatcher has ended")) } else { Ok(noted) })
         .with_context(|| dispatcher.tail())?;
         *self.address.lock().unwrap_or_else(PoisonError::into_inner) = Some(address);
-        wait_for("the dispatcher answering", START, || {
-            self.cli(&["agents"])?.parse::<Vec<Value>>().map(Some)
-        })
-        .with_context(|| dispatcher.tail())?;
+        wait_for("the dispatcher answering", START, || self.agents().map(Some))
+            .with_context(|| dispatcher.tail())?;
         Ok(dispatcher)
     }
 
