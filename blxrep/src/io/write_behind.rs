@@ -73,7 +73,7 @@ impl WriteBehind {
             self.collect()?;
         }
         let queue = self.queue.as_ref().filter(|_| !self.failed);
-        if !queue.is_some_and(|queue| queue.send((buffer, offset)).is_ok()) {
+        if queue.is_none_or(|queue| queue.send((buffer, offset)).is_err()) {
             return Err(stopped(&self.file));
         }
         self.in_flight += 1;
