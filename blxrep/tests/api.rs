@@ -179,7 +179,7 @@ async fn more_callers_than_places_wait_and_are_served() {
 async fn stopping_does_not_wait_for_a_sync_that_never_ends() {
     let mut dispatcher = FakeDispatcher::start();
     let client = Client::new(dispatcher.path());
-    let body = SyncBody { agent: "web1".into(), disk: Some("sdb".into()), wait: true };
+    let body = SyncBody { agent: "web1".into(), disk: Some("sdb".into()), consistency: None, wait: true };
     let waiting = tokio::spawn(async move { client.sync(&body).await });
     tokio::time::sleep(Duration::from_millis(200)).await;
     assert!(!waiting.is_finished());

@@ -167,7 +167,9 @@ impl Agent {
             ToAgent::Policy(policy) => self.apply(&policy).await,
             ToAgent::Snapshot { action, disk } => self.image(action, disk).await,
             ToAgent::Live { action, disk, paused } => self.protect(action, disk, paused).await,
-            ToAgent::Sync { request, disk } => self.command(Command::Sync { request, disk }).await,
+            ToAgent::Sync { request, disk, goal } => {
+                self.command(Command::Sync { request, disk, goal }).await;
+            }
             ToAgent::Control { action, control } => self.control(action, control).await,
             ToAgent::Ping(n) => self.say(ToDispatcher::Pong(n)).await,
         }

@@ -5,6 +5,7 @@ use super::types::{
     ActionRow, AgentDetail, AgentRow, Control, DiskRow, DispatcherStatus, PointRow, SyncRow, VerifyReport,
 };
 use crate::model::ids::{ActionId, AgentId, DiskId, PointId};
+use crate::model::policy::Goal;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
@@ -23,6 +24,8 @@ pub struct SyncRequest {
     pub agent: AgentId,
     /// One disk; all of the agent's disks without it.
     pub disk: Option<DiskId>,
+    /// What the points shall be; what the policy says without it.
+    pub goal: Option<Goal>,
     /// Answer when the points are published, or could not be.
     pub wait: bool,
 }

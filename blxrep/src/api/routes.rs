@@ -152,7 +152,7 @@ async fn sync<B: Backend>(State(b): State<Arc<B>>, Body(body): Body<SyncBody>) -
         Some(text) => Some(resolve::disk(&b.disks(Some(agent.clone())).await?, text)?.id),
         None => None,
     };
-    b.sync(SyncRequest { agent, disk, wait: body.wait }).await.map(Json)
+    b.sync(SyncRequest { agent, disk, goal: body.consistency, wait: body.wait }).await.map(Json)
 }
 
 async fn restore<B: Backend>(State(b): State<Arc<B>>, Body(body): Body<RestoreBody>) -> Answer<ActionRow> {

@@ -5,6 +5,7 @@
 use crate::model::action::{ActionKind, ActionState};
 use crate::model::host::Footprint;
 use crate::model::ids::{ActionId, AgentId, CutId, DiskId, GenerationId, PointId, StoreId};
+use crate::model::policy::Goal;
 use crate::model::point::{Consistency, Coverage, PointKind};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -236,6 +237,9 @@ pub struct SyncBody {
     /// One disk; all of the agent's disks without it.
     #[serde(default)]
     pub disk: Option<String>,
+    /// What the points shall be; what the policy says without it.
+    #[serde(default)]
+    pub consistency: Option<Goal>,
     /// Answer when the points are published, or could not be.
     #[serde(default)]
     pub wait: bool,

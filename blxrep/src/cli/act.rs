@@ -13,8 +13,9 @@ use crate::api::types::{
     ActionRow, Control, RestoreBody, SnapshotBody, SyncBody, SyncRow, VerifyBody, VerifyReport,
 };
 use crate::model::action::ActionState;
+use crate::model::policy::Goal;
 use crate::model::units::ByteCount;
-use clap::Args;
+use clap::{Args, ValueEnum};
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
@@ -69,11 +70,35 @@ pub struct SyncArgs {
     agent: String,
     /// Device, identity or id of one disk; all protected disks of the agent without it
     disk: Option<String>,
+    /// What the points shall be; without it, what the agent's policy says
+    #[arg(long, value_enum)]
+    consistency: Option<Consistency>,
     /// Wait until the points are published
     #[arg(long)]
     wait: bool,
     #[command(flatten)]
     common: Common,
+}
+
+/// What a point shall be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Consistency {
+    /// Proven to be a state the disks had, without freezing anything
+    Quiet,
+    /// Filesystems are frozen while the last round is read
+    Frozen,
+    /// Quiet if that can be proven, otherwise frozen, otherwise fuzzy
+    Best,
+}
+
+impl From<Consistency> for Goal {
+    fn from(wanted: Consistency) -> Self {
+        match wanted {
+            Consistency::Quiet => Self::Quiet,
+            Consistency::Frozen => Self::Frozen,
+            Consistency::Best => Self::Best,
+        }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -127,7 +152,12 @@ pub async fn snapshot(args: SnapshotArgs) -> Result<(), CliError> {
 
 pub async fn sync(args: SyncArgs) -> Result<(), CliError> {
     let client = args.common.client();
-    let body = SyncBody { agent: args.agent, disk: args.disk, wait: args.wait };
+    let body = SyncBody {
+        agent: args.agent,
+        disk: args.disk,
+        consistency: args.consistency.map(Into::into),
+        wait: args.wait,
+    };
     let label = format!("sync of {}", body.agent);
     let mut interrupts = interrupts()?;
     let rows = tokio::select! {

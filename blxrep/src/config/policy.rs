@@ -7,7 +7,9 @@
 use super::pattern::Pattern;
 use super::{ConfigError, quantity, yaml};
 use crate::model::ids::AgentId;
-use crate::model::policy::{DEFAULT_LIVE_SYNC, EffectivePolicy, MIN_LIVE_SYNC};
+use crate::model::policy::{
+    CutRules, DEFAULT_LIVE_SYNC, EffectivePolicy, FREEZE_CAP, Goal, MIN_LIVE_SYNC,
+};
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -16,6 +18,9 @@ use std::time::Duration;
 const MAX_POLICIES: usize = 256;
 /// The longest interval between points; above it nobody would call it live.
 const MAX_LIVE_SYNC: Duration = Duration::from_secs(31 * 86_400);
+
+/// More rounds than this only put a load on a disk that will not hold still.
+const MAX_ROUNDS: u32 = 1000;
 
 /// How often a full image is taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -56,6 +61,12 @@ pub struct Policy {
     /// Bytes per second; 0 is no limit.
     #[serde(default, deserialize_with = "quantity::rate_field")]
     pub bandwidth_limit: Option<u64>,
+    pub consistency: Option<Goal>,
+    /// Milliseconds.
+    pub max_freeze_ms: Option<u64>,
+    pub max_rounds: Option<u32>,
+    /// Whether a point that is not what was asked for is published, with its true label; it is unless this says no.
+    pub publish_fuzzy: Option<bool>,
     #[serde(default, deserialize_with = "quantity::duration_field")]
     pub archive_interval: Option<Duration>,
     pub snapshot_frequency: Option<SnapshotFrequency>,
@@ -81,6 +92,13 @@ impl Policy {
         if self.live_sync_frequency.is_some_and(|every| !(MIN_LIVE_SYNC..=MAX_LIVE_SYNC).contains(&every)) {
             return wrong("live_sync_frequency", named("it is not between 1s and 31d"));
         }
+        let cap = u64::try_from(FREEZE_CAP.as_millis()).unwrap_or(u64::MAX);
+        if self.max_freeze_ms.is_some_and(|ms| !(1..=cap).contains(&ms)) {
+            return wrong("max_freeze_ms", named("it is not between 1 and 5000"));
+        }
+        if self.max_rounds.is_some_and(|rounds| !(1..=MAX_ROUNDS).contains(&rounds)) {
+            return wrong("max_rounds", named("it is not between 1 and 1000"));
+        }
         if self.targets.is_empty() {
             return wrong(
                 "targets",
@@ -94,6 +112,16 @@ impl Policy {
             return wrong("delete_after_days", named("it is less than transition_after_days"));
         }
         Ok(self)
+    }
+
+    fn cut_rules(&self) -> CutRules {
+        let usual = CutRules::default();
+        CutRules {
+            goal: self.consistency.unwrap_or(usual.goal),
+            max_freeze: self.max_freeze_ms.map_or(usual.max_freeze, Duration::from_millis),
+            max_rounds: self.max_rounds.unwrap_or(usual.max_rounds),
+            publish_fuzzy: self.publish_fuzzy.unwrap_or(usual.publish_fuzzy),
+        }
     }
 
     /// The target that an agent matches.
@@ -182,6 +210,7 @@ impl Policies {
             live_sync: policy.live_sync_frequency.unwrap_or(DEFAULT_LIVE_SYNC),
             bandwidth_limit: policy.bandwidth_limit.filter(|limit| *limit > 0),
             disks_excluded: target.disks_excluded.clone(),
+            cut: policy.cut_rules(),
         };
         Some(Chosen { policy, notes })
     }
@@ -259,6 +288,7 @@ targets:
             live_sync: Duration::from_secs(120),
             bandwidth_limit: Some(100_000_000),
             disks_excluded: vec!["/dev/xvdz".to_owned()],
+            cut: CutRules::default(),
         };
         assert_eq!(chosen.policy, expected);
         let [note] = &chosen.notes[..] else { panic!("{:?}", chosen.notes) };
@@ -314,6 +344,25 @@ targets:
         assert!(told("targets: [{pattern: a}]\n").contains("name"));
         let dir = directory(&[("bad.yaml", "name: a\ntargets: []\n")]);
         assert!(Policies::load(dir.path()).unwrap_err().to_string().contains("bad.yaml"));
+    }
+
+    #[test]
+    fn how_cuts_are_made_is_read_and_bounded() {
+        let with = |line: &str| parse(&format!("name: a\ntargets: [{{pattern: \"*\"}}]\n{line}\n"));
+        let rules = with("consistency: frozen\nmax_freeze_ms: 250\nmax_rounds: 5\npublish_fuzzy: false").unwrap();
+        let expected = CutRules {
+            goal: Goal::Frozen,
+            max_freeze: Duration::from_millis(250),
+            max_rounds: 5,
+            publish_fuzzy: false,
+        };
+        assert_eq!(rules.cut_rules(), expected);
+        assert_eq!(with("").unwrap().cut_rules(), CutRules::default());
+        for bad in
+            ["consistency: solid", "max_freeze_ms: 0", "max_freeze_ms: 5001", "max_rounds: 0", "max_rounds: 1001"]
+        {
+            assert!(with(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

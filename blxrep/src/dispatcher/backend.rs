@@ -289,7 +289,7 @@ impl Hub {
                  see `blxrep actions`, then `blxrep snapshot` or `blxrep resume`"
             )));
         }
-        self.sync(agent, disk.map(|d| d.identity), cut, reply);
+        self.sync(agent, disk.map(|d| d.identity), request.goal, cut, reply);
         Ok(rows)
     }
 

@@ -11,7 +11,7 @@ use crate::model::action::{Action, ActionKind, ActionState};
 use crate::model::host::Footprint;
 use crate::model::ids::{ActionId, AgentId, CutId, DiskId, DiskIdentity};
 use crate::model::point::{Disk, Point};
-use crate::model::policy::EffectivePolicy;
+use crate::model::policy::{EffectivePolicy, Goal};
 use crate::model::units::MIN_GRANULE_SHIFT;
 use crate::store::catalog::{DiskOffer, PointFilter};
 use crate::store::{Store, StoreError};
@@ -433,6 +433,7 @@ impl Hub {
         &mut self,
         agent: &AgentId,
         disk: Option<DiskIdentity>,
+        goal: Option<Goal>,
         cut: CutId,
         reply: oneshot::Sender<Result<Vec<SyncRow>, ApiError>>,
     ) {
@@ -442,7 +443,7 @@ impl Hub {
             return;
         }
         self.syncs.insert(cut, Sync { agent: agent.clone(), reply });
-        self.send(agent, ToAgent::Sync { request: cut, disk });
+        self.send(agent, ToAgent::Sync { request: cut, disk, goal });
     }
 
     fn synced(&mut self, agent: &AgentId, request: CutId, outcomes: Vec<SyncOutcome>) {

@@ -11,14 +11,13 @@
 //!    overwritten while it was read is *contaminated*.
 //!
 //! When nothing is contaminated on any disk of the group and the audit proves the issue witness, the point is
-//! `quiet`. Otherwise another round makes a new cut, until [`Plan::next`] says that it is not worth it.
+//! `quiet`. Otherwise another round makes a new cut, until `plan::Plan::next` says that it is not worth it.
 //!
 //! Invariant of [`OpenPoint`]: `valid` is a subset of `carried`, and the content that was sent last for a valid
 //! granule is its content at the instant of the latest sweep.
 
 use crate::model::bitmap::Bitmap;
 use crate::model::granules::GranuleSet;
-use std::time::Duration;
 
 /// The witnesses of one disk. The agent's tracker implements it over the kernel's maps, tests over vectors.
 pub trait Witnesses {
@@ -127,65 +126,6 @@ impl OpenPoint {
     }
 }
 
-/// What one round cost and left, over all disks of the group.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RoundResult {
-    pub read: u64,
-    pub contaminated: u64,
-    pub took: Duration,
-}
-
-/// What to do after a round.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Next {
-    /// Nothing is contaminated: ask the audit, then publish.
-    Audit,
-    /// Sweep and read again.
-    Round,
-    /// More rounds would not help: publish as fuzzy, for this reason.
-    GiveUp(&'static str),
-}
-
-/// Bounds of one cut.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Plan {
-    /// Rounds after which a cut that never passed is given up.
-    pub max_rounds: u32,
-    /// Time from the first sweep after which no new round begins.
-    pub deadline: Duration,
-}
-
-impl Default for Plan {
-    /// Rounds shrink geometrically while the disk is read faster than it is written: after 32 of them the rest is
-    /// a few granules that are rewritten all the time.
-    fn default() -> Self {
-        Self { max_rounds: 32, deadline: Duration::from_secs(10) }
-    }
-}
-
-impl Plan {
-    /// Decides after each round; `rounds` are those done so far, `elapsed` is the time since the first sweep. The
-    /// first round of a large backlog may take longer than the deadline: the clock of the deadline starts after
-    /// it, so that a point is never given up before it was tried with a small rest.
-    #[must_use]
-    pub fn next(&self, rounds: &[RoundResult]) -> Next {
-        let Some(last) = rounds.last() else {
-            return Next::Round;
-        };
-        if last.contaminated == 0 {
-            return Next::Audit;
-        }
-        let elapsed: Duration = rounds.iter().skip(1).map(|r| r.took).sum();
-        if rounds.len() >= self.max_rounds as usize {
-            Next::GiveUp("writers never paused long enough: the last round was overwritten while it was read")
-        } else if elapsed > self.deadline {
-            Next::GiveUp("the deadline passed before a round went through unchanged")
-        } else {
-            Next::Round
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -280,20 +220,5 @@ mod tests {
         *disk.in_flight.borrow_mut() = set(&[2]);
         acknowledge(&disk, &set(&[1, 2]));
         assert_eq!(disk.pending().peek(), set(&[2, 3]));
-    }
-
-    #[test]
-    fn rounds_go_on_until_one_passes_or_a_bound_is_met() {
-        let plan = Plan { max_rounds: 3, deadline: Duration::from_secs(1) };
-        let round = |contaminated, millis| RoundResult {
-            read: 10,
-            contaminated,
-            took: Duration::from_millis(millis),
-        };
-        assert_eq!(plan.next(&[]), Next::Round);
-        assert_eq!(plan.next(&[round(0, 1)]), Next::Audit);
-        assert_eq!(plan.next(&[round(1, 5000)]), Next::Round);
-        assert!(matches!(plan.next(&[round(1, 5000), round(1, 1001)]), Next::GiveUp(_)));
-        assert!(matches!(plan.next(&[round(1, 1); 3]), Next::GiveUp(_)));
     }
 }

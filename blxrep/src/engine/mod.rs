@@ -7,3 +7,4 @@ pub mod cut;
 pub mod duty;
 pub mod gather;
 pub mod limiter;
+pub mod plan;

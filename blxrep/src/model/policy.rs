@@ -10,6 +10,49 @@ pub const DEFAULT_LIVE_SYNC: Duration = Duration::from_secs(300);
 /// The shortest interval between scheduled points.
 pub const MIN_LIVE_SYNC: Duration = Duration::from_secs(1);
 
+/// How long filesystems may be frozen unless a policy says otherwise.
+pub const DEFAULT_MAX_FREEZE: Duration = Duration::from_millis(500);
+/// What no policy can exceed: services time out, and watchdogs bark, after about ten seconds.
+pub const FREEZE_CAP: Duration = Duration::from_secs(5);
+/// Rounds of a cut unless a policy says otherwise: they shrink geometrically while the disk is read faster than it is
+/// written, so after these the rest is a few granules that are rewritten all the time.
+pub const DEFAULT_MAX_ROUNDS: u32 = 32;
+
+/// What a cut tries to reach.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Goal {
+    /// Proven without freezing, or else fuzzy.
+    Quiet,
+    /// Filesystems are frozen for the last round.
+    Frozen,
+    /// Quiet if that can be proven within the bounds, otherwise frozen, otherwise fuzzy.
+    #[default]
+    Best,
+}
+
+/// How cuts are made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CutRules {
+    pub goal: Goal,
+    /// At most so long is anything frozen, for one point.
+    pub max_freeze: Duration,
+    pub max_rounds: u32,
+    /// A point that is fuzzy, or whose hooks failed, is published all the same and says so.
+    pub publish_fuzzy: bool,
+}
+
+impl Default for CutRules {
+    fn default() -> Self {
+        Self {
+            goal: Goal::default(),
+            max_freeze: DEFAULT_MAX_FREEZE,
+            max_rounds: DEFAULT_MAX_ROUNDS,
+            publish_fuzzy: true,
+        }
+    }
+}
+
 /// What the dispatcher asks of one agent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EffectivePolicy {
@@ -21,6 +64,7 @@ pub struct EffectivePolicy {
     pub bandwidth_limit: Option<u64>,
     /// Devices left out (`/dev/sdb`, names or identities).
     pub disks_excluded: Vec<String>,
+    pub cut: CutRules,
 }
 
 impl Default for EffectivePolicy {
@@ -30,6 +74,7 @@ impl Default for EffectivePolicy {
             live_sync: DEFAULT_LIVE_SYNC,
             bandwidth_limit: None,
             disks_excluded: Vec::new(),
+            cut: CutRules::default(),
         }
     }
 }

@@ -4,7 +4,7 @@ use crate::model::action::ActionState;
 use crate::model::host::Footprint;
 use crate::model::ids::{ActionId, CutId, DiskIdentity, PointId};
 use crate::model::point::{Consistency, Coverage};
-use crate::model::policy::EffectivePolicy;
+use crate::model::policy::{EffectivePolicy, Goal};
 use serde::{Deserialize, Serialize};
 
 /// A disk of the agent's host.
@@ -83,9 +83,11 @@ pub enum ToAgent {
         paused: bool,
     },
     /// Cut now. `disk` names one member of the group to cut; `None` is all of the agent's disks.
+    /// `goal` goes before the policy's for this cut.
     Sync {
         request: CutId,
         disk: Option<DiskIdentity>,
+        goal: Option<Goal>,
     },
     Control {
         action: ActionId,
