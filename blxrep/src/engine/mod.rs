@@ -5,5 +5,6 @@ pub mod backoff;
 pub mod compression;
 pub mod cut;
 pub mod duty;
+pub mod freeze_plan;
 pub mod gather;
 pub mod limiter;

@@ -3,6 +3,7 @@
 pub mod buffer;
 pub mod channel;
 pub mod db;
+pub mod freeze;
 pub mod host;
 pub mod random;
 pub mod reader;

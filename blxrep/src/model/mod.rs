@@ -10,6 +10,7 @@ pub mod partition_table;
 pub mod point;
 pub mod policy;
 pub mod selection;
+pub mod stack;
 pub mod superblock;
 pub mod tracking;
 pub mod units;
