@@ -14,6 +14,7 @@
 
 mod cutter;
 mod dialer;
+pub mod freeze;
 mod image;
 mod link;
 mod pace;

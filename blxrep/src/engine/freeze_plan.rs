@@ -51,12 +51,7 @@ enum Judgement {
     Obstacle(String),
 }
 
-fn judge(
-    filesystem: &StackedFilesystem,
-    stack: &Stack,
-    reach: &Reach,
-    level: Option<usize>,
-) -> Judgement {
+fn judge(filesystem: &StackedFilesystem, stack: &Stack, reach: &Reach, level: Option<usize>) -> Judgement {
     if !reach.filesystems.contains(&filesystem.number) {
         return match elsewhere_is_unsure(filesystem, stack, reach) {
             Some(reason) => Judgement::Obstacle(reason),
@@ -292,8 +287,10 @@ mod tests {
 
     #[test]
     fn swap_on_the_disk_is_named() {
-        let mut stack =
-            stack(vec![device(DISK, &[]), device((8, 1), &[DISK])], vec![filesystem((8, 1), "ext4", &[(8, 1)])]);
+        let mut stack = stack(
+            vec![device(DISK, &[]), device((8, 1), &[DISK])],
+            vec![filesystem((8, 1), "ext4", &[(8, 1)])],
+        );
         let swap = |name: &str, on| SwapArea { name: name.to_owned(), on };
         stack.swaps = vec![swap("/dev/sda2", DISK), swap("/swapfile", (8, 1)), swap("/dev/zram0", (252, 0))];
         assert_eq!(select(&[DISK], &stack).swaps, ["/dev/sda2", "/swapfile"]);

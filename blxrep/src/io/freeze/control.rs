@@ -148,7 +148,11 @@ pub(super) fn take_over(socket: impl AsFd) -> io::Result<(Record, Vec<OwnedFd>)>
     let mut descriptors = rights.flatten();
     let record = Record::from_file(File::from(descriptors.next().ok_or_else(malformed)?))?;
     let filesystems: Vec<OwnedFd> = descriptors.collect();
-    if byte == *b"S" && filesystems.len() == record.len() { Ok((record, filesystems)) } else { Err(malformed()) }
+    if byte == *b"S" && filesystems.len() == record.len() {
+        Ok((record, filesystems))
+    } else {
+        Err(malformed())
+    }
 }
 
 fn bytes(packet: &impl Packet) -> [u8; PACKET] {
@@ -202,7 +206,10 @@ mod tests {
         assert_eq!(received.number(249), (8, 249));
         assert_eq!(filesystems.len(), MAX_FILESYSTEMS);
         let root = File::from(filesystems.into_iter().next_back().unwrap()).metadata().unwrap();
-        assert_eq!((root.dev(), root.ino()), { let m = file.metadata().unwrap(); (m.dev(), m.ino()) });
+        assert_eq!((root.dev(), root.ino()), {
+            let m = file.metadata().unwrap();
+            (m.dev(), m.ino())
+        });
         // Fewer than the record says.
         hand_over(&agent, &record, std::iter::once(file.as_fd())).unwrap();
         assert!(take_over(&guard).is_err());

@@ -223,8 +223,8 @@ impl Held {
             from.zip(to).map_or(Duration::ZERO, |(from, to)| Duration::from_nanos(to.saturating_sub(from)))
         };
         let filesystems = self.targets.iter().enumerate().map(|(index, target)| {
-            let [began, frozen, thawed] =
-                [Moment::Began, Moment::Frozen, Moment::Thawed].map(|moment| self.record.moment(index, moment));
+            let [began, frozen, thawed] = [Moment::Began, Moment::Frozen, Moment::Thawed]
+                .map(|moment| self.record.moment(index, moment));
             FrozenFilesystem {
                 place: target.place.clone(),
                 state: self.record.state(index),
@@ -246,7 +246,8 @@ impl Held {
         }
         let mut failed = None;
         for _ in 0..THAW_TRIES {
-            let results = thaw_after(&self.record, &LEFT_FROZEN, |index| Ok(self.targets[index].file.as_fd()));
+            let results =
+                thaw_after(&self.record, &LEFT_FROZEN, |index| Ok(self.targets[index].file.as_fd()));
             failed = results.into_iter().find_map(|(index, result)| Some((index, result.err()?)));
             if failed.is_none() {
                 // A record of nothing does no harm.
@@ -380,7 +381,10 @@ fn readable(file: impl AsFd, limit: Duration) -> io::Result<bool> {
     let end = Instant::now() + limit;
     loop {
         let left = end.saturating_duration_since(Instant::now());
-        let left = Timespec { tv_sec: left.as_secs().try_into().unwrap_or(i64::MAX), tv_nsec: left.subsec_nanos().into() };
+        let left = Timespec {
+            tv_sec: left.as_secs().try_into().unwrap_or(i64::MAX),
+            tv_nsec: left.subsec_nanos().into(),
+        };
         match poll(&mut [PollFd::new(&file, PollFlags::IN)], Some(&left)) {
             Ok(ready) => return Ok(ready > 0),
             Err(rustix::io::Errno::INTR) => {}

@@ -30,7 +30,8 @@ pub fn folder() -> Result<PathBuf, FreezeError> {
     for folder in FOLDERS.map(PathBuf::from) {
         if folder.parent().is_some_and(in_memory) {
             let made = std::fs::DirBuilder::new().mode(0o700).create(&folder);
-            let made = made.or_else(|e| if e.kind() == io::ErrorKind::AlreadyExists { Ok(()) } else { Err(e) });
+            let made =
+                made.or_else(|e| if e.kind() == io::ErrorKind::AlreadyExists { Ok(()) } else { Err(e) });
             made.and_then(|()| check_owner(&folder))
                 .map_err(|source| FreezeError::Record { path: folder.clone(), source })?;
             return Ok(folder);

@@ -41,7 +41,9 @@ pub enum FreezeError {
     TooMany { what: &'static str, limit: usize },
     #[error("{}: cannot keep a record of what is frozen: {source}", path.display())]
     Record { path: PathBuf, source: io::Error },
-    #[error("nothing is frozen without a record of it in memory: mount a tmpfs on /run (neither {folders} will do)")]
+    #[error(
+        "nothing is frozen without a record of it in memory: mount a tmpfs on /run (neither {folders} will do)"
+    )]
     NoMemoryFolder { folders: String },
     #[error("cannot start the freeze guard: {0}")]
     Spawn(io::Error),
@@ -51,9 +53,13 @@ pub enum FreezeError {
     Talk(io::Error),
     #[error("the freeze guard died; nothing is frozen")]
     GuardDied,
-    #[error("the freeze guard has not answered within {limit:?}: the kernel is still freezing, or the disk hangs")]
+    #[error(
+        "the freeze guard has not answered within {limit:?}: the kernel is still freezing, or the disk hangs"
+    )]
     Stuck { limit: Duration },
-    #[error("nothing was frozen: writing back what is dirty took {took:?} again and again, too long for {budget:?}")]
+    #[error(
+        "nothing was frozen: writing back what is dirty took {took:?} again and again, too long for {budget:?}"
+    )]
     Busy { took: Duration, budget: Duration },
     #[error("freezing took longer than {budget:?}; everything is thawed again")]
     Overran { budget: Duration },

@@ -37,8 +37,9 @@ impl Mounts {
     pub(super) fn read() -> Result<Self, FreezeError> {
         let mut namespaces = vec![Namespace::read("self").map_err(FreezeError::Mounts)?];
         let mut seen: BTreeSet<(PathBuf, PathBuf)> = Namespace::key("self").into_iter().collect();
-        let processes =
-            sysfs::names(Path::new("/proc")).into_iter().filter(|name| name.bytes().all(|b| b.is_ascii_digit()));
+        let processes = sysfs::names(Path::new("/proc"))
+            .into_iter()
+            .filter(|name| name.bytes().all(|b| b.is_ascii_digit()));
         for pid in processes {
             // A process may end while it is looked at.
             if Namespace::key(&pid).is_some_and(|key| seen.insert(key))
@@ -90,7 +91,10 @@ impl Namespace {
 
     fn read(pid: &str) -> Result<Self, crate::io::host::HostError> {
         let text = sysfs::proc_file(&format!("/proc/{pid}/mountinfo"))?;
-        Ok(Self { root: format!("/proc/{pid}/root").into(), mounts: text.lines().filter_map(parse).collect() })
+        Ok(Self {
+            root: format!("/proc/{pid}/root").into(),
+            mounts: text.lines().filter_map(parse).collect(),
+        })
     }
 
     /// Opens the mount itself, not what may be mounted over it.
@@ -102,8 +106,9 @@ impl Namespace {
         let relative = mount.mount_point.strip_prefix("/").unwrap_or(&mount.mount_point);
         let relative = if relative.as_os_str().is_empty() { Path::new(".") } else { relative };
         let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-        let place = rustix::fs::openat2(&root, relative, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve)
-            .map_err(|e| e.to_string())?;
+        let place =
+            rustix::fs::openat2(&root, relative, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve)
+                .map_err(|e| e.to_string())?;
         let flags = StatxFlags::MNT_ID | StatxFlags::TYPE;
         let stat = rustix::fs::statx(&place, "", AtFlags::EMPTY_PATH, flags).map_err(|e| e.to_string())?;
         if stat.stx_mnt_id != mount.id {
@@ -118,7 +123,9 @@ impl Namespace {
 
     fn slow_above(&self, path: &Path) -> Option<&Mount> {
         let slow = |kind: &str| SLOW.iter().any(|slow| kind.starts_with(slow)) && kind != "fuseblk";
-        self.mounts.iter().find(|m| m.mount_point != path && path.starts_with(&m.mount_point) && slow(&m.kind))
+        self.mounts
+            .iter()
+            .find(|m| m.mount_point != path && path.starts_with(&m.mount_point) && slow(&m.kind))
     }
 }
 

@@ -142,7 +142,8 @@ impl Record {
     /// The records in a folder, whoever made them.
     pub(super) fn list(folder: &Path) -> Result<Vec<Self>, FreezeError> {
         let mut found = Vec::new();
-        for name in crate::io::host::sysfs::names(folder).iter().filter(|name| name.starts_with(FILE_PREFIX)) {
+        for name in crate::io::host::sysfs::names(folder).iter().filter(|name| name.starts_with(FILE_PREFIX))
+        {
             let path = folder.join(name);
             let opened = File::options().read(true).write(true).open(&path).and_then(Self::from_file);
             match opened {

@@ -98,7 +98,8 @@ impl<'a> Sentry<'a> {
     fn prepare(control: &'a OwnedFd, charge: Charge) -> Result<Self, SentryError> {
         let signals: SigSet = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP].into_iter().collect();
         signals.thread_block().map_err(unfit("hold back signals"))?;
-        let signals = SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC).map_err(unfit("wait for signals"))?;
+        let signals =
+            SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC).map_err(unfit("wait for signals"))?;
         let count = Arc::new(eventfd(0, EventfdFlags::CLOEXEC).map_err(unfit("make an event counter"))?);
         let charge = Arc::new(charge);
         let (work, orders) = sync_channel(1);

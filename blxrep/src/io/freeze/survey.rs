@@ -49,7 +49,8 @@ fn devices(mounts: &Mounts) -> Vec<StackedDevice> {
         found.push(StackedDevice { number, below: below(&dir), backing: backing(&dir, &name, mounts), name });
         let name = &found[found.len() - 1].name;
         let parts = sysfs::names(&dir).into_iter().filter(|entry| entry.starts_with(name.as_str()));
-        let parts: Vec<StackedDevice> = parts.filter_map(|part| partition(&dir.join(&part), part, number)).collect();
+        let parts: Vec<StackedDevice> =
+            parts.filter_map(|part| partition(&dir.join(&part), part, number)).collect();
         found.extend(parts);
     }
     found
@@ -66,7 +67,10 @@ fn below(dir: &Path) -> Vec<DeviceNumber> {
     let slaves = dir.join("slaves");
     let slaves = sysfs::names(&slaves).into_iter().map(|name| slaves.join(name));
     let caches = dir.join("bcache/cache");
-    let caches = sysfs::names(&caches).into_iter().filter(|n| n.starts_with("cache")).map(|n| caches.join(n).join(".."));
+    let caches = sysfs::names(&caches)
+        .into_iter()
+        .filter(|n| n.starts_with("cache"))
+        .map(|n| caches.join(n).join(".."));
     slaves.chain(caches).filter_map(|dir| sysfs::device_number(&dir)).collect()
 }
 
@@ -163,7 +167,9 @@ fn unseen(btrfs: &[BtrfsDevices], known: &BTreeSet<DeviceNumber>) -> Vec<Stacked
             found.extend(device.and_then(|device| unseen(kind, vec![device], sysfs::node(&name))));
         }
     }
-    let place = |devices: &BtrfsDevices| devices.first().map(|d| format!("btrfs on {}:{}", d.0, d.1)).unwrap_or_default();
+    let place = |devices: &BtrfsDevices| {
+        devices.first().map(|d| format!("btrfs on {}:{}", d.0, d.1)).unwrap_or_default()
+    };
     found.extend(btrfs.iter().filter_map(|devices| unseen("btrfs", devices.clone(), place(devices))));
     found
 }
