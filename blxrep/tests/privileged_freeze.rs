@@ -509,7 +509,8 @@ fn a_guard_that_is_killed_stopped_or_told_to_end_leaves_nothing_frozen() -> Resu
     let heart = Heartbeat::start(ground.mount.path())?;
     let plan = ground.plan()?;
     let budget = Duration::from_secs(1);
-    let cases = [(Signal::KILL, Cause::GuardDied), (Signal::TERM, Cause::Signal), (Signal::STOP, Cause::GuardDied)];
+    let cases =
+        [(Signal::KILL, Cause::GuardDied), (Signal::TERM, Cause::Signal), (Signal::STOP, Cause::GuardDied)];
     for (sent, cause) in cases {
         let frozen = freeze(&plan, &records, budget)?;
         ensure!(heart.is_silent());
@@ -571,7 +572,8 @@ fn the_guards_own_program_may_lie_on_what_is_frozen() -> Result<()> {
     rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed)?;
     let heart = Heartbeat::start(ground.mount.path())?;
     let plan = ground.plan()?;
-    let frozen = Guard::spawn(Arc::clone(&plan.targets), &Options { program, ..records.options() })?.freeze(BUDGET)?;
+    let frozen =
+        Guard::spawn(Arc::clone(&plan.targets), &Options { program, ..records.options() })?.freeze(BUDGET)?;
     ensure!(heart.is_silent());
     let report = frozen.thaw()?;
     ensure!(report.held(), "{report:?}");

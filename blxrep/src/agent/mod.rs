@@ -15,6 +15,7 @@
 mod cutter;
 mod dialer;
 pub mod freeze;
+pub mod hooks;
 mod image;
 mod link;
 mod pace;

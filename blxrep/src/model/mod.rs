@@ -4,6 +4,7 @@ pub mod action;
 pub mod bitmap;
 pub mod encoding;
 pub mod granules;
+pub mod hook;
 pub mod host;
 pub mod ids;
 pub mod partition_table;
