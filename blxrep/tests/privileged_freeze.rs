@@ -6,7 +6,7 @@
 mod support;
 
 use anyhow::{Context, Result, bail, ensure};
-use blxrep::agent::freeze::FreezePlan;
+use blxrep::agent::freeze::{Freeze, FreezePlan};
 use blxrep::io::freeze::guard::{Frozen, Guard, Options, Report};
 use blxrep::io::freeze::{Cause, FreezeError, HARD_CAP, leftovers};
 use blxrep::model::stack::DeviceNumber;
@@ -224,26 +224,35 @@ fn btrfs_is_frozen_and_thawed_under_load() -> Result<()> {
     freezes_under_load(Filesystem::Btrfs)
 }
 
-/// How long a freeze lasts that is thawed at once: printed, not judged.
+/// How long a freeze lasts in which nothing is done: printed, not judged. What a cut calls is called in its order.
 #[test]
 fn many_short_freezes_under_load() -> Result<()> {
     require_root!();
-    let logs = tempfile::tempdir()?;
-    let records = Records::new()?;
-    let ground = Plot::new(Filesystem::Ext4)?;
-    let load = Load::start(Ground::Folder(ground.mount.path().to_owned()), logs.path())?;
-    std::thread::sleep(Duration::from_secs(1));
-    let plan = ground.plan()?;
-    let mut times = Vec::new();
-    for _ in 0..20 {
-        let report = freeze(&plan, &records, BUDGET)?.thaw()?;
-        ensure!(report.held(), "{report:?}");
-        times.push(report.frozen);
+    for filesystem in [Filesystem::Ext4, Filesystem::Xfs, Filesystem::Btrfs] {
+        let logs = tempfile::tempdir()?;
+        let records = Records::new()?;
+        let ground = Plot::new(filesystem)?;
+        let load = Load::start(Ground::Folder(ground.mount.path().to_owned()), logs.path())?;
+        let disks = [blxrep::agent::freeze::device_number(ground.disk.path())?];
+        let mut times = Vec::new();
+        for _ in 0..15 {
+            std::thread::sleep(Duration::from_millis(200));
+            let freeze = Freeze::prepare(&disks, &records.options())?;
+            freeze.write_back();
+            let freezing = freeze.begin(BUDGET)?.end()?;
+            ensure!(freezing.doubts.is_empty() && freezing.notes.is_empty(), "{freezing:?}");
+            times.push(freezing.lasted);
+        }
+        times.sort_unstable();
+        eprintln!(
+            "{} under fio: frozen for {:?} (median), {:?} (longest)",
+            filesystem.name(),
+            times[7],
+            times[14]
+        );
+        load.stop()?;
     }
-    times.sort_unstable();
-    eprintln!("20 freezes of ext4 under fio: median {:?}, longest {:?}", times[10], times[19]);
-    drop(plan);
-    load.stop()
+    Ok(())
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! What a guard is charged with: filesystems, and how far each is. The calls that freeze and thaw are made here.
 
+use super::haste::Haste;
 use super::ioctl;
 use super::record::{Moment, Record, State, now};
 use rustix::fd::{AsFd, OwnedFd};
@@ -18,13 +19,14 @@ const BRIEF: u32 = 4;
 pub(super) struct Charge {
     pub record: Record,
     filesystems: Vec<OwnedFd>,
+    haste: Haste,
     /// Nothing more may be frozen, and what is must be thawed.
     over: AtomicBool,
 }
 
 impl Charge {
     pub(super) fn new(record: Record, filesystems: Vec<OwnedFd>) -> Self {
-        Self { record, filesystems, over: AtomicBool::new(false) }
+        Self { record, filesystems, haste: Haste::prepare(), over: AtomicBool::new(false) }
     }
 
     /// Writes back what is dirty until that is brief: freezing writes back once more, with all writers waiting. The
@@ -47,6 +49,12 @@ impl Charge {
 
     /// Freezes one after the other, until the time is over.
     pub(super) fn freeze(&self) {
+        self.haste.begin(&self.record);
+        self.freeze_all();
+        self.haste.end(&self.record);
+    }
+
+    fn freeze_all(&self) {
         let late = || self.record.deadline().is_none_or(|deadline| now() >= deadline);
         for (index, filesystem) in self.filesystems.iter().enumerate() {
             if self.over.load(Ordering::SeqCst) || late() {
@@ -102,6 +110,13 @@ pub(super) fn thaw_claimed(record: &Record, index: usize, filesystem: impl AsFd,
         }
     };
     record.set_state(index, state);
+}
+
+/// Takes back what a guard that is gone may have asked of the kernel.
+pub(super) fn calm_after(record: &Record) {
+    if record.is_hasty() {
+        Haste::prepare().end(record);
+    }
 }
 
 /// Thaws, in reverse, what a guard that is gone may have left in one of these states, and says what became of each.

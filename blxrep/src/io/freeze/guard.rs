@@ -7,7 +7,7 @@
 //! While something is frozen the agent must not wait for it: no log line, no file, no hook. Call this from a thread
 //! that may block.
 
-use super::charge::thaw_after;
+use super::charge::{calm_after, thaw_after};
 use super::control::{self, Answer, Order};
 use super::record::{Cause, MAX_FILESYSTEMS, Moment, Record, State, now};
 use super::{FreezeError, HARD_CAP, LEFT_FROZEN, OVERDUE};
@@ -26,6 +26,8 @@ use std::time::{Duration, Instant};
 
 /// Name of the command that the program is started with as a guard.
 pub const COMMAND: &str = "freeze-guard";
+/// Also after it was replaced or removed.
+const THIS_PROGRAM: &str = "/proc/self/exe";
 /// Starting a process and locking its memory takes some 50 ms; a machine that is short of memory takes longer.
 const READY_LIMIT: Duration = Duration::from_secs(10);
 /// For writing back what is dirty before anything is frozen. After it, the disk is too slow for a freeze.
@@ -57,6 +59,13 @@ pub struct Options {
     pub program: PathBuf,
     /// Folder on a filesystem in memory.
     pub records: PathBuf,
+}
+
+impl Options {
+    /// This very program, and a folder under `/run`.
+    pub fn usual() -> Result<Self, FreezeError> {
+        Ok(Self { program: THIS_PROGRAM.into(), records: super::leftovers::folder()? })
+    }
 }
 
 /// A guard that stands by. Nothing is frozen.
@@ -250,6 +259,7 @@ impl Held {
                 thaw_after(&self.record, &LEFT_FROZEN, |index| Ok(self.targets[index].file.as_fd()));
             failed = results.into_iter().find_map(|(index, result)| Some((index, result.err()?)));
             if failed.is_none() {
+                calm_after(&self.record);
                 // A record of nothing does no harm.
                 let _ = self.record.remove();
                 return Ok(());

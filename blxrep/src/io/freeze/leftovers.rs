@@ -1,6 +1,6 @@
 //! The last net: what a crashed agent and its guard left frozen is thawed by whoever comes next.
 
-use super::charge::thaw_after;
+use super::charge::{calm_after, thaw_after};
 use super::mounts::Mounts;
 use super::record::{Record, State, now};
 use super::{FreezeError, HARD_CAP, LEFT_FROZEN, OVERDUE};
@@ -60,7 +60,16 @@ fn check_owner(folder: &Path) -> io::Result<()> {
 /// until its deadline.
 pub fn thaw_leftovers(folder: &Path) -> Result<Vec<Leftover>, FreezeError> {
     let mut found = Vec::new();
-    for record in Record::list(folder)? {
+    for record in Record::list(folder) {
+        let record = match record {
+            Ok(record) => record,
+            // One of another version, perhaps: what it says can only be found out by a person.
+            Err(error) => {
+                let advice = format!("{error}; look for frozen filesystems, thaw them, and remove it");
+                found.push(Leftover { filesystem: "something".to_owned(), result: Err(advice) });
+                continue;
+            }
+        };
         let states: &[State] = match owner(&record) {
             Owner::Gone => &LEFT_FROZEN,
             // What it is freezing right now it thaws itself.
@@ -78,6 +87,7 @@ pub fn thaw_leftovers(folder: &Path) -> Result<Vec<Leftover>, FreezeError> {
             }));
         }
         if !record.is_open() {
+            calm_after(&record);
             // One that stays does no harm: it says that nothing is frozen.
             let _ = record.remove();
         }

@@ -2,7 +2,8 @@
 //!
 //! - [`survey`]: what lies on what, and how to open it, in every mount namespace (`mounts`)
 //! - [`guard`]: the agent's side; [`sentry`]: the guard's process; `control`: what they say to each other
-//! - `charge`: the calls themselves; `record`: how far each filesystem is, in memory that outlives a process
+//! - `charge`: the calls themselves; `haste`: what makes them brief
+//! - `record`: how far each filesystem is, in memory that outlives a process
 //! - [`leftovers`]: what is thawed after all of them were killed
 //!
 //! What is frozen is thawed by the first of: the agent's word, the guard's deadline, the end of the agent, a signal to
@@ -11,6 +12,7 @@
 mod charge;
 mod control;
 pub mod guard;
+mod haste;
 mod ioctl;
 pub mod leftovers;
 mod mounts;
@@ -63,6 +65,6 @@ pub enum FreezeError {
     Busy { took: Duration, budget: Duration },
     #[error("freezing took longer than {budget:?}; everything is thawed again")]
     Overran { budget: Duration },
-    #[error("{place} cannot be thawed: {reason}; try `fsfreeze --unfreeze {place}`")]
+    #[error("{place} cannot be thawed: {reason}; try `fsfreeze --unfreeze`")]
     StillFrozen { place: String, reason: String },
 }

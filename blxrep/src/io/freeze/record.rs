@@ -32,13 +32,14 @@ const MAGIC: u64 = u64::from_le_bytes(*b"blxfrz\x01\0");
 const FILE_PREFIX: &str = "freeze-";
 
 const WORD: usize = size_of::<u64>();
-const HEAD_WORDS: usize = 4;
+const HEAD_WORDS: usize = 5;
 const ENTRY_WORDS: usize = 6;
 const MAX_BYTES: usize = (HEAD_WORDS + ENTRY_WORDS * MAX_FILESYSTEMS) * WORD;
 
 // Words of the head: magic, number of filesystems, and:
 const DEADLINE: usize = 2;
 const CAUSE: usize = 3;
+const HASTY: usize = 4;
 // Words of an entry: number of the filesystem, and:
 const STATE: usize = 1;
 const ERRNO: usize = 2;
@@ -140,7 +141,8 @@ impl Record {
     }
 
     /// The records in a folder, whoever made them.
-    pub(super) fn list(folder: &Path) -> Result<Vec<Self>, FreezeError> {
+    /// The error of one that cannot be used says which.
+    pub(super) fn list(folder: &Path) -> Vec<Result<Self, FreezeError>> {
         let mut found = Vec::new();
         for name in crate::io::host::sysfs::names(folder).iter().filter(|name| name.starts_with(FILE_PREFIX))
         {
@@ -149,14 +151,14 @@ impl Record {
             match opened {
                 Ok(mut record) => {
                     record.path = Some(path);
-                    found.push(record);
+                    found.push(Ok(record));
                 }
                 // Its owner was faster.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(source) => return Err(FreezeError::Record { path, source }),
+                Err(source) => found.push(Err(FreezeError::Record { path, source })),
             }
         }
-        Ok(found)
+        found
     }
 
     fn map(file: File, words: usize) -> io::Result<Self> {
@@ -239,6 +241,15 @@ impl Record {
     /// When everything has to be thawed; `None` before the first filesystem is frozen.
     pub(super) fn deadline(&self) -> Option<u64> {
         Some(self.word(DEADLINE).load(Ordering::SeqCst)).filter(|nanos| *nanos != 0)
+    }
+
+    /// Whether the kernel was asked to hurry, and has to be told to stop.
+    pub(super) fn is_hasty(&self) -> bool {
+        self.word(HASTY).load(Ordering::SeqCst) != 0
+    }
+
+    pub(super) fn set_hasty(&self, hasty: bool) {
+        self.word(HASTY).store(hasty.into(), Ordering::SeqCst);
     }
 
     /// Says why everything is thawed. The first cause stays.
