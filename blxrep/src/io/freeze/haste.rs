@@ -50,3 +50,26 @@ fn is_off(switch: &File) -> bool {
     let mut value = [0; 2];
     matches!(switch.read_at(&mut value, 0), Ok(length) if length > 0 && value[0] == OFF[0])
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::path::Path;
+
+    #[test]
+    fn the_kernel_is_asked_to_stop_if_it_was_asked_to_hurry() {
+        let folder = tempfile::tempdir().unwrap();
+        let record = Record::create(folder.path(), &[]).unwrap();
+        let path = folder.path().join("switch");
+        let read = |path: &Path| fs::read_to_string(path).unwrap();
+        for (before, during) in [("0\n", "1\n"), ("1\n", "1\n")] {
+            fs::write(&path, before).unwrap();
+            let haste = Haste { switch: File::options().read(true).write(true).open(&path).ok() };
+            haste.begin(&record);
+            assert_eq!((read(&path).as_str(), record.is_hasty()), (during, before != during));
+            haste.end(&record);
+            assert_eq!((read(&path).as_str(), record.is_hasty()), (before, false));
+        }
+    }
+}

@@ -321,3 +321,58 @@ pub(super) fn now() -> u64 {
     let all = seconds + Duration::from_nanos(u64::try_from(now.tv_nsec).unwrap_or(0));
     u64::try_from(all.as_nanos()).unwrap_or(u64::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn a_record_is_found_by_others_and_orphaned_when_all_its_makers_are_gone() {
+        let folder = tempfile::tempdir().unwrap();
+        let record = Record::create(folder.path(), &[(8, 1), (259, 70_000)]).unwrap();
+        // A guard has it by a descriptor.
+        let guard = Record::from_file(record.file.try_clone().unwrap()).unwrap();
+        guard.set_state(1, State::Frozen);
+        guard.set_deadline(77);
+        let [Ok(found)] = &Record::list(folder.path())[..] else { panic!("not one record") };
+        assert_eq!((found.len(), found.number(0), found.number(1)), (2, (8, 1), (259, 70_000)));
+        assert_eq!((found.state(0), found.state(1)), (State::Planned, State::Frozen));
+        assert_eq!(found.deadline(), Some(77));
+        assert!(found.is_open());
+        drop(record);
+        assert!(!found.is_orphaned(), "the guard is still there");
+        drop(guard);
+        assert!(found.is_orphaned());
+        found.remove().unwrap();
+        assert!(Record::list(folder.path()).is_empty());
+    }
+
+    #[test]
+    fn only_one_takes_a_filesystem() {
+        let folder = tempfile::tempdir().unwrap();
+        let record = Record::create(folder.path(), &[(8, 1)]).unwrap();
+        record.set_state(0, State::Frozen);
+        assert!(record.claim(0, State::Frozen, State::Thawing));
+        assert!(!record.claim(0, State::Frozen, State::Thawing));
+        record.set_cause(Cause::Deadline);
+        record.set_cause(Cause::Asked);
+        assert_eq!(record.cause(), Some(Cause::Deadline));
+    }
+
+    #[test]
+    fn what_is_no_record_is_an_error_and_hides_no_other() {
+        let folder = tempfile::tempdir().unwrap();
+        let record = Record::create(folder.path(), &[(8, 1)]).unwrap();
+        let good = fs::read(record.path.as_ref().unwrap()).unwrap();
+        let mut other_version = good.clone();
+        other_version[6] += 1;
+        let bad = [&b""[..], &good[..8], &good[..good.len() - 8], &other_version];
+        for (index, bytes) in bad.iter().enumerate() {
+            fs::write(folder.path().join(format!("{FILE_PREFIX}{index}")), bytes).unwrap();
+        }
+        let (found, errors): (Vec<_>, Vec<_>) =
+            Record::list(folder.path()).into_iter().partition(Result::is_ok);
+        assert_eq!((found.len(), errors.len()), (1, bad.len()));
+    }
+}
