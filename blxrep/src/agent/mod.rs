@@ -14,6 +14,8 @@
 
 mod cutter;
 mod dialer;
+pub mod freeze;
+pub mod hooks;
 mod image;
 mod link;
 mod pace;
@@ -59,12 +61,22 @@ const STATUS_EVERY: Duration = Duration::from_secs(2);
 /// Runs the agent until it is told to stop.
 pub async fn run(args: AgentArgs) -> anyhow::Result<()> {
     let settings = Settings::load(args)?;
+    thaw_leftovers().await;
     let roll = Roll::open(&settings).context("cannot start to track disks")?;
     let mut stop = Stop::listen().context("cannot listen for signals")?;
     tracing::info!(agent = %settings.dialer.agent, dispatcher = %settings.dialer.address, "agent started");
     Agent::start(settings, roll).work(&mut stop).await;
     tracing::info!("agent stopped; changes go on being tracked");
     Ok(())
+}
+
+/// A predecessor that crashed may have left filesystems frozen. Disks are tracked also if that cannot be
+/// mended.
+async fn thaw_leftovers() {
+    let thawed = tokio::task::spawn_blocking(|| freeze::thaw_leftovers(None)).await;
+    if let Ok(Err(error)) = thawed {
+        tracing::error!(%error, "a predecessor may have left filesystems frozen");
+    }
 }
 
 /// A full image that is being made, or waits for its next attempt.

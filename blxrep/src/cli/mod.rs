@@ -94,6 +94,16 @@ enum Command {
         #[command(flatten)]
         data_dir: DataDir,
     },
+    /// Hold a freeze for the agent that started this
+    #[command(name = crate::io::freeze::guard::COMMAND, hide = true)]
+    FreezeGuard,
+    /// Thaw what a crashed agent left frozen; systemd runs this when the agent has ended
+    #[command(hide = true)]
+    Thaw {
+        /// Folder of the records of what is frozen
+        #[arg(long, value_name = "DIR")]
+        records: Option<PathBuf>,
+    },
 }
 
 /// Which dispatcher is talked to.
@@ -193,5 +203,11 @@ async fn run(command: Command) -> Result<(), CliError> {
         Command::Tui { data_dir } => {
             crate::tui::run(Client::new(data_dir.path())).await.map_err(CliError::Terminal)
         }
+        // Both block, and have this thread to themselves.
+        Command::FreezeGuard => {
+            crate::io::freeze::sentry::serve().map_err(|e| CliError::Failed(e.to_string()))
+        }
+        Command::Thaw { records } => crate::agent::freeze::thaw_leftovers(records.as_deref())
+            .map_err(|e| CliError::Failed(e.to_string())),
     }
 }

@@ -3,6 +3,7 @@
 //! A section is also what the command line gives: options that were typed go before what the file says, and what
 //! neither says has a default.
 
+use super::hooks::HooksConfig;
 use super::pattern::Pattern;
 use super::{ConfigError, quantity, yaml};
 use crate::model::ids::AgentId;
@@ -74,6 +75,9 @@ pub struct AgentSection {
     pub max_map_memory: Option<u64>,
     /// Reads in flight per disk.
     pub read_threads: Option<u32>,
+    /// Programs that are run around a cut.
+    #[serde(default)]
+    pub hooks: HooksConfig,
 }
 
 /// A disk to protect: `{device: /dev/disk/by-id/x, name: data}`, or `/dev/sdb=data` on the command line.
@@ -133,6 +137,7 @@ pub struct AgentConfig {
     pub idle_io: bool,
     pub max_map_memory: u64,
     pub read_threads: u32,
+    pub hooks: HooksConfig,
 }
 
 impl AgentConfig {
@@ -157,6 +162,8 @@ impl AgentConfig {
             let problem = format!("{read_threads} is not between 1 and {MAX_READ_THREADS}");
             return Err(ConfigError::Value { key: "agent.read_threads", problem });
         }
+        // Not for the command line.
+        file.hooks.check()?;
         Ok(Self {
             id: typed.id.or(file.id).ok_or(ConfigError::Missing { key: "agent.id", option: "--id ID" })?,
             dispatcher_addr,
@@ -168,6 +175,7 @@ impl AgentConfig {
             idle_io: typed.idle_io.or(file.idle_io).unwrap_or(false),
             max_map_memory: typed.max_map_memory.or(file.max_map_memory).unwrap_or(DEFAULT_MAP_MEMORY),
             read_threads,
+            hooks: file.hooks,
         })
     }
 }
@@ -248,7 +256,7 @@ mod tests {
         let text = format!(
             "{AGENT}  secret_file: /s\n  disks:\n    - device: /dev/sdb\n      name: data\n    - {{device: /dev/sdc}}\n  \
              bandwidth_limit: 50\n  pin_dir: /p\n  idle_io: true\n  max_map_memory: 1GiB\n  \
-             read_threads: 8\ndispatcher:\n  listen: 127.0.0.1:9000\n  data_dir: /d\n  policy_dir: /y\n  \
+             read_threads: 8\n  hooks: {{freeze: {{command: [/h]}}}}\ndispatcher:\n  listen: 127.0.0.1:9000\n  data_dir: /d\n  policy_dir: /y\n  \
              secret_file: /z\n  agents: [\"web[1-3]\", db]\n"
         );
         let file = file(&text).unwrap();
@@ -257,6 +265,7 @@ mod tests {
         assert_eq!(agent.names, [("/dev/sdb".into(), "data".to_owned())]);
         assert_eq!((agent.bandwidth_limit, agent.max_map_memory), (Some(50_000_000), 1 << 30));
         assert!(agent.idle_io);
+        assert_eq!(agent.hooks.freeze.unwrap().command, ["/h"]);
         let dispatcher = DispatcherConfig::new(DispatcherSection::default(), file.dispatcher).unwrap();
         assert_eq!(dispatcher.listen.port(), 9000);
         assert!(dispatcher.agents.unwrap()[0].matches("web2"));
@@ -303,6 +312,9 @@ mod tests {
             );
         }
         assert!(new(&format!("{AGENT}  read_threads: 0\n")).contains("between 1 and 32"));
+        assert!(
+            new(&format!("{AGENT}  hooks: {{post: {{command: []}}}}\n")).starts_with("agent.hooks.post: ")
+        );
         assert!(new(&format!("{AGENT}  disks: [{{device: sdb}}]\n")).contains("no path of a device"));
         assert!(
             new(&format!("{AGENT}  disks: [{{device: /dev/sdb, name: a/b}}]\n"))
@@ -328,6 +340,7 @@ mod tests {
         let full = file(&uncommented.join("\n")).unwrap();
         let agent = AgentConfig::new(AgentSection::default(), full.agent).unwrap();
         assert_eq!((agent.disks.len(), agent.bandwidth_limit), (2, Some(50 << 20)));
+        assert!(agent.hooks.freeze.is_some() && agent.hooks.post.is_some());
         assert_eq!(agent.max_map_memory, DEFAULT_MAP_MEMORY, "the sample shows the defaults");
         let dispatcher = DispatcherConfig::new(DispatcherSection::default(), full.dispatcher).unwrap();
         assert_eq!(dispatcher.data_dir, Path::new(DEFAULT_DATA));

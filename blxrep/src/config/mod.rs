@@ -3,6 +3,7 @@
 //! Every key is known, every value is judged, and a mistake is told with file, line, column and the line's text.
 
 pub mod file;
+pub mod hooks;
 pub mod pattern;
 pub mod policy;
 pub mod quantity;

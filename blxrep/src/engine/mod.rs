@@ -5,6 +5,7 @@ pub mod backoff;
 pub mod compression;
 pub mod cut;
 pub mod duty;
+pub mod freeze_plan;
 pub mod gather;
 pub mod limiter;
 pub mod plan;

@@ -3,6 +3,8 @@
 pub mod buffer;
 pub mod channel;
 pub mod db;
+pub mod executable;
+pub mod freeze;
 pub mod host;
 pub mod priority;
 pub mod random;

@@ -5,10 +5,10 @@
 
 mod disks;
 mod identity;
-mod mounts;
+pub(in crate::io) mod mounts;
 mod probe;
 mod resolve;
-mod sysfs;
+pub(in crate::io) mod sysfs;
 mod system;
 mod under;
 

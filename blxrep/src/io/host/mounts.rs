@@ -12,13 +12,18 @@ const MAX_MOUNT_POINTS: usize = 16;
 
 /// One line of `mountinfo` (proc_pid_mountinfo(5)).
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Mount {
+pub(in crate::io) struct Mount {
+    /// Unique on the host while the mount exists; `statx` has it too.
+    pub id: u64,
+    /// Of the filesystem, whichever of its parts is mounted here.
     pub number: (u32, u32),
     pub mount_point: PathBuf,
     pub kind: String,
     pub source: PathBuf,
     /// Options of this mount and of its filesystem.
     pub options: Vec<String>,
+    /// The filesystem can be written to, if not through this mount, then through another.
+    pub writable: bool,
 }
 
 /// What one device is used for.
@@ -82,20 +87,23 @@ impl Mount {
     }
 }
 
-fn parse(line: &str) -> Option<Mount> {
+pub(in crate::io) fn parse(line: &str) -> Option<Mount> {
     let (mount, filesystem) = line.split_once(" - ")?;
     let mut mount = mount.split(' ');
-    let number = sysfs::parse_device_number(mount.nth(2)?)?;
+    let id = mount.next()?.parse().ok()?;
+    let number = sysfs::parse_device_number(mount.nth(1)?)?;
     let (point, options) = (mount.nth(1)?, mount.next()?);
     let mut filesystem = filesystem.split(' ');
     let (kind, source) = (filesystem.next()?.to_owned(), unescape(filesystem.next()?));
-    let all = options.split(',').chain(filesystem.next().unwrap_or_default().split(','));
+    let of_filesystem = filesystem.next().unwrap_or_default();
+    let writable = of_filesystem.split(',').any(|option| option == "rw");
+    let all = options.split(',').chain(of_filesystem.split(','));
     let options = all.map(|option| unescape(option).to_string_lossy().into_owned()).collect();
-    Some(Mount { number, mount_point: unescape(point), kind, source, options })
+    Some(Mount { id, number, mount_point: unescape(point), kind, source, options, writable })
 }
 
 /// Blanks and backslashes are written as three octal digits.
-fn unescape(text: &str) -> PathBuf {
+pub(in crate::io) fn unescape(text: &str) -> PathBuf {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let [first, tail @ ..] = rest {
@@ -116,7 +124,7 @@ fn unescape(text: &str) -> PathBuf {
 }
 
 /// Number of the block device that a path leads to.
-fn block_number(path: &Path) -> Option<(u32, u32)> {
+pub(in crate::io) fn block_number(path: &Path) -> Option<(u32, u32)> {
     if !path.starts_with("/dev") {
         return None;
     }
@@ -134,7 +142,8 @@ mod tests {
         let line =
             r"36 35 259:300 /sub /mnt/a\040b\134c rw,noatime master:1 - ext4 /dev/nvme0n1p2 rw,dax=always";
         let mount = parse(line).unwrap();
-        assert_eq!(mount.number, (259, 300));
+        assert_eq!((mount.id, mount.number), (36, (259, 300)));
+        assert!(mount.writable);
         assert_eq!(mount.mount_point, Path::new(r"/mnt/a b\c"));
         assert_eq!((mount.kind.as_str(), mount.source.as_path()), ("ext4", Path::new("/dev/nvme0n1p2")));
         assert!(mount.has_dax());

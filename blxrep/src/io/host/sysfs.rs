@@ -12,37 +12,37 @@ const MAX_ATTRIBUTE: u64 = 4096;
 const MAX_PROC_FILE: u64 = 16 << 20;
 
 /// The bytes of an attribute; `None` if there is none or it cannot be read.
-pub(super) fn bytes(dir: &Path, name: &str) -> Option<Vec<u8>> {
+pub(in crate::io) fn bytes(dir: &Path, name: &str) -> Option<Vec<u8>> {
     read(&dir.join(name), MAX_ATTRIBUTE).ok()
 }
 
 /// The text of an attribute without surrounding blanks; `None` if there is none or it is empty.
-pub(super) fn text(dir: &Path, name: &str) -> Option<String> {
+pub(in crate::io) fn text(dir: &Path, name: &str) -> Option<String> {
     let text = String::from_utf8_lossy(&bytes(dir, name)?).trim().to_owned();
     (!text.is_empty()).then_some(text)
 }
 
-pub(super) fn number<T: FromStr>(dir: &Path, name: &str) -> Option<T> {
+pub(in crate::io) fn number<T: FromStr>(dir: &Path, name: &str) -> Option<T> {
     text(dir, name)?.parse().ok()
 }
 
 /// Whether an attribute is set to 1.
-pub(super) fn flag(dir: &Path, name: &str) -> bool {
+pub(in crate::io) fn flag(dir: &Path, name: &str) -> bool {
     number::<u8>(dir, name) == Some(1)
 }
 
 /// Major and minor number from a `dev` attribute.
-pub(super) fn device_number(dir: &Path) -> Option<(u32, u32)> {
+pub(in crate::io) fn device_number(dir: &Path) -> Option<(u32, u32)> {
     parse_device_number(&text(dir, "dev")?)
 }
 
-pub(super) fn parse_device_number(text: &str) -> Option<(u32, u32)> {
+pub(in crate::io) fn parse_device_number(text: &str) -> Option<(u32, u32)> {
     let (major, minor) = text.split_once(':')?;
     Some((major.parse().ok()?, minor.parse().ok()?))
 }
 
 /// Names in a directory, sorted; empty if it cannot be read.
-pub(super) fn names(dir: &Path) -> Vec<String> {
+pub(in crate::io) fn names(dir: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
     let mut names: Vec<String> = entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
     names.sort();
@@ -50,18 +50,18 @@ pub(super) fn names(dir: &Path) -> Vec<String> {
 }
 
 /// The node under `/dev` of a block device. The kernel writes `/` in its names as `!`.
-pub(super) fn node(name: &str) -> String {
+pub(in crate::io) fn node(name: &str) -> String {
     format!("/dev/{}", name.replace('!', "/"))
 }
 
 /// Directory of a block device, partition or whole, by its number.
-pub(super) fn block_dir(major: u32, minor: u32) -> Result<PathBuf, HostError> {
+pub(in crate::io) fn block_dir(major: u32, minor: u32) -> Result<PathBuf, HostError> {
     let link = PathBuf::from(format!("/sys/dev/block/{major}:{minor}"));
     link.canonicalize().map_err(|source| HostError::Read { path: link, source })
 }
 
 /// A file of `/proc` as text.
-pub(super) fn proc_file(path: &str) -> Result<String, HostError> {
+pub(in crate::io) fn proc_file(path: &str) -> Result<String, HostError> {
     let bytes = read(Path::new(path), MAX_PROC_FILE)
         .map_err(|source| HostError::Read { path: path.into(), source })?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
