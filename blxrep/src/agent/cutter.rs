@@ -8,16 +8,19 @@
 //!                                                  what it swept is still pending
 //! ```
 
+use super::conduct::{self, Terms};
 use super::dialer::Dialer;
 use super::link::{Link, LinkError};
 use super::pace::Pace;
-use super::round::{self, CutError, Member};
+use super::round::{CutError, Member};
 use super::unit::Unit;
+use crate::config::hooks::HooksConfig;
 use crate::engine::backoff::Backoff;
-use crate::engine::cut::{self, Plan};
+use crate::engine::cut;
 use crate::io::random;
 use crate::model::ids::{ActionId, CutId, DiskIdentity, PointId};
 use crate::model::point::CutSummary;
+use crate::model::policy::{CutRules, DEFAULT_LIVE_SYNC, Goal};
 use crate::wire::config::{SyncOutcome, SyncedPoint};
 use crate::wire::hello::Channel;
 use crate::wire::live::{MAX_REPORTED_RANGES, ToAgent, ToDispatcher};
@@ -34,14 +37,14 @@ const REPORT_EVERY: Duration = Duration::from_secs(1);
 /// What the cutter is told.
 #[derive(Debug)]
 pub enum Command {
-    /// Seconds between scheduled cuts.
-    Every(Duration),
+    /// Between scheduled cuts, and how each is made.
+    Rules(Duration, CutRules),
     /// The disk has a base: keep it in sync.
     Protect { unit: Arc<Unit>, action: ActionId, paused: bool },
     /// Leave the disk alone from now on.
     Release(DiskIdentity),
     /// Cut now, whatever the schedule says.
-    Sync { request: CutId, disk: Option<DiskIdentity> },
+    Sync { request: CutId, disk: Option<DiskIdentity>, goal: Option<Goal> },
 }
 
 /// What the cutter says.
@@ -62,6 +65,15 @@ pub enum Event {
     },
 }
 
+/// A sync that waits for its cut.
+#[derive(Debug)]
+struct Asked {
+    request: CutId,
+    disk: Option<DiskIdentity>,
+    /// Instead of what the policy says.
+    goal: Option<Goal>,
+}
+
 type LiveMember = Member<ToDispatcher, ToAgent>;
 
 #[derive(Debug)]
@@ -79,8 +91,10 @@ pub struct Cutter {
     dialer: Dialer,
     pace: Pace,
     every: Duration,
+    rules: CutRules,
+    hooks: Arc<HooksConfig>,
     slots: Vec<Slot>,
-    waiting: VecDeque<(CutId, Option<DiskIdentity>)>,
+    waiting: VecDeque<Asked>,
     due: Instant,
     backoff: Backoff,
     failing: bool,
@@ -88,11 +102,13 @@ pub struct Cutter {
 }
 
 impl Cutter {
-    pub fn new(dialer: Dialer, pace: Pace, every: Duration, events: mpsc::Sender<Event>) -> Self {
+    pub fn new(dialer: Dialer, pace: Pace, hooks: Arc<HooksConfig>, events: mpsc::Sender<Event>) -> Self {
         Self {
             dialer,
             pace,
-            every,
+            every: DEFAULT_LIVE_SYNC,
+            rules: CutRules::default(),
+            hooks,
             slots: Vec::new(),
             waiting: VecDeque::new(),
             due: Instant::now(),
@@ -124,9 +140,9 @@ impl Cutter {
     /// Carries out a command; says whether it concerns a disk that a cut under way may hold.
     async fn obey(&mut self, command: Command) -> bool {
         match command {
-            Command::Every(every) => {
+            Command::Rules(every, rules) => {
                 self.due = self.due.min(Instant::now() + every);
-                self.every = every;
+                (self.every, self.rules) = (every, rules);
                 false
             }
             Command::Protect { unit, action, paused } => self.protect(unit, action, paused),
@@ -135,9 +151,9 @@ impl Cutter {
                 self.slots.retain(|slot| slot.unit.identity != disk);
                 before != self.slots.len()
             }
-            Command::Sync { request, disk } => {
+            Command::Sync { request, disk, goal } => {
                 if self.waiting.len() < MAX_WAITING {
-                    self.waiting.push_back((request, disk));
+                    self.waiting.push_back(Asked { request, disk, goal });
                 } else {
                     let reason =
                         format!("{MAX_WAITING} syncs are waiting already; try again when they are done");
@@ -167,21 +183,21 @@ impl Cutter {
     /// One cut of all disks that are not paused. `None` when the commands have ended.
     async fn cut(&mut self, commands: &mut mpsc::Receiver<Command>) -> Option<()> {
         self.due = Instant::now() + self.every;
-        let asked: Vec<_> = self.waiting.drain(..).collect();
+        let asked = self.next_asked();
         let active: Vec<usize> = (0..self.slots.len()).filter(|i| !self.slots[*i].paused).collect();
         let clean = asked.is_empty() && active.iter().all(|i| self.slots[*i].unit.is_clean());
         if active.is_empty() || clean {
             let reason = "no disk of the agent has a published base and is not paused".to_owned();
-            for (request, disk) in asked {
+            for Asked { request, disk, .. } in asked {
                 self.answer(request, disk.as_ref(), &Err(reason.clone())).await;
             }
             return Some(());
         }
-        let cut = asked.first().map_or_else(|| CutId(random::id()), |(request, _)| *request);
+        let terms = self.terms(&asked, &active);
         let taken =
             active.iter().map(|i| (Arc::clone(&self.slots[*i].unit), self.slots[*i].member.take())).collect();
         let result = {
-            let work = perform(taken, self.dialer.clone(), self.pace.clone(), cut);
+            let work = perform(taken, self.dialer.clone(), self.pace.clone(), terms);
             tokio::pin!(work);
             loop {
                 tokio::select! {
@@ -198,7 +214,25 @@ impl Cutter {
         Some(())
     }
 
-    async fn finish(&mut self, result: Result<Done, String>, asked: Vec<(CutId, Option<DiskIdentity>)>) {
+    /// Requests that can share the next cut: those that ask for the same.
+    fn next_asked(&mut self) -> Vec<Asked> {
+        let Some(first) = self.waiting.front().map(|asked| asked.goal) else { return Vec::new() };
+        let (now, later): (Vec<_>, Vec<_>) = self.waiting.drain(..).partition(|asked| asked.goal == first);
+        self.waiting = later.into();
+        now
+    }
+
+    fn terms(&self, asked: &[Asked], active: &[usize]) -> Terms {
+        let goal = asked.first().and_then(|asked| asked.goal).unwrap_or(self.rules.goal);
+        Terms {
+            cut: asked.first().map_or_else(|| CutId(random::id()), |asked| asked.request),
+            actions: active.iter().map(|i| self.slots[*i].action).collect(),
+            rules: CutRules { goal, ..self.rules },
+            hooks: Arc::clone(&self.hooks),
+        }
+    }
+
+    async fn finish(&mut self, result: Result<Done, String>, asked: Vec<Asked>) {
         let outcome = result.map(|(members, outcomes)| {
             for member in members {
                 if let Some(slot) = self.slots.iter_mut().find(|s| Arc::ptr_eq(&s.unit, &member.unit)) {
@@ -225,7 +259,7 @@ impl Cutter {
                 let _ = self.events.send(Event::Failed { actions, reason: reason.clone() }).await;
             }
         }
-        for (request, disk) in asked {
+        for Asked { request, disk, .. } in asked {
             self.answer(request, disk.as_ref(), &outcome).await;
         }
     }
@@ -292,7 +326,7 @@ async fn perform(
     disks: Vec<(Arc<Unit>, Option<LiveMember>)>,
     dialer: Dialer,
     pace: Pace,
-    cut: CutId,
+    terms: Terms,
 ) -> Result<Done, LiveError> {
     let mut members = Vec::with_capacity(disks.len());
     let mut points = Vec::with_capacity(disks.len());
@@ -301,10 +335,10 @@ async fn perform(
             Some(member) => member,
             None => join(&unit, &dialer, pace.clone()).await?,
         };
-        points.push(open(&mut member, cut).await?);
+        points.push(open(&mut member, terms.cut).await?);
         members.push(member);
     }
-    let summaries = round::run(&mut members, cut, &Plan::default()).await?;
+    let summaries = conduct::run(&mut members, terms).await?;
     for (member, summary) in members.iter_mut().zip(&summaries) {
         let granules = member.open.carried().len();
         member.link.say(&ToDispatcher::Seal { summary: summary.clone(), granules }).await?;

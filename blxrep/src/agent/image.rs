@@ -1,15 +1,16 @@
 //! The full image of one disk: a stream of everything, then rounds over what changed meanwhile, until a cut passes
 //! and the base is published. An attempt that breaks off goes on at the last durable offset.
 
+use super::conduct::{self, Terms};
 use super::dialer::Dialer;
 use super::link::{Link, LinkError};
 use super::pace::Pace;
-use super::round::{self, CutError, Member};
+use super::round::{CutError, Member};
 use super::unit::Unit;
-use crate::engine::cut::{self, Plan};
+use crate::engine::cut;
 use crate::io::reader::IMAGE_PIECE;
 use crate::model::granules::GranuleSet;
-use crate::model::ids::{ActionId, CutId, PointId};
+use crate::model::ids::{ActionId, PointId};
 use crate::wire::hello::Channel;
 use crate::wire::snapshot::{ToAgent, ToDispatcher};
 use std::sync::Arc;
@@ -45,7 +46,7 @@ pub async fn attempt(
     pace: Pace,
     readers: usize,
     action: ActionId,
-    cut: CutId,
+    terms: Terms,
 ) -> Result<PointId, ImageError> {
     let (connection, _) = dialer.dial(Channel::Snapshot).await.map_err(LinkError::from)?;
     let mut member: Member<ToDispatcher, ToAgent> =
@@ -53,7 +54,7 @@ pub async fn attempt(
     let (point, offset) = begin(&mut member, action).await?;
     unit.opened(point, None).map_err(ImageError::Record)?;
     stream(&mut member, offset, readers).await?;
-    let summary = round::run(std::slice::from_mut(&mut member), cut, &Plan::default()).await?;
+    let summary = conduct::run(std::slice::from_mut(&mut member), terms).await?;
     for summary in summary {
         member.link.say(&ToDispatcher::Seal(summary)).await?;
     }
@@ -97,7 +98,7 @@ async fn stream(
     let end = unit.bytes();
     let step = u64::from(IMAGE_PIECE);
     let pieces = (offset..end).step_by(IMAGE_PIECE as usize).map(move |start| start..(start + step).min(end));
-    let mut reader = member.read(pieces, readers)?;
+    let mut reader = member.read(pieces, readers, 0)?;
     loop {
         let since = Instant::now();
         let Some(frames) = reader.next().await else { return Ok(()) };

@@ -12,6 +12,7 @@
 //!
 //! The loop owns all state; tasks own their connection and tell how they ended.
 
+mod conduct;
 mod cutter;
 mod dialer;
 pub mod freeze;
@@ -26,15 +27,17 @@ mod settings;
 mod unit;
 
 use crate::cli::start::AgentArgs;
+use crate::config::hooks::HooksConfig;
 use crate::engine::backoff::Backoff;
 use crate::io::random;
 use crate::io::signals::Stop;
 use crate::model::action::ActionState;
 use crate::model::ids::{ActionId, CutId, DiskIdentity, PointId};
 use crate::model::point::Coverage;
-use crate::model::policy::{DEFAULT_LIVE_SYNC, EffectivePolicy};
+use crate::model::policy::{CutRules, EffectivePolicy};
 use crate::wire::config::{Control, DiskStatus, ToAgent, ToDispatcher};
 use anyhow::Context;
+use conduct::Terms;
 use cutter::{Command, Cutter, Event};
 use dialer::Dialer;
 use image::ImageError;
@@ -43,6 +46,7 @@ use roll::Roll;
 use session::Heard;
 use settings::Settings;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinSet};
@@ -97,6 +101,9 @@ struct Agent {
     own_limit: Option<u64>,
     /// Reads in flight of an image.
     readers: usize,
+    /// How points are made, by the policy in force.
+    rules: CutRules,
+    hooks: Arc<HooksConfig>,
     roll: Roll,
     images: BTreeMap<DiskIdentity, Image>,
     attempts: JoinSet<ImageEnd>,
@@ -118,13 +125,17 @@ impl Agent {
         let (tell, events) = mpsc::channel(EVENTS);
         let mut tasks = JoinSet::new();
         tasks.spawn(session::run(settings.dialer.clone(), hear, to_send));
-        tasks
-            .spawn(Cutter::new(settings.dialer.clone(), pace.clone(), DEFAULT_LIVE_SYNC, tell).run(commands));
+        tasks.spawn(
+            Cutter::new(settings.dialer.clone(), pace.clone(), Arc::clone(&settings.hooks), tell)
+                .run(commands),
+        );
         Self {
             dialer: settings.dialer,
             pace,
             own_limit: settings.bandwidth_limit,
             readers: settings.read_threads,
+            rules: CutRules::default(),
+            hooks: settings.hooks,
             roll,
             images: BTreeMap::new(),
             attempts: JoinSet::new(),
@@ -194,7 +205,8 @@ impl Agent {
         };
         tracing::info!(policy = %policy.name, every = ?policy.live_sync, ?limit, "policy in force");
         self.pace.set_rate(limit);
-        self.command(Command::Every(policy.live_sync)).await;
+        self.rules = policy.cut;
+        self.command(Command::Rules(policy.live_sync, policy.cut)).await;
     }
 
     async fn image(&mut self, action: ActionId, disk: DiskIdentity) {
@@ -217,10 +229,15 @@ impl Agent {
         };
         let (dialer, pace, name) = (self.dialer.clone(), self.pace.clone(), disk.clone());
         let readers = self.readers;
+        let terms = Terms {
+            cut: CutId(random::id()),
+            actions: vec![action],
+            rules: self.rules,
+            hooks: Arc::clone(&self.hooks),
+        };
         let task = self.attempts.spawn(async move {
             tokio::time::sleep(delay).await;
-            let cut = CutId(random::id());
-            let ended = image::attempt(unit, &dialer, pace, readers, action, cut).await;
+            let ended = image::attempt(unit, &dialer, pace, readers, action, terms).await;
             (name, action, ended)
         });
         self.images.insert(disk, Image { action, task, backoff });

@@ -1,16 +1,15 @@
-//! The rounds of a cut, carried out: sweep, read, validate, audit, for a group of disks that share the cut.
-//!
-//! The decisions are `engine::cut`'s. A round holds the last frames it read in memory until it has been validated:
-//! the reads of a small rest finish without waiting for the network, so the time in which a write can contaminate
-//! it is the time of the reads alone.
+//! One round of a cut, carried out on a group of disks: sweep, read, validate, audit. `conduct` says which rounds
+//! there are; the decisions are `engine`'s.
 
 use super::link::{Link, LinkError, Sorted};
 use super::unit::{AuditOutcome, Unit};
 use crate::engine::compression::Compression;
-use crate::engine::cut::{self, Next, OpenPoint, Plan, RoundResult, Swept};
+use crate::engine::cut::{self, OpenPoint, Swept};
+use crate::engine::plan::RoundResult;
 use crate::io::reader::{self, DELTA_PIECE, ReadFrame, Reader};
 use crate::io::source::SourceError;
 use crate::model::granules::GranuleSet;
+use crate::model::hook::HookResult;
 use crate::model::ids::{CutId, DiskIdentity};
 use crate::model::point::{Consistency, Coverage, CutSummary, Round};
 use jiff::Timestamp;
@@ -26,7 +25,7 @@ use std::time::Instant;
 const WORKERS: usize = 4;
 /// Times that a gap may be found and answered by reading a disk as a whole before the cut is given up: a disk whose
 /// writes are never all seen would be read for ever.
-const MAX_WIDENINGS: u32 = 2;
+pub const MAX_WIDENINGS: u32 = 2;
 
 /// Why a cut did not become a point. Nothing is lost: everything that was swept is still pending.
 #[derive(Debug, thiserror::Error)]
@@ -43,6 +42,8 @@ pub enum CutError {
         "{disk}: {reason}; the disk was read as a whole {MAX_WIDENINGS} times and writes were missed each time"
     )]
     NeverCovered { disk: DiskIdentity, reason: String },
+    #[error("the policy wants no such point: {0}")]
+    Unmet(String),
     #[error("{0}")]
     Stopped(&'static str),
 }
@@ -106,24 +107,28 @@ where
         &self,
         pieces: impl Iterator<Item = Range<u64>> + Send + 'static,
         workers: usize,
+        hold: usize,
     ) -> Result<Reader, CutError> {
-        let options = reader::Options { workers, compress: Arc::clone(&self.compress) };
+        let options = reader::Options { workers, compress: Arc::clone(&self.compress), hold };
         Reader::start(&self.unit.source, pieces, &options).map_err(CutError::Threads)
     }
 
-    /// Reads a set, sending what does not fit into the hold; returns what is still held.
-    async fn read_round(
+    /// Reads a set, sending what is more than the hold; returns what is still held.
+    async fn read_set(
         &mut self,
         set: &GranuleSet,
         workers: usize,
+        hold: Hold,
     ) -> Result<VecDeque<Vec<ReadFrame>>, CutError> {
         let granule = self.unit.granule();
         let bytes = self.unit.bytes();
         let max = u32::try_from(u64::from(DELTA_PIECE) / granule.bytes()).unwrap_or(1).max(1);
-        let pieces: Vec<Range<u32>> = set.pieces(max).collect();
-        let ranges = pieces.into_iter().map(move |piece| granule.byte_range(piece, bytes));
-        let mut reader = self.read(ranges, workers)?;
-        let hold = reader::hold_batches(workers);
+        let ranges: Vec<Range<u64>> = set.pieces(max).map(|piece| granule.byte_range(piece, bytes)).collect();
+        let hold = match hold {
+            Hold::Some => workers * 2,
+            Hold::All => reader::batches(ranges.iter().cloned()),
+        };
+        let mut reader = self.read(ranges.into_iter(), workers, hold)?;
         let mut held = VecDeque::with_capacity(hold + 1);
         loop {
             let since = Instant::now();
@@ -137,97 +142,82 @@ where
         }
     }
 
-    fn summary(
-        &self,
-        cut: CutId,
-        at: Timestamp,
-        verdict: &Result<(), String>,
-        group: &[DiskIdentity],
-    ) -> CutSummary {
-        let mut notes = self.notes.clone();
-        let consistency = match verdict {
-            Ok(()) => Consistency::Quiet,
-            Err(reason) => {
-                notes.push(reason.clone());
-                Consistency::Fuzzy
-            }
-        };
+    /// What the point is sealed with.
+    pub fn summary(&self, sealing: &Sealing, group: &[DiskIdentity]) -> CutSummary {
+        let notes = self.notes.iter().chain(&sealing.notes).cloned().collect();
         CutSummary {
-            cut,
-            at,
-            consistency,
+            cut: sealing.cut,
+            at: sealing.at,
+            consistency: sealing.consistency,
             coverage: self.coverage.clone(),
             notes,
             rounds: self.rounds.clone(),
-            freeze_ms: None,
+            freeze_ms: sealing.freeze_ms,
+            hooks: sealing.hooks.clone(),
             group: group.to_vec(),
         }
     }
 }
 
-/// Rounds over all members until the cut is proven or given up. Returns what to seal each member's point with;
-/// every frame has been handed to the links by then.
-pub async fn run<S, R>(
-    members: &mut [Member<S, R>],
-    cut: CutId,
-    plan: &Plan,
-) -> Result<Vec<CutSummary>, CutError>
-where
-    S: Serialize + Send + 'static,
-    R: DeserializeOwned + Sorted + Send + std::fmt::Debug + 'static,
-{
-    let mut results: Vec<RoundResult> = Vec::new();
-    let mut widenings = 0;
-    loop {
-        let at = Timestamp::now();
-        let (result, held) = round(members).await?;
-        results.push(result);
-        let verdict = match plan.next(&results) {
-            Next::Round => None,
-            Next::GiveUp(reason) => Some(Err(reason.to_owned())),
-            Next::Audit => Some(Ok(())),
-        };
-        let verdict = match verdict {
-            None => None,
-            Some(so_far) => match audit(members, so_far).await? {
-                Judged::Stands(verdict) => Some(verdict),
-                Judged::Widened { disk, reason } => {
-                    widenings += 1;
-                    if widenings > MAX_WIDENINGS {
-                        return Err(CutError::NeverCovered { disk, reason });
-                    }
-                    results.clear();
-                    None
-                }
-            },
-        };
-        for (member, frames) in members.iter_mut().zip(held) {
-            for batch in frames {
-                member.send(batch, Instant::now()).await?;
-            }
-        }
-        if let Some(verdict) = verdict {
-            let group: Vec<DiskIdentity> = members.iter().map(|m| m.unit.identity.clone()).collect();
-            return Ok(members.iter().map(|m| m.summary(cut, at, &verdict, &group)).collect());
-        }
-    }
+/// What all points of a cut have in common.
+#[derive(Clone, Debug)]
+pub struct Sealing {
+    pub cut: CutId,
+    pub at: Timestamp,
+    pub consistency: Consistency,
+    pub notes: Vec<String>,
+    pub freeze_ms: Option<u32>,
+    pub hooks: Vec<HookResult>,
 }
 
-type Held = Vec<VecDeque<Vec<ReadFrame>>>;
+/// What a round keeps in memory until it has been validated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hold {
+    /// The end of it: the reads of a small rest finish without waiting for the network, so the time in which a write
+    /// can contaminate it is the time of the reads alone.
+    Some,
+    /// All of it: the network has no part in how long a freeze lasts.
+    All,
+}
 
-/// One round: sweep, form, read, validate.
-async fn round<S, R>(members: &mut [Member<S, R>]) -> Result<(RoundResult, Held), CutError>
-where
-    S: Serialize + Send + 'static,
-    R: DeserializeOwned + Sorted + Send + std::fmt::Debug + 'static,
-{
-    let began = Instant::now();
+/// A round that has swept and not yet read.
+#[derive(Debug)]
+pub struct Formed {
+    /// The cut: the instant at which the sweep began.
+    pub at: Timestamp,
+    began: Instant,
+    swept: Vec<Swept>,
+    sets: Vec<GranuleSet>,
+    /// Bytes to read.
+    pub rest: u64,
+}
+
+/// Steps 1 and 2: sweeps every disk and says what has to be read.
+pub async fn form<S, R>(members: &mut [Member<S, R>]) -> Result<Formed, CutError> {
+    let (at, began) = (Timestamp::now(), Instant::now());
     let units: Vec<Arc<Unit>> = members.iter().map(|m| Arc::clone(&m.unit)).collect();
     let swept =
         on_thread(move || cut::sweep(&units.iter().map(AsRef::as_ref).collect::<Vec<&Unit>>())).await?;
     let sets: Vec<GranuleSet> = members.iter_mut().zip(&swept).map(|(m, s)| m.open.form(s)).collect();
+    let rest = members.iter().zip(&sets).map(|(m, set)| set.len() * m.unit.granule().bytes()).sum();
+    Ok(Formed { at, began, swept, sets, rest })
+}
+
+/// What was read, by member, and is not sent yet.
+pub type Held = Vec<VecDeque<Vec<ReadFrame>>>;
+
+/// Steps 3 and 4: reads, and then looks whether it was overwritten meanwhile.
+pub async fn read<S, R>(
+    members: &mut [Member<S, R>],
+    formed: &Formed,
+    hold: Hold,
+) -> Result<(RoundResult, Held), CutError>
+where
+    S: Serialize + Send + 'static,
+    R: DeserializeOwned + Sorted + Send + std::fmt::Debug + 'static,
+{
     let workers = (WORKERS / members.len().max(1)).max(1);
-    let reads = members.iter_mut().zip(&sets).map(|(member, set)| member.read_round(set, workers));
+    let reads = members.iter_mut().zip(&formed.sets).map(|(member, set)| member.read_set(set, workers, hold));
     let held = futures_util::future::try_join_all(reads).await?;
     // Every read of every disk has finished: only now may the second look be taken.
     let units: Vec<Arc<Unit>> = members.iter().map(|m| Arc::clone(&m.unit)).collect();
@@ -235,14 +225,28 @@ where
         units.iter().map(|u| cut::Witnesses::issued(u.as_ref()).peek()).collect::<Vec<_>>()
     })
     .await?;
-    let took = began.elapsed();
-    let mut result = RoundResult { read: 0, contaminated: 0, took };
+    let took = formed.began.elapsed();
+    let mut result = RoundResult { took, ..RoundResult::default() };
     for (index, member) in members.iter_mut().enumerate() {
-        let done = validate(member, &swept[index], &sets[index], &issued[index], took);
-        result.read += done.granules;
-        result.contaminated += done.contaminated;
+        let done = validate(member, &formed.swept[index], &formed.sets[index], &issued[index], took);
+        result.read += done.bytes;
+        result.contaminated += done.contaminated * member.unit.granule().bytes();
     }
     Ok((result, held))
+}
+
+/// Hands what was held to the links.
+pub async fn send<S, R>(members: &mut [Member<S, R>], held: Held) -> Result<(), CutError>
+where
+    S: Serialize + Send + 'static,
+    R: DeserializeOwned + Sorted + Send + std::fmt::Debug + 'static,
+{
+    for (member, frames) in members.iter_mut().zip(held) {
+        for batch in frames {
+            member.send(batch, Instant::now()).await?;
+        }
+    }
+    Ok(())
 }
 
 fn validate<S, R>(
@@ -263,13 +267,20 @@ fn validate<S, R>(
     round
 }
 
-enum Judged {
+/// What the audits say of a cut.
+#[derive(Debug)]
+pub enum Judged {
+    /// The dirty sets are complete. `Ok` if the rounds and every issue witness are proven as well.
     Stands(Result<(), String>),
+    /// A disk's was not: its point carries the whole disk now.
     Widened { disk: DiskIdentity, reason: String },
 }
 
 /// Asks every disk's audit. A gap widens that disk's point to the whole disk, whatever the rounds said.
-async fn audit<S, R>(members: &mut [Member<S, R>], so_far: Result<(), String>) -> Result<Judged, CutError> {
+pub async fn audit<S, R>(
+    members: &mut [Member<S, R>],
+    so_far: Result<(), String>,
+) -> Result<Judged, CutError> {
     let mut verdict = so_far;
     for member in members.iter_mut() {
         let unit = Arc::clone(&member.unit);
@@ -289,6 +300,6 @@ async fn audit<S, R>(members: &mut [Member<S, R>], so_far: Result<(), String>) -
 }
 
 /// Runs what scans maps or waits for the kernel away from the reactor.
-async fn on_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, CutError> {
+pub async fn on_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, CutError> {
     tokio::task::spawn_blocking(work).await.map_err(|_| CutError::Stopped("the agent is shutting down"))
 }

@@ -3,12 +3,14 @@
 use super::dialer::Dialer;
 use crate::cli::start::AgentArgs;
 use crate::config::file::{AgentConfig, ConfigFile};
+use crate::config::hooks::HooksConfig;
 use crate::config::secret::Secret;
 use crate::io::host::{self, HostOptions};
 use crate::io::random;
 use crate::io::tracker::TrackerOptions;
 use anyhow::Context;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// The kernel's name for this boot.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
@@ -26,6 +28,8 @@ pub struct Settings {
     pub boot_id_text: String,
     /// Reads in flight of an image.
     pub read_threads: usize,
+    /// Programs that are run around a cut.
+    pub hooks: Arc<HooksConfig>,
     /// Disks are read at idle I/O priority.
     pub idle_io: bool,
 }
@@ -57,6 +61,7 @@ impl Settings {
             host: HostOptions { names: config.names },
             tracker,
             boot_id_text: boot_id_text.trim().to_owned(),
+            hooks: Arc::new(config.hooks),
             idle_io: config.idle_io,
             read_threads: usize::try_from(config.read_threads).unwrap_or(1),
         })

@@ -5,8 +5,8 @@
 use crate::model::action::{ActionKind, ActionState};
 use crate::model::host::Footprint;
 use crate::model::ids::{ActionId, AgentId, CutId, DiskId, GenerationId, PointId, StoreId};
-use crate::model::policy::Goal;
 use crate::model::point::{Consistency, Coverage, PointKind};
+use crate::model::policy::Goal;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::fmt;

@@ -7,9 +7,7 @@
 use super::pattern::Pattern;
 use super::{ConfigError, quantity, yaml};
 use crate::model::ids::AgentId;
-use crate::model::policy::{
-    CutRules, DEFAULT_LIVE_SYNC, EffectivePolicy, FREEZE_CAP, Goal, MIN_LIVE_SYNC,
-};
+use crate::model::policy::{CutRules, DEFAULT_LIVE_SYNC, EffectivePolicy, FREEZE_CAP, Goal, MIN_LIVE_SYNC};
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -65,8 +63,8 @@ pub struct Policy {
     /// Milliseconds.
     pub max_freeze_ms: Option<u64>,
     pub max_rounds: Option<u32>,
-    /// Whether a point that is not what was asked for is published, with its true label; it is unless this says no.
-    pub publish_fuzzy: Option<bool>,
+    /// Whether a point that is not what was asked for is left out, instead of published with its true label.
+    pub skip_unmet: Option<bool>,
     #[serde(default, deserialize_with = "quantity::duration_field")]
     pub archive_interval: Option<Duration>,
     pub snapshot_frequency: Option<SnapshotFrequency>,
@@ -120,7 +118,7 @@ impl Policy {
             goal: self.consistency.unwrap_or(usual.goal),
             max_freeze: self.max_freeze_ms.map_or(usual.max_freeze, Duration::from_millis),
             max_rounds: self.max_rounds.unwrap_or(usual.max_rounds),
-            publish_fuzzy: self.publish_fuzzy.unwrap_or(usual.publish_fuzzy),
+            skip_unmet: self.skip_unmet.unwrap_or(usual.skip_unmet),
         }
     }
 
@@ -349,18 +347,22 @@ targets:
     #[test]
     fn how_cuts_are_made_is_read_and_bounded() {
         let with = |line: &str| parse(&format!("name: a\ntargets: [{{pattern: \"*\"}}]\n{line}\n"));
-        let rules = with("consistency: frozen\nmax_freeze_ms: 250\nmax_rounds: 5\npublish_fuzzy: false").unwrap();
+        let rules = with("consistency: frozen\nmax_freeze_ms: 250\nmax_rounds: 5\nskip_unmet: true").unwrap();
         let expected = CutRules {
             goal: Goal::Frozen,
             max_freeze: Duration::from_millis(250),
             max_rounds: 5,
-            publish_fuzzy: false,
+            skip_unmet: true,
         };
         assert_eq!(rules.cut_rules(), expected);
         assert_eq!(with("").unwrap().cut_rules(), CutRules::default());
-        for bad in
-            ["consistency: solid", "max_freeze_ms: 0", "max_freeze_ms: 5001", "max_rounds: 0", "max_rounds: 1001"]
-        {
+        for bad in [
+            "consistency: solid",
+            "max_freeze_ms: 0",
+            "max_freeze_ms: 5001",
+            "max_rounds: 0",
+            "max_rounds: 1001",
+        ] {
             assert!(with(bad).is_err(), "{bad}");
         }
     }

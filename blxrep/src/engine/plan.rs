@@ -8,7 +8,7 @@ use crate::model::policy::{CutRules, Goal};
 use std::time::Duration;
 
 /// What is read under a freeze is kept in memory until the thaw.
-pub const FREEZE_BYTES: u64 = 64 << 20;
+pub const FREEZE_BYTES: u64 = 16 << 20;
 /// Freezes that may be tried for one point: each stops writers for a moment.
 const MAX_FREEZES: usize = 3;
 /// Time from the second round on after which no new one begins.
@@ -134,13 +134,19 @@ mod tests {
     const MIB: u64 = 1 << 20;
 
     fn plan(goal: Goal, can_freeze: bool) -> Plan {
-        let rules = CutRules { goal, max_freeze: Duration::from_millis(500), max_rounds: 8, ..CutRules::default() };
+        let rules =
+            CutRules { goal, max_freeze: Duration::from_millis(500), max_rounds: 8, ..CutRules::default() };
         Plan { rules, can_freeze }
     }
 
     /// A round at 100 MiB/s.
     fn round(read_mib: u64, contaminated: u64) -> RoundResult {
-        RoundResult { read: read_mib * MIB, contaminated, took: Duration::from_millis(read_mib * 10), ..RoundResult::default() }
+        RoundResult {
+            read: read_mib * MIB,
+            contaminated,
+            took: Duration::from_millis(read_mib * 10),
+            ..RoundResult::default()
+        }
     }
 
     fn tried(round: RoundResult, frozen: bool) -> RoundResult {
@@ -208,6 +214,10 @@ mod tests {
         assert!(!fits_freeze(&rounds, 31 * MIB, left));
         assert!(!fits_freeze(&rounds, FREEZE_BYTES + 1, Duration::from_secs(5)));
         assert!(fits_freeze(&[], 10 * MIB, Duration::from_secs(1)), "a slow disk's speed is assumed");
-        assert!(fits_freeze(&[RoundResult { read: u64::MAX, took: Duration::MAX, ..RoundResult::default() }], 0, left));
+        assert!(fits_freeze(
+            &[RoundResult { read: u64::MAX, took: Duration::MAX, ..RoundResult::default() }],
+            0,
+            left
+        ));
     }
 }

@@ -46,18 +46,22 @@ pub struct Options {
     pub workers: usize,
     /// Whether workers compress; may change while they run.
     pub compress: Arc<AtomicBool>,
+    /// Batches that the one who takes them may keep without stopping the workers.
+    pub hold: usize,
 }
 
-/// Batches in memory: one being read by each worker, one that waits to be taken, one being sent, and what a round
-/// holds back.
-const fn buffers(workers: usize) -> usize {
-    workers * 2 + 1 + hold_batches(workers)
+impl Options {
+    /// Batches in memory: one being read by each worker, one that waits to be taken, one being sent, and what is held.
+    const fn buffers(&self) -> usize {
+        self.workers * 2 + 1 + self.hold
+    }
 }
 
-/// Batches that the one who takes them may keep without stopping the workers.
+/// Batches that these pieces will come in.
 #[must_use]
-pub const fn hold_batches(workers: usize) -> usize {
-    workers * 2
+pub fn batches(pieces: impl Iterator<Item = Range<u64>>) -> usize {
+    let mut pieces = pieces.peekable();
+    std::iter::from_fn(|| Some(next_batch(&mut pieces)).filter(|batch| !batch.is_empty())).count()
 }
 
 /// One data frame, ready for the wire.
@@ -88,7 +92,7 @@ impl Reader {
         options: &Options,
     ) -> std::io::Result<Self> {
         let workers = options.workers.max(1);
-        let pool = BufferPool::new(buffers(workers), BUFFER_BYTES);
+        let pool = BufferPool::new(options.buffers(), BUFFER_BYTES);
         let mut reader = Self { outputs: Vec::new(), next: 0, threads: Vec::new() };
         let mut inputs = Vec::new();
         for index in 0..workers {
@@ -306,7 +310,7 @@ mod tests {
             let mut pieces: Vec<Range<u64>> =
                 (0..end).step_by(4096 * 3).map(|s| s..(s + 4096 * 3).min(end)).collect();
             pieces.insert(0, 0..1 << 20);
-            let options = Options { workers: 3, compress: Arc::new(AtomicBool::new(compress)) };
+            let options = Options { workers: 3, compress: Arc::new(AtomicBool::new(compress)), hold: 0 };
             let mut reader = Reader::start(&disk, pieces.clone().into_iter(), &options).unwrap();
             let mut covered = Vec::new();
             while let Some(frames) = reader.next().await {

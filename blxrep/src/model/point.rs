@@ -1,5 +1,6 @@
 //! Recovery points: what one stands for and what was proven of it.
 
+use super::hook::HookResult;
 use super::ids::{AgentId, CutId, DiskId, DiskIdentity, Epoch, GenerationId, PointId};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -88,6 +89,8 @@ pub struct CutSummary {
     pub rounds: Vec<Round>,
     /// Milliseconds that filesystems were frozen; `None` without a freeze.
     pub freeze_ms: Option<u32>,
+    /// What came of the hooks around the cut, in the order in which they ran.
+    pub hooks: Vec<HookResult>,
     /// Disks that share the cut, by identity.
     pub group: Vec<DiskIdentity>,
 }

@@ -38,8 +38,8 @@ pub struct CutRules {
     /// At most so long is anything frozen, for one point.
     pub max_freeze: Duration,
     pub max_rounds: u32,
-    /// A point that is fuzzy, or whose hooks failed, is published all the same and says so.
-    pub publish_fuzzy: bool,
+    /// A point that is not what was asked for, or whose hooks failed, is not published, instead of with a true label.
+    pub skip_unmet: bool,
 }
 
 impl Default for CutRules {
@@ -48,7 +48,7 @@ impl Default for CutRules {
             goal: Goal::default(),
             max_freeze: DEFAULT_MAX_FREEZE,
             max_rounds: DEFAULT_MAX_ROUNDS,
-            publish_fuzzy: true,
+            skip_unmet: false,
         }
     }
 }

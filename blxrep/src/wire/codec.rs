@@ -54,8 +54,11 @@ mod tests {
 
     #[test]
     fn a_message_is_what_was_encoded() {
-        let message =
-            ToAgent::Sync { request: CutId(7), disk: Some(DiskIdentity::Wwn("naa.5000".to_owned())), goal: None };
+        let message = ToAgent::Sync {
+            request: CutId(7),
+            disk: Some(DiskIdentity::Wwn("naa.5000".to_owned())),
+            goal: None,
+        };
         let bytes = encode(&message, 1000).unwrap();
         assert_eq!(decode::<ToAgent>(&bytes[HEADER_BYTES..], 1000).unwrap(), message);
     }
