@@ -289,6 +289,6 @@ async fn audit<S, R>(members: &mut [Member<S, R>], so_far: Result<(), String>) -
 }
 
 /// Runs what scans maps or waits for the kernel away from the reactor.
-async fn on_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, CutError> {
+pub async fn on_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, CutError> {
     tokio::task::spawn_blocking(work).await.map_err(|_| CutError::Stopped("the agent is shutting down"))
 }
