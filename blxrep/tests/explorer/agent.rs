@@ -211,6 +211,13 @@ impl Model {
                 self.ask(state, 0);
             }
             Next::Round if self.is(Mutation::ContaminatedAlone) => {
+                // Only their own bits are swept, so that they can pass.
+                let in_flight = state.in_table(&self.world);
+                for step in [Step::Issued, Step::Completed] {
+                    Lane::with(&self.world, state, contaminated, in_flight, |lane| {
+                        step.take(lane, &mut Swept::default());
+                    });
+                }
                 (state.agent.reading, state.agent.again, state.agent.looked) = (contaminated, 0, 0);
                 self.read_on(state, 0);
             }
@@ -245,7 +252,9 @@ impl Model {
             Verdict::Proven => self.ask(state, disk + 1),
             Verdict::Unproven(_) => {
                 state.agent.fuzzy = true;
-                if let Some(base) = maps::written_off(&state.base[disk], &state.counts[disk]) {
+                if sample.idle()
+                    && let Some(base) = maps::written_off(&state.base[disk], &state.counts[disk])
+                {
                     state.agent.shortfall[disk] = Some(state.counts[disk]);
                     if self.is(Mutation::WrittenOffWhenMeasured) {
                         state.base[disk] = base;

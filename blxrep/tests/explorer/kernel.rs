@@ -137,8 +137,9 @@ fn go_on_completing(world: &World, state: &State, index: usize, marked: u8, next
 pub fn retire(world: &World, state: &State, next: &mut Vec<(Action, State)>) {
     for (key, entry) in state.table.iter().enumerate().filter(|(_, entry)| **entry != 0) {
         let held = usize::from(*entry) - 1;
-        let found = |w: &usize| world.writes[*w].key == key && state.phases[*w] == Phase::Leftover;
-        let reused = (0..world.writes.len()).any(|w| found(&w));
+        // The tracker has waited long enough to know that no hook is at work on the entry.
+        let busy = |w: &usize| matches!(state.phases[*w], Phase::Leftover | Phase::Entering);
+        let reused = (0..world.writes.len()).any(|w| world.writes[w].key == key && busy(&w));
         if reused || state.phases[held] != Phase::Done || in_flight(world, state, disk(world, held)) != 0 {
             continue;
         }

@@ -30,22 +30,64 @@ use mutation::Mutation;
 use search::explore;
 use world::{World, Write};
 
-const W: [World; 1] = [World {
-    name: "two disks, a chain",
-    disks: &[1, 1],
-    writes: &[Write::to(0, 1, 0), Write::to(2, 1, 1).then(0)],
-    losses: 1,
-    breaks: 1,
-    points: 2,
-    rounds: 2,
-    retires: false,
-}];
+const BASIS: World =
+    World { name: "", disks: &[2], writes: &[], losses: 0, breaks: 0, points: 1, rounds: 2, retires: false };
+
+const W: [World; 6] = [
+    World {
+        name: "a chain over two disks",
+        disks: &[1, 1],
+        writes: &[Write::to(0, 1, 0), Write::to(2, 1, 1).then(0)],
+        losses: 2,
+        breaks: 1,
+        points: 2,
+        ..BASIS
+    },
+    World {
+        name: "an address used again",
+        writes: &[Write::to(0, 1, 0), Write::to(2, 1, 1).then(0), Write::to(3, 1, 0).then(0)],
+        losses: 1,
+        points: 2,
+        ..BASIS
+    },
+    World {
+        name: "rewritten while it is read",
+        writes: &[Write::to(2, 1, 0), Write::to(0, 1, 1).then(0), Write::to(2, 1, 2).then(1)],
+        rounds: 3,
+        points: 2,
+        ..BASIS
+    },
+    World {
+        name: "torn over two granules",
+        writes: &[Write::to(1, 2, 0), Write::to(0, 1, 1).then(0)],
+        losses: 1,
+        ..BASIS
+    },
+    World {
+        name: "killed, and killed again",
+        disks: &[1],
+        writes: &[Write::to(0, 1, 0), Write::to(1, 1, 0).then(0)],
+        losses: 2,
+        breaks: 2,
+        points: 3,
+        retires: true,
+        ..BASIS
+    },
+    World {
+        name: "two granules of each of two disks",
+        disks: &[2, 2],
+        writes: &[Write::to(1, 2, 0), Write::to(4, 1, 1).then(0), Write::to(2, 1, 2).then(1)],
+        losses: 1,
+        ..BASIS
+    },
+];
 
 #[test]
 fn probe() {
-    for world in W {
+    let only: Option<usize> = std::env::var("ONLY").ok().map(|v| v.parse().unwrap());
+    for world in W.into_iter().enumerate().filter(|(i, _)| only.is_none_or(|o| o == *i)).map(|(_, w)| w) {
         let t = std::time::Instant::now();
-        let f = explore(&Model::new(world, None), 3_000_000);
+        let f = explore(&Model::new(world, None), 2_500_000);
         println!("{}: {} exhausted {} {:?}", world.name, f.states, f.exhausted, t.elapsed());
         if let Some(c) = f.counterexample {
             println!("{c}");
@@ -54,10 +96,11 @@ fn probe() {
     for m in Mutation::ALL {
         for world in W {
             let t = std::time::Instant::now();
-            let f = explore(&Model::new(world, Some(m)), 1_000_000);
-            println!("{m:?} {}: {} exhausted {} {:?}", world.name, f.states, f.exhausted, t.elapsed());
+            let f = explore(&Model::new(world, Some(m)), 600_000);
+            println!("{m:?} {}: {} exhausted {} {:?} {}", world.name, f.states, f.exhausted, t.elapsed(), f.counterexample.is_some());
             if let Some(c) = f.counterexample {
                 println!("{c}");
+                break;
             }
         }
     }
