@@ -29,6 +29,8 @@ macro_rules! count {
     };
 }
 
+pub(crate) use count;
+
 impl Event {
     /// `None` if the disk is not tracked or the operation is of no interest.
     #[inline(always)]
@@ -64,11 +66,7 @@ impl Event {
         if sectors == 0 {
             return;
         }
-        let inside = match parts {
-            Parts::One => bitmap::mark(Which::Issued, disk, self.slot, self.sector, sectors),
-            other => other == Parts::Scattered,
-        };
-        if !inside {
+        if parts == Parts::One && !bitmap::mark(Which::Issued, disk, self.slot, self.sector, sectors) {
             count!(disk, beyond_end, 1);
         }
         let scattered = if parts == Parts::One { 0 } else { meta::SCATTERED };
@@ -185,17 +183,17 @@ fn class_of(flags: u64) -> usize {
 /// The completion of what `place` holds was lost: mark it now, in the bitmap of the disk it belongs to. (The address
 /// of a bio may have been used for another disk since.)
 #[inline(always)]
-fn settle_leftover(place: Place) {
+pub fn settle_leftover(place: Place) {
     let (sector, word) = (place.sector(), place.meta());
     let index = meta::slot(word);
     let Some(disk) = slot(index) else { return };
     if word & meta::SCATTERED == 0 {
         bitmap::mark(Which::Completed, disk, index, sector, meta::sectors(word));
-    } else {
-        count!(disk, unlocatable, 1);
     }
-    count!(disk, leftovers, 1);
-    settle(disk, word);
+    if word & meta::PART == 0 {
+        count!(disk, leftovers, 1);
+        settle(disk, word);
+    }
 }
 
 /// Counts a request that has left the table.

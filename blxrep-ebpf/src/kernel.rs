@@ -3,9 +3,11 @@
 //! The offsets are read-only globals: the verifier knows their values, so a load through a BTF-typed pointer at such
 //! an offset is checked and compiled as a plain load at a constant offset.
 
+use aya_ebpf::helpers::generated::bpf_probe_read_kernel;
 use aya_ebpf::{EbpfContext, programs::BtfTracePointContext};
 use blxrep_ebpf::{KernelLayout, class, device_key};
 use core::arch::asm;
+use core::ffi::c_void;
 
 /// Operations from here on are passthrough: `REQ_OP_SCSI_IN` was 32 and `REQ_OP_DRV_IN` is 34, everything that has a
 /// range is below.
@@ -142,6 +144,60 @@ impl Request {
     #[inline(always)]
     pub fn first_bio(self) -> Bio {
         Bio(load64(self.0, layout!(request_bio)))
+    }
+
+    /// The same as a number.
+    #[inline(always)]
+    pub fn read_first_bio(self) -> ReadBio {
+        ReadBio(read(self.0, layout!(request_bio)))
+    }
+}
+
+/// Reads kernel memory at an address that is a mere number. The helper itself stores 0 where there is none: a branch
+/// here would double the paths that the verifier follows, for each read in a loop.
+#[inline(always)]
+fn read<T: Default>(base: u64, offset: u64) -> T {
+    let mut value = T::default();
+    // SAFETY: the helper checks the address.
+    unsafe {
+        bpf_probe_read_kernel(
+            (&raw mut value).cast(),
+            size_of::<T>() as u32,
+            (base + offset) as *const c_void,
+        )
+    };
+    value
+}
+
+/// A `struct bio` whose address is a mere number. Slower than [`Bio`], but can be handed to a global function and used
+/// as a key there.
+#[derive(Clone, Copy)]
+pub struct ReadBio(u64);
+
+impl ReadBio {
+    #[inline(always)]
+    pub fn at(address: u64) -> Self {
+        Self(address)
+    }
+
+    #[inline(always)]
+    pub fn address(self) -> u64 {
+        self.0
+    }
+
+    #[inline(always)]
+    pub fn sector(self) -> u64 {
+        read(self.0, layout!(bio_sector))
+    }
+
+    #[inline(always)]
+    pub fn sectors(self) -> u64 {
+        u64::from(read::<u32>(self.0, layout!(bio_size))).div_ceil(512)
+    }
+
+    #[inline(always)]
+    pub fn next(self) -> Self {
+        Self(read(self.0, layout!(bio_next)))
     }
 }
 

@@ -247,9 +247,11 @@ pub mod meta {
     pub const REQUEUED: u64 = 1 << 48;
     /// Counted in [`super::class::DISCARD`].
     pub const DISCARD: u64 = 1 << 49;
-    /// A discard of several ranges that were merged into one request: `sectors` is their sum, and where they are is
-    /// known to the bitmaps alone.
+    /// A discard of several ranges that were merged into one request: `sectors` is their sum, and each range has an
+    /// entry of its own.
     pub const SCATTERED: u64 = 1 << 50;
+    /// One of those ranges, under the address of its bio; not counted as a request.
+    pub const PART: u64 = 1 << 51;
 
     /// The word for a range of `sectors` of the disk in `slot`.
     #[must_use]
@@ -357,7 +359,7 @@ mod tests {
     fn an_entry_keeps_range_slot_and_flags_apart() {
         let word = meta::new(MAX_REQUEST_SECTORS, 63, meta::DISCARD);
         assert_eq!((meta::sectors(word), meta::slot(word)), (MAX_REQUEST_SECTORS, 63));
-        assert_eq!(word & (meta::REQUEUED | meta::DISCARD | meta::SCATTERED), meta::DISCARD);
+        assert_eq!(word & (meta::REQUEUED | meta::DISCARD | meta::SCATTERED | meta::PART), meta::DISCARD);
     }
 
     #[test]

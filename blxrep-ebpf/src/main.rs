@@ -91,7 +91,7 @@ fn block_bio_complete(ctx: BtfTracePointContext) -> i32 {
 /// The parts of a discard; everything else has one.
 #[inline(always)]
 fn parts(event: &Event, which: Which, request: Request) -> Parts {
-    if event.op.is_discard() { parts::mark(which, event.slot, request) } else { Parts::One }
+    if event.op.is_discard() { parts::handle(which, event.slot, request) } else { Parts::One }
 }
 
 /// The slot of the disk, if the operation is one to look at and the disk is tracked through this kind of event. Reads

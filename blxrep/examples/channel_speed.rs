@@ -3,8 +3,9 @@
 //! The sender and the receiver each have a thread and a runtime of their own, so that what each costs is seen.
 
 use blxrep::io::channel::{Incoming, Listener, connect};
+use blxrep::model::encoding::Encoding;
 use blxrep::model::ids::StoreId;
-use blxrep::wire::frame::{Data, Encoding, HEADER_BYTES};
+use blxrep::wire::frame::{Data, HEADER_BYTES};
 use blxrep::wire::hello::{Accepted, Channel, ClientHello, Credentials, Role};
 use blxrep::wire::live::{ToAgent, ToDispatcher};
 use blxrep::wire::version::SUPPORTED;

@@ -5,8 +5,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
-use blxrep::model::ids::StoreId;
 use blxrep::model::encoding::Encoding;
+use blxrep::model::ids::StoreId;
 use blxrep::wire::frame::{self, Data, End, HEADER_BYTES, Kind, Tally};
 use blxrep::wire::hello::{
     Accepted, Answer, Channel, ClientHello, Credentials, KeptDisk, Refusal, RefusalCode, Role,

@@ -34,7 +34,8 @@ impl Settings {
         let file = ConfigFile::load(args.config.as_deref())?;
         let config = AgentConfig::new(args.typed, file.agent)?;
         let secret = Secret::load(&config.secret_file)?;
-        let boot_id_text = std::fs::read_to_string(BOOT_ID).with_context(|| format!("cannot read {BOOT_ID}"))?;
+        let boot_id_text =
+            std::fs::read_to_string(BOOT_ID).with_context(|| format!("cannot read {BOOT_ID}"))?;
         let tracker = TrackerOptions {
             pin_dir: config.pin_dir.join(TrackerOptions::folder_of(&config.id)),
             max_map_bytes: config.max_map_memory,

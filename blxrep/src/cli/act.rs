@@ -2,11 +2,10 @@
 
 use super::Common;
 use super::error::CliError;
-use super::follow::{Interrupt, follow};
+use super::follow::{Interrupt, follow, interrupts};
 use super::output::ask;
 use super::progress::waiting;
-use super::table::Column::{Number, Text, Word};
-use super::table::Table;
+use super::table::{Table, number, optional, text, word};
 use crate::api::client::{Client, ClientError};
 use crate::api::error::{ApiError, ErrorCode};
 use crate::api::text::printable;
@@ -130,10 +129,10 @@ pub async fn sync(args: SyncArgs) -> Result<(), CliError> {
     let client = args.common.client();
     let body = SyncBody { agent: args.agent, disk: args.disk, wait: args.wait };
     let label = format!("sync of {}", body.agent);
+    let mut interrupts = interrupts()?;
     let rows = tokio::select! {
         rows = waiting(&label, client.sync(&body)) => rows?,
-        interrupted = tokio::signal::ctrl_c() => {
-            interrupted.map_err(CliError::Terminal)?;
+        _ = interrupts.recv() => {
             return Err(CliError::Interrupted("no longer waiting; the sync goes on".into()));
         }
     };
@@ -241,14 +240,14 @@ fn action_line(action: &ActionRow) -> String {
 
 fn sync_table(rows: &[SyncRow]) -> Table {
     let headers = [
-        ("AGENT", Word),
-        ("DEVICE", Word),
-        ("CUT", Word),
-        ("POINT", Word),
-        ("CONSISTENCY", Word),
-        ("BYTES", Number),
-        ("ROUNDS", Number),
-        ("ERROR", Text),
+        word("AGENT"),
+        word("DEVICE"),
+        optional(word("CUT")),
+        word("POINT"),
+        word("CONSISTENCY"),
+        number("BYTES"),
+        optional(number("ROUNDS")),
+        text("ERROR"),
     ];
     let mut table = Table::new("This agent has no disk to sync.", &headers);
     for row in rows {

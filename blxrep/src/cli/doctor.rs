@@ -1,8 +1,7 @@
 //! `blxrep doctor`: says in words whether this host can do its part, and what to do where it cannot.
 
 use super::error::CliError;
-use super::table::Column::{Text, Word};
-use super::table::Table;
+use super::table::{Table, text, word};
 use super::{Common, DataDir};
 use crate::api::client::{Client, ClientError};
 use crate::model::units::ByteCount;
@@ -95,10 +94,8 @@ fn checks(data_dir: &DataDir) -> Vec<Check> {
 }
 
 fn table(checks: &[Check]) -> Table {
-    let mut table = Table::new(
-        "Nothing was checked.",
-        &[("CHECK", Word), ("RESULT", Word), ("FOUND", Text), ("TO DO", Text)],
-    );
+    let mut table =
+        Table::new("Nothing was checked.", &[word("CHECK"), word("RESULT"), text("FOUND"), text("TO DO")]);
     for check in checks {
         table.row([check.name.clone(), check.verdict.to_string(), check.what.clone(), check.remedy.clone()]);
     }

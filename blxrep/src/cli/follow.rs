@@ -8,6 +8,7 @@ use crate::api::error::{ApiError, ErrorCode};
 use crate::api::types::{ActionRow, Control};
 use crate::model::action::ActionKind;
 use std::time::{Duration, Instant};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::MissedTickBehavior;
 
 /// Smooth to the eye, nothing to the dispatcher.
@@ -26,19 +27,23 @@ pub enum Interrupt {
 
 /// Shows progress until the action is final, and returns it as it ended.
 pub async fn follow(client: &Client, begun: ActionRow, interrupt: Interrupt) -> Result<ActionRow, CliError> {
+    // Before anything is shown: who sees that it has begun may press Ctrl-C at once.
+    let mut interrupts = interrupts()?;
     let mut progress = Progress::of(&begun, Instant::now());
     let ended = tokio::select! {
         ended = poll(client, &begun, &mut progress) => Some(ended),
-        pressed = tokio::signal::ctrl_c() => {
-            pressed.map_err(CliError::Terminal)?;
-            None
-        }
+        _ = interrupts.recv() => None,
     };
     progress.clear();
     match ended {
         Some(ended) => ended,
         None => Err(interrupted(client, &begun, interrupt).await),
     }
+}
+
+/// Ctrl-C from now on; it no longer ends the process by itself.
+pub fn interrupts() -> Result<Signal, CliError> {
+    signal(SignalKind::interrupt()).map_err(CliError::Runtime)
 }
 
 async fn poll(client: &Client, begun: &ActionRow, progress: &mut Progress) -> Result<ActionRow, CliError> {

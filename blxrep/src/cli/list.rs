@@ -1,8 +1,7 @@
 //! The commands that only look: agents, disks, points, actions.
 
 use super::error::CliError;
-use super::table::Column::{Number, Text, Word};
-use super::table::Table;
+use super::table::{Table, number, optional, text, word};
 use super::{Common, output};
 use crate::api::text::{Clock, Span, percent, printable};
 use crate::api::types::{ActionRow, AgentDetail, AgentRow, DiskRow, ListQuery, PointRow};
@@ -83,16 +82,16 @@ pub async fn actions(common: &Common, filter: FilterArgs, newest: Option<u32>) -
 
 fn agents_table(rows: &[AgentRow]) -> Table {
     let headers = [
-        ("AGENT", Word),
-        ("STATE", Word),
-        ("HOSTNAME", Word),
-        ("DISTRIBUTION", Text),
-        ("KERNEL", Text),
-        ("CPUS", Number),
-        ("MEMORY", Number),
-        ("DISKS", Number),
-        ("LAST SEEN", Word),
-        ("ADDRESS", Word),
+        word("AGENT"),
+        word("STATE"),
+        optional(word("HOSTNAME")),
+        optional(text("DISTRIBUTION")),
+        optional(text("KERNEL")),
+        number("CPUS"),
+        number("MEMORY"),
+        number("DISKS"),
+        word("LAST SEEN"),
+        optional(word("ADDRESS")),
     ];
     let mut table = Table::new("No agent has connected yet.", &headers);
     for row in rows {
@@ -114,17 +113,17 @@ fn agents_table(rows: &[AgentRow]) -> Table {
 
 fn disks_table(rows: &[DiskRow]) -> Table {
     let headers = [
-        ("AGENT", Word),
-        ("DEVICE", Word),
-        ("SIZE", Number),
-        ("STATE", Word),
-        ("COVERAGE", Text),
-        ("LAG", Number),
-        ("BACKLOG", Number),
-        ("POINTS", Number),
-        ("NEWEST CUT", Word),
-        ("IDENTITY", Text),
-        ("ID", Word),
+        word("AGENT"),
+        word("DEVICE"),
+        number("SIZE"),
+        word("STATE"),
+        text("COVERAGE"),
+        number("LAG"),
+        number("BACKLOG"),
+        optional(number("POINTS")),
+        optional(word("NEWEST CUT")),
+        optional(text("IDENTITY")),
+        optional(word("ID")),
     ];
     let mut table = Table::new("No disk is known yet.", &headers);
     for row in rows {
@@ -147,16 +146,16 @@ fn disks_table(rows: &[DiskRow]) -> Table {
 
 fn points_table(rows: &[PointRow]) -> Table {
     let headers = [
-        ("ID", Word),
-        ("AGENT", Word),
-        ("DEVICE", Word),
-        ("KIND", Word),
-        ("CUT", Word),
-        ("CONSISTENCY", Word),
-        ("COVERAGE", Text),
-        ("BYTES", Number),
-        ("STORED", Number),
-        ("ROUNDS", Number),
+        word("ID"),
+        word("AGENT"),
+        word("DEVICE"),
+        optional(word("KIND")),
+        word("CUT"),
+        word("CONSISTENCY"),
+        optional(text("COVERAGE")),
+        number("BYTES"),
+        optional(number("STORED")),
+        optional(number("ROUNDS")),
     ];
     let mut table = Table::new("No point is published yet.", &headers);
     for row in rows {
@@ -178,14 +177,14 @@ fn points_table(rows: &[PointRow]) -> Table {
 
 fn actions_table(rows: &[ActionRow]) -> Table {
     let headers = [
-        ("ID", Word),
-        ("KIND", Word),
-        ("AGENT", Word),
-        ("DEVICE", Word),
-        ("STATE", Word),
-        ("DONE", Number),
-        ("UPDATED", Word),
-        ("REASON", Text),
+        word("ID"),
+        word("KIND"),
+        word("AGENT"),
+        word("DEVICE"),
+        word("STATE"),
+        number("DONE"),
+        optional(word("UPDATED")),
+        text("REASON"),
     ];
     let mut table = Table::new("Nothing has been done yet.", &headers);
     for row in rows {

@@ -6,16 +6,23 @@ use crate::api::text::printable;
 use serde::Serialize;
 use std::io::{self, BufWriter, IsTerminal, Write};
 
+/// Width of a terminal that does not say how wide it is.
+const DEFAULT_COLUMNS: u16 = 80;
+
 /// How results are printed.
 #[derive(Clone, Copy, Debug)]
 pub struct Output {
     json: bool,
-    terminal: bool,
+    /// Columns of the terminal that stdout is; `None` where it is none.
+    terminal: Option<u16>,
 }
 
 impl Output {
     pub fn new(json: bool) -> Self {
-        Self { json, terminal: io::stdout().is_terminal() }
+        // A terminal that does not know its size says 0.
+        let size = rustix::termios::tcgetwinsize(io::stdout()).ok();
+        let columns = size.map(|size| if size.ws_col == 0 { DEFAULT_COLUMNS } else { size.ws_col });
+        Self { json, terminal: columns.filter(|_| io::stdout().is_terminal()) }
     }
 
     /// The result: `value` with `--json`, else what `text` makes of it.

@@ -1,7 +1,7 @@
 //! `blxrep start`: what a role is started with.
 
-use super::error::CliError;
 use super::DATA_DIR_VARIABLE;
+use super::error::CliError;
 use crate::config::file::{AgentSection, DiskChoice, DispatcherSection};
 use crate::model::ids::AgentId;
 use crate::observe::LogFormat;

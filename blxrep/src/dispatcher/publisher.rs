@@ -24,7 +24,7 @@ struct Member {
 }
 
 enum Request {
-    Join { agent: AgentId, cut: CutId, group: Vec<DiskIdentity>, disk: DiskIdentity, member: Member },
+    Join { agent: AgentId, cut: CutId, group: Vec<DiskIdentity>, disk: DiskIdentity, member: Box<Member> },
     Abort { agent: AgentId, cut: CutId, reason: String },
 }
 
@@ -51,7 +51,7 @@ impl Publisher {
         ready: ReadyPoint,
     ) -> Outcome {
         let (reply, answer) = oneshot::channel();
-        let request = Request::Join { agent, cut, group, disk, member: Member { ready, reply } };
+        let request = Request::Join { agent, cut, group, disk, member: Box::new(Member { ready, reply }) };
         let stopping = || "the dispatcher is stopping".to_owned();
         self.requests.send(request).await.map_err(|_| stopping())?;
         answer.await.unwrap_or_else(|_| Err(stopping()))
@@ -83,7 +83,7 @@ async fn run(store: Store, mut queue: mpsc::Receiver<Request>) {
 fn take(gather: &mut Gather<AgentId, Member>, request: Request) -> Vec<Member> {
     match request {
         Request::Join { agent, cut, group, disk, member } => {
-            match gather.join(&agent, cut, &group, &disk, member) {
+            match gather.join(&agent, cut, &group, &disk, *member) {
                 Ok(complete) => complete.unwrap_or_default(),
                 Err((error, member)) => {
                     let _ = member.reply.send(Err(error.to_string()));

@@ -76,7 +76,8 @@ impl Settings {
     /// Leaves the address where scripts find it.
     pub fn write_address(&self, address: SocketAddr) -> anyhow::Result<()> {
         let path = self.data_dir.join(ADDRESS_FILE);
-        std::fs::write(&path, format!("{address}\n")).with_context(|| format!("cannot write {}", path.display()))
+        std::fs::write(&path, format!("{address}\n"))
+            .with_context(|| format!("cannot write {}", path.display()))
     }
 
     /// The address is of no more use.

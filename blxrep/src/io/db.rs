@@ -228,6 +228,17 @@ impl Transaction<'_> {
         decode::<R>(self.path, key.value(), value.value()).map(Some)
     }
 
+    pub fn all<R: Record>(&self) -> Result<Vec<R>> {
+        let table = self.tx.open_table(table_of(R::TABLE)).map_err(|e| failed(self.path, e))?;
+        let entries = table.iter().map_err(|e| failed(self.path, e))?;
+        entries
+            .map(|entry| {
+                let (key, value) = entry.map_err(|e| failed(self.path, e))?;
+                decode::<R>(self.path, key.value(), value.value())
+            })
+            .collect()
+    }
+
     /// Adds a record, in the place of one with the same key.
     pub fn put<R: Record>(&self, record: &R) -> Result<()> {
         let key = record.key();

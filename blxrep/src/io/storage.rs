@@ -462,13 +462,6 @@ impl AlignedBuffer {
     pub fn clear(&mut self) {
         self.len = 0;
     }
-
-    /// Drops the first `n` bytes and moves the rest to the start.
-    pub fn consume(&mut self, n: usize) {
-        let n = n.min(self.len);
-        self.bytes.copy_within(self.skew + n..self.skew + self.len, self.skew);
-        self.len -= n;
-    }
 }
 
 #[cfg(test)]
@@ -492,8 +485,6 @@ mod tests {
         buffer.fill(10_000).fill(0);
         file.read_direct_at(buffer.fill(10_000), 4096).unwrap();
         assert_eq!(buffer.as_slice(), content);
-        buffer.consume(4096);
-        assert_eq!(buffer.as_slice(), &content[4096..]);
         assert!(file.read_at(&mut out, 5000).is_err(), "the end of the file");
     }
 

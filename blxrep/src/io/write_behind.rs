@@ -72,8 +72,8 @@ impl WriteBehind {
         while self.in_flight >= IN_FLIGHT {
             self.collect()?;
         }
-        let sent = self.queue.as_ref().is_some_and(|queue| queue.send((buffer, offset)).is_ok());
-        if self.failed || !sent {
+        let queue = self.queue.as_ref().filter(|_| !self.failed);
+        if queue.is_none_or(|queue| queue.send((buffer, offset)).is_err()) {
             return Err(stopped(&self.file));
         }
         self.in_flight += 1;
@@ -106,8 +106,8 @@ impl WriteBehind {
 impl Drop for WriteBehind {
     fn drop(&mut self) {
         self.queue = None;
-        // What is queued is still written; a result that nobody takes does not hold the thread up, because
-        // there is room for as many as can be in flight.
+        // What is queued is still written; the thread must find room for its results to come to its end.
+        while self.done.recv().is_ok() {}
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }

@@ -172,20 +172,19 @@ impl Store {
     /// The disk of `agent` with this identity, made if it is new, with its device, size and granule as offered.
     pub fn upsert_disk(&self, offer: &DiskOffer<'_>, now: Timestamp) -> Result<Disk, StoreError> {
         offer.check()?;
-        let known = self.disks()?.into_iter().find(|disk| offer.is_of(disk));
-        let disk = Disk {
-            id: known.as_ref().map_or_else(|| DiskId(self.random_id()), |disk| disk.id),
-            agent: offer.agent.clone(),
-            identity: offer.identity.clone(),
-            device: offer.device.to_owned(),
-            bytes: offer.bytes,
-            granule_shift: offer.granule_shift,
-            first_seen: known.as_ref().map_or(now, |disk| disk.first_seen),
-        };
-        if known.as_ref() != Some(&disk) {
-            self.db().write(|tx| tx.put(&disk))?;
+        // Nearly always nothing is new, and then nothing is written.
+        if let Some(known) = self.disks()?.iter().find(|disk| offer.is_of(disk))
+            && offer.applied_to(known) == *known
+        {
+            return Ok(known.clone());
         }
-        Ok(disk)
+        self.db().write(|tx| {
+            let known = tx.all::<Disk>()?.into_iter().find(|disk| offer.is_of(disk));
+            let disk = known.unwrap_or_else(|| offer.disk(DiskId(self.random_id()), now));
+            let disk = offer.applied_to(&disk);
+            tx.put(&disk)?;
+            Ok(disk)
+        })
     }
 
     pub fn disks(&self) -> Result<Vec<Disk>, StoreError> {
@@ -320,6 +319,22 @@ pub struct DiskOffer<'a> {
 impl DiskOffer<'_> {
     fn is_of(&self, disk: &Disk) -> bool {
         disk.agent == *self.agent && disk.identity == *self.identity
+    }
+
+    fn disk(&self, id: DiskId, now: Timestamp) -> Disk {
+        Disk {
+            id,
+            agent: self.agent.clone(),
+            identity: self.identity.clone(),
+            device: self.device.to_owned(),
+            bytes: self.bytes,
+            granule_shift: self.granule_shift,
+            first_seen: now,
+        }
+    }
+
+    fn applied_to(&self, known: &Disk) -> Disk {
+        self.disk(known.id, known.first_seen)
     }
 
     fn check(&self) -> Result<(), StoreError> {

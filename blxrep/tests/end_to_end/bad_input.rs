@@ -7,7 +7,6 @@ use crate::support::process::Process;
 use crate::support::site::{DONE, FAILED, NOT_FOUND, Site};
 use crate::{MIB, PATIENCE, program, require_root};
 use anyhow::{Result, ensure};
-use serde_json::Value;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -55,7 +54,7 @@ fn commands_that_name_nothing() -> Result<()> {
     for command in [&["restore"][..], &["no-such-command"], &["points", "--no-such-flag"]] {
         site.cli(command)?.expect(USAGE, &[])?;
     }
-    ensure!(site.cli(&["agents"])?.parse::<Vec<Value>>()?.is_empty());
+    ensure!(site.agents()?.is_empty());
     ensure!(dispatcher.terminate(REFUSAL)?.success(), "not a clean end\n{}", dispatcher.tail());
     site.done();
     Ok(())
@@ -133,10 +132,10 @@ fn a_wrong_secret_and_a_disk_that_is_not_there() -> Result<()> {
     fs::write(site.path("other"), "not the secret of this site\n")?;
     fs::set_permissions(site.path("other"), fs::Permissions::from_mode(0o600))?;
     let right = std::mem::replace(&mut home.secret, site.path("other"));
-    let mut agent = home.start(&site, &[])?;
+    let mut agent = home.launch(&site, &[])?;
     agent.wait_for_output(&["secret", "credential"], PATIENCE)?;
     agent.kill()?;
-    let known: Vec<Value> = site.cli(&["agents"])?.parse()?;
+    let known = site.agents()?;
     ensure!(known.is_empty(), "an agent with a wrong secret is known: {known:?}");
     ensure!(!agent.output().contains("not the secret"), "the secret is in the log");
 

@@ -249,6 +249,46 @@ fn rounds_that_replaced_much_are_rewritten_without_it() {
     assert_eq!(folder.files(".part"), Vec::<std::path::PathBuf>::new());
 }
 
+#[test]
+fn disks_are_written_side_by_side() {
+    let folder = Folder::new();
+    let store = folder.open();
+    let identity = blxrep::model::ids::DiskIdentity::Serial("x".to_owned());
+    let (store, identity) = (&store, &identity);
+    let back_up = move |number: u64| {
+        // Two threads each register the same disk; only one makes points of it.
+        let agent = format!("web{}", number / 2).parse().unwrap();
+        let offer = blxrep::store::catalog::DiskOffer {
+            agent: &agent,
+            identity,
+            device: "/dev/sda",
+            bytes: DISK as u64,
+            granule_shift: 12,
+        };
+        let disk = store.upsert_disk(&offer, now()).unwrap().id;
+        let mut content = noise(number, DISK);
+        let mut made = Vec::new();
+        if number.is_multiple_of(2) {
+            made.push((base(store, disk, &content).id, content.clone()));
+            for step in 0..5 {
+                content[..4096].copy_from_slice(&noise(number + 100 * step, 4096));
+                made.push((delta(store, disk, &content, &[0..1]).id, content.clone()));
+                assert!(store.verify(None, quietly()).unwrap().is_clean());
+            }
+        }
+        made
+    };
+    let points: Vec<_> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..8).map(|number| scope.spawn(move || back_up(number))).collect();
+        threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
+    });
+    assert_eq!(store.disks().unwrap().len(), 4);
+    assert_eq!(points.len(), 24);
+    for (point, content) in points {
+        assert_eq!(read(store, point).unwrap(), content);
+    }
+}
+
 /// What one point of the random model changes.
 #[derive(Clone, Debug)]
 struct Change {

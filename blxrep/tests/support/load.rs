@@ -67,6 +67,10 @@ impl Load {
         ensure!(self.fio.is_running()?, "fio ended before its time\n{}", self.fio.tail());
         self.fio.signal(rustix::process::Signal::INT)?;
         self.fio.wait(Duration::from_secs(60))?;
+        // Its exit code tells of the signal, not of jobs that never worked.
+        let report = self.fio.output();
+        let jobs = if matches!(self.ground, Ground::Folder(_)) { JOBS_ON_FILES } else { JOBS_ON_DEVICE };
+        ensure!(report.matches("err= 0").count() == jobs, "not all of fio's jobs went well\n{report}");
         let rounds = self.churn.stop()?;
         ensure!(rounds > 0, "no discard and no write-zeroes was done under the load");
         if let Ground::Device(device) = &self.ground {
@@ -76,7 +80,8 @@ impl Load {
     }
 }
 
-const ON_FILES: [&str; 12] = [
+const JOBS_ON_FILES: usize = 3;
+const ON_FILES: [&str; 14] = [
     "--name=direct",
     "--direct=1",
     "--ioengine=libaio",
@@ -88,10 +93,12 @@ const ON_FILES: [&str; 12] = [
     "--fsync=64",
     "--size=48m",
     "--name=mapped",
-    // Global options before the first --name also hold for this one.
     "--ioengine=mmap",
+    "--bs=4k",
+    "--size=16m",
 ];
 
+const JOBS_ON_DEVICE: usize = 4;
 const ON_DEVICE: [&str; 17] = [
     "--name=direct",
     "--direct=1",

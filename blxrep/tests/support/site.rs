@@ -7,7 +7,6 @@ use super::process::Process;
 use anyhow::{Context, Result, anyhow, ensure};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -74,6 +73,13 @@ pub struct ActionRow {
     pub created: String,
     pub done: u64,
     pub total: u64,
+}
+
+/// One row of `blxrep agents --json`.
+#[derive(Clone, Debug, Deserialize)]
+pub struct AgentRow {
+    pub id: String,
+    pub online: bool,
 }
 
 /// What a command said.
@@ -180,10 +186,8 @@ impl Site {
         .and_then(|(ended, noted)| if ended { Err(anyhow!("the dispatcher has ended")) } else { Ok(noted) })
         .with_context(|| dispatcher.tail())?;
         *self.address.lock().unwrap_or_else(PoisonError::into_inner) = Some(address);
-        wait_for("the dispatcher answering", START, || {
-            self.cli(&["agents"])?.parse::<Vec<Value>>().map(Some)
-        })
-        .with_context(|| dispatcher.tail())?;
+        wait_for("the dispatcher answering", START, || self.agents().map(Some))
+            .with_context(|| dispatcher.tail())?;
         Ok(dispatcher)
     }
 
@@ -259,6 +263,10 @@ impl Site {
         Ok(target)
     }
 
+    pub fn agents(&self) -> Result<Vec<AgentRow>> {
+        self.cli(&["agents"])?.parse()
+    }
+
     pub fn actions(&self) -> Result<Vec<ActionRow>> {
         self.cli(&["actions"])?.parse()
     }
@@ -322,13 +330,27 @@ impl AgentHome {
         }
         command.arg("--config").arg(self.home.join("config.yaml"));
         command.arg("--secret-file").arg(&self.secret);
-        command.arg("--pin-dir").arg(self.pins.path());
-        command.arg("--state-dir").arg(self.home.join("state")).args(extra);
+        command.arg("--pin-dir").arg(self.pins.path()).args(extra);
         Ok(command)
     }
 
-    /// Starts the agent.
-    pub fn start(&self, site: &Site, extra: &[&str]) -> Result<Process> {
+    /// Starts the agent, which may fail or be refused.
+    pub fn launch(&self, site: &Site, extra: &[&str]) -> Result<Process> {
         Process::spawn(&format!("agent-{}", self.id), &mut self.command(site, extra)?, &site.logs())
+    }
+
+    /// Starts the agent and waits until the dispatcher knows it.
+    pub fn start(&self, site: &Site, extra: &[&str]) -> Result<Process> {
+        let mut agent = self.launch(site, extra)?;
+        let known = wait_for(&format!("agent {} being online", self.id), START, || {
+            let ended = !agent.is_running()?;
+            let online = site.agents()?.iter().any(|row| row.id == self.id && row.online);
+            Ok((ended || online).then_some(!ended))
+        });
+        match known {
+            Ok(true) => Ok(agent),
+            Ok(false) => Err(anyhow!("agent {} has ended\n{}", self.id, agent.tail())),
+            Err(error) => Err(error.context(agent.tail())),
+        }
     }
 }

@@ -197,11 +197,11 @@ impl DiskTracker {
     pub fn retire_stale(&self) -> io::Result<usize> {
         let mut suspects = self.suspects.lock().unwrap_or_else(PoisonError::into_inner);
         let sample = self.audit_sample()?;
-        if !sample.stood_still() || sample.inflight != 0 || sample.before.in_table() == 0 {
+        let now = Table(self.shared.table.get()).entries(self.slot);
+        if !sample.stood_still() || sample.inflight != 0 || now.is_empty() {
             *suspects = None;
             return Ok(0);
         }
-        let (now, _) = Table(self.shared.table.get()).entries(self.slot);
         let since = match suspects.as_ref() {
             Some((since, then)) if *then == now => *since,
             _ => {
@@ -225,7 +225,7 @@ impl DiskTracker {
         range.insert_range(entry.granules(self.granule));
         self.completed().mark(&range);
         let taken = Table(self.shared.table.get()).take(entry);
-        if taken {
+        if taken && entry.is_request() {
             let slot = self.counts();
             slot.add(at!(leftovers), 1);
             slot.add(at!(settled_sectors) + entry.class(), meta::sectors(entry.meta));

@@ -24,8 +24,6 @@ pub struct Inflight {
     pub ranges: GranuleSet,
     pub requests: u64,
     pub sectors: PerClass,
-    /// `false`: the range of at least one request is not known. Then nothing is proven, and nothing may be cleared.
-    pub exact: bool,
 }
 
 /// One filled place of the table.
@@ -40,24 +38,27 @@ pub struct Entry {
 }
 
 impl Entry {
+    /// Whether this is a request, and not one of the ranges of a scattered discard.
+    pub fn is_request(&self) -> bool {
+        self.meta & meta::PART == 0
+    }
+
+    /// Whether the range is the entry's own, and not in entries of its parts.
+    fn has_range(&self) -> bool {
+        self.meta & meta::SCATTERED == 0
+    }
+
     pub fn class(&self) -> usize {
         if self.meta & meta::DISCARD != 0 { class::DISCARD } else { class::WRITE }
     }
 
     /// The granules that the range touches.
     pub fn granules(&self, size: GranuleSize) -> std::ops::Range<u32> {
+        let sectors = if self.has_range() { meta::sectors(self.meta) } else { 0 };
         let start = self.sector.saturating_mul(SECTOR_BYTES);
-        let end = start.saturating_add(meta::sectors(self.meta).saturating_mul(SECTOR_BYTES));
+        let end = start.saturating_add(sectors.saturating_mul(SECTOR_BYTES));
         size.touched(start..end)
     }
-}
-
-/// What a place holds.
-enum Place {
-    Free,
-    /// Still being filled: the request is not under way yet, and its issued bits are set.
-    Filling,
-    Filled(Entry),
 }
 
 /// The table as words shared with the programs.
@@ -65,38 +66,27 @@ enum Place {
 pub struct Table<'a>(pub &'a [AtomicU64]);
 
 impl Table<'_> {
-    /// The entries of the disk in `slot`, and whether all entries could be read.
-    ///
-    /// An entry that is still being filled after [`MAX_READS`] belongs to a program that was interrupted in the middle. It may be
-    /// of any disk. Its issued bits were set before the place was claimed, so the dirty set has them all the same.
-    pub fn entries(self, slot: u32) -> (Vec<Entry>, bool) {
+    /// The entries of the disk in `slot`.
+    pub fn entries(self, slot: u32) -> Vec<Entry> {
         let mut entries = Vec::new();
-        let mut all = true;
         for (bucket, words) in self.0.chunks_exact(BUCKET_WORDS).enumerate() {
-            for index in 0..BUCKET_ENTRIES {
-                if words[index].load(Ordering::Acquire) == 0 {
-                    continue;
-                }
-                match read(words, (bucket, index)) {
-                    Place::Filled(entry) if meta::slot(entry.meta) == slot => entries.push(entry),
-                    Place::Filled(_) | Place::Free => {}
-                    Place::Filling => all = false,
-                }
-            }
+            let taken = (0..BUCKET_ENTRIES).filter(|index| words[*index].load(Ordering::Acquire) != 0);
+            let filled = taken.filter_map(|index| read(words, (bucket, index)));
+            entries.extend(filled.filter(|entry| meta::slot(entry.meta) == slot));
         }
-        (entries, all)
+        entries
     }
 
     /// What the disk in `slot` has in flight.
     pub fn walk(self, slot: u32, size: GranuleSize, granules: u32) -> Inflight {
-        let (entries, all) = self.entries(slot);
-        let mut inflight = Inflight { exact: all, ..Inflight::default() };
-        for entry in entries {
+        let mut inflight = Inflight::default();
+        for entry in self.entries(slot) {
             let range = entry.granules(size);
             inflight.ranges.insert_range(range.start.min(granules)..range.end.min(granules));
-            inflight.requests += 1;
-            inflight.sectors[entry.class()] += meta::sectors(entry.meta);
-            inflight.exact &= entry.meta & meta::SCATTERED == 0;
+            if entry.is_request() {
+                inflight.requests += 1;
+                inflight.sectors[entry.class()] += meta::sectors(entry.meta);
+            }
         }
         inflight
     }
@@ -127,22 +117,26 @@ fn field(words: &[AtomicU64], index: usize, field: usize) -> &AtomicU64 {
     &words[ENTRIES_AT + index * ENTRY_WORDS + field]
 }
 
-/// Reads a place until key and generation are the same before and after.
-fn read(words: &[AtomicU64], place: (usize, usize)) -> Place {
+/// Reads a place until key and generation are the same before and after. `None` if it is free, or still being filled.
+///
+/// A place that is being filled for [`MAX_READS`] belongs to a program that was interrupted. It may be passed over: the
+/// program has set the issued bits of the whole range before it touched the place, and the request goes on only when
+/// the program has ended.
+fn read(words: &[AtomicU64], place: (usize, usize)) -> Option<Entry> {
     let load = |word: &AtomicU64| word.load(Ordering::SeqCst);
     for _ in 0..MAX_READS {
         let (key, generation) = (load(&words[place.1]), load(field(words, place.1, GENERATION)));
         if key == 0 {
-            return Place::Free;
+            return None;
         }
         let (sector, meta) = (load(field(words, place.1, SECTOR)), load(field(words, place.1, META)));
         let same = load(&words[place.1]) == key && load(field(words, place.1, GENERATION)) == generation;
         if same && meta != 0 && load(field(words, place.1, META)) == meta {
-            return Place::Filled(Entry { place, key, generation, sector, meta });
+            return Some(Entry { place, key, generation, sector, meta });
         }
         std::hint::spin_loop();
     }
-    Place::Filling
+    None
 }
 
 #[cfg(test)]
@@ -169,35 +163,38 @@ mod tests {
         fill(&words, 1, 1, 0x3000, 0, meta::new(8, 4, 0));
         let found = Table(&words).walk(3, GranuleSize::default(), 102);
         assert_eq!(found.ranges, [0, 1, 100, 101].into_iter().collect());
-        assert_eq!((found.requests, found.sectors, found.exact), (2, [2, 16], true));
+        assert_eq!((found.requests, found.sectors), (2, [2, 16]));
         let cut_at_the_end = Table(&words).walk(3, GranuleSize::default(), 101);
         assert_eq!(cut_at_the_end.ranges, [0, 1, 100].into_iter().collect());
     }
 
     #[test]
-    fn an_entry_that_is_being_filled_makes_the_walk_inexact() {
+    fn an_entry_that_is_being_filled_is_passed_over() {
         let words = table();
         words[4].store(0x1000, Ordering::SeqCst);
-        assert!(!Table(&words).walk(0, GranuleSize::default(), 10).exact);
+        assert_eq!(Table(&words).walk(0, GranuleSize::default(), 10), Inflight::default());
     }
 
     #[test]
-    fn scattered_discards_are_not_located_by_the_table() {
+    fn a_scattered_discard_counts_once_and_lies_where_its_parts_are() {
         let words = table();
-        fill(&words, 0, 0, 0x1000, 0, meta::new(8, 0, meta::DISCARD | meta::SCATTERED));
-        assert!(!Table(&words).walk(0, GranuleSize::default(), 10).exact);
+        fill(&words, 0, 0, 0x1000, 0, meta::new(16, 0, meta::DISCARD | meta::SCATTERED));
+        fill(&words, 0, 1, 0x2000, 0, meta::new(8, 0, meta::DISCARD | meta::PART));
+        fill(&words, 1, 9, 0x3000, 64, meta::new(8, 0, meta::DISCARD | meta::PART));
+        let found = Table(&words).walk(0, GranuleSize::default(), 10);
+        assert_eq!(found, Inflight { ranges: [0, 8].into_iter().collect(), requests: 1, sectors: [0, 16] });
     }
 
     #[test]
     fn only_the_very_entry_that_was_meant_is_taken() {
         let words = table();
         fill(&words, 1, 3, 0x1000, 0, meta::new(8, 0, 0));
-        let stale = Table(&words).entries(0).0[0];
+        let stale = Table(&words).entries(0)[0];
         fill(&words, 1, 3, 0x1000, 0, meta::new(8, 0, 0));
         assert!(!Table(&words).take(&stale), "issued again under the same key");
-        let fresh = Table(&words).entries(0).0[0];
+        let fresh = Table(&words).entries(0)[0];
         assert!(Table(&words).take(&fresh));
-        assert!(Table(&words).entries(0).0.is_empty());
+        assert!(Table(&words).entries(0).is_empty());
         assert!(!Table(&words).take(&fresh));
     }
 }

@@ -67,7 +67,7 @@ pub struct TrackerOptions {
 }
 
 impl TrackerOptions {
-    /// Name of an agent's own folder among the pins; bpffs takes no dots.
+    /// Name of an agent's directory on bpffs, where names may have no dots.
     #[must_use]
     pub fn folder_of(agent: &AgentId) -> String {
         bpffs::file_name(agent.as_str())
@@ -370,7 +370,7 @@ impl Tracker {
         // This also waits for the programs that found the device a moment ago.
         self.object.clear_bitmaps(slot)?;
         let table = Table(self.shared.table.get());
-        for entry in table.entries(slot).0 {
+        for entry in table.entries(slot) {
             table.take(&entry);
         }
         bpffs::remove(&self.disk_folder(slot))
