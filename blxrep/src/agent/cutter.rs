@@ -277,8 +277,6 @@ enum LiveError {
     Cut(#[from] CutError),
     #[error("{disk}: the dispatcher refused the point: {reason}")]
     Refused { disk: DiskIdentity, reason: String },
-    #[error("{disk}: the dispatcher did not publish the point: {reason}")]
-    Failed { disk: DiskIdentity, reason: String },
     #[error("{disk}: cannot keep the tracking record: {reason}")]
     Record { disk: DiskIdentity, reason: String },
 }
@@ -367,7 +365,6 @@ async fn published(member: &mut LiveMember, point: PointId) -> Result<(), LiveEr
             cut::acknowledge(member.unit.as_ref(), member.open.carried());
             member.unit.acknowledged(point).map_err(|reason| LiveError::Record { disk, reason })
         }
-        ToAgent::Failed { reason } => Err(LiveError::Failed { disk, reason }),
         other => Err(LinkError::Unexpected(format!("{other:?}")).into()),
     }
 }

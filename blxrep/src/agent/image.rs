@@ -22,8 +22,6 @@ pub enum ImageError {
     Cut(#[from] CutError),
     #[error("the dispatcher refused the image: {0}")]
     Refused(String),
-    #[error("the dispatcher could not publish the image: {0}")]
-    Failed(String),
     #[error("cannot keep the tracking record of the disk: {0}")]
     Record(String),
 }
@@ -104,13 +102,6 @@ async fn stream(
         let since = Instant::now();
         let Some(frames) = reader.next().await else { return Ok(()) };
         member.send(frames?, since).await?;
-        while let Some(message) = member.link.heard() {
-            match message? {
-                ToAgent::Durable { .. } => {}
-                ToAgent::Failed { reason } => return Err(ImageError::Failed(reason)),
-                other => return Err(LinkError::Unexpected(format!("{other:?}")).into()),
-            }
-        }
     }
 }
 
@@ -124,12 +115,8 @@ fn forget_above(unit: &Unit, offset: u64) {
 }
 
 async fn published(member: &mut Member<ToDispatcher, ToAgent>, point: PointId) -> Result<(), ImageError> {
-    loop {
-        match member.link.hear().await? {
-            ToAgent::Durable { .. } => {}
-            ToAgent::Published { point: done } if done == point => return Ok(()),
-            ToAgent::Failed { reason } => return Err(ImageError::Failed(reason)),
-            other => return Err(LinkError::Unexpected(format!("{other:?}")).into()),
-        }
+    match member.link.hear().await? {
+        ToAgent::Published { point: done } if done == point => Ok(()),
+        other => Err(LinkError::Unexpected(format!("{other:?}")).into()),
     }
 }

@@ -172,12 +172,14 @@ impl AgentConfig {
     }
 }
 
+/// `HOST:PORT`, with an IPv6 address in brackets.
 fn check_address(address: &str) -> Result<(), ConfigError> {
-    let port = address
-        .rsplit_once(':')
-        .filter(|(host, _)| !host.is_empty())
-        .and_then(|(_, port)| port.parse::<u16>().ok());
-    if port.is_some_and(|port| port != 0) {
+    let valid = address.rsplit_once(':').is_some_and(|(host, port)| {
+        let bracketed = host.starts_with('[') && host.ends_with(']');
+        let host = !host.is_empty() && (bracketed || !host.contains(':'));
+        host && port.parse::<u16>().is_ok_and(|port| port != 0)
+    });
+    if valid {
         return Ok(());
     }
     let problem = format!("`{address}` is no HOST:PORT, such as backup.example.com:8080 or [::1]:8080");
@@ -278,6 +280,13 @@ mod tests {
     }
 
     #[test]
+    fn an_address_is_a_host_and_a_port() {
+        for good in ["backup:8080", "10.0.0.1:1", "[::1]:8080"] {
+            assert!(check_address(good).is_ok(), "{good}");
+        }
+    }
+
+    #[test]
     fn what_is_missing_or_wrong_is_named() {
         let new = |text: &str| {
             AgentConfig::new(AgentSection::default(), file(text).unwrap().agent).unwrap_err().to_string()
@@ -287,7 +296,7 @@ mod tests {
             "agent.id is not given: set it in the configuration, or use `--id ID`"
         );
         assert!(new("agent: {}\n").contains("--dispatcher-addr HOST:PORT"));
-        for bad in ["backup", ":8080", "backup:0", "backup:99999", "backup:"] {
+        for bad in ["backup", ":8080", "backup:0", "backup:99999", "backup:", "::1:8080"] {
             assert!(
                 new(&format!("agent: {{id: a, dispatcher_addr: \"{bad}\"}}\n")).contains("no HOST:PORT"),
                 "{bad}"

@@ -4,6 +4,7 @@ pub mod buffer;
 pub mod channel;
 pub mod db;
 pub mod host;
+pub mod priority;
 pub mod random;
 pub mod reader;
 pub mod signals;

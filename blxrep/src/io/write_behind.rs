@@ -1,6 +1,7 @@
 //! Writes carried out by a thread of their own, in order, while the next buffer is filled.
 
-use super::storage::{AlignedBuffer, DataFile, StorageError};
+use super::buffer::AlignedBuffer;
+use super::storage::{DataFile, StorageError};
 use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
