@@ -16,19 +16,19 @@ const MAX_WIDENINGS: u8 = 2;
 /// A world, and the agent that works in it.
 pub struct Model {
     pub world: World,
-    pub mutation: Option<Mutation>,
+    mutations: &'static [Mutation],
     schedule: Vec<(Step, usize)>,
     plan: Plan,
 }
 
 impl Model {
-    pub fn new(world: World, mutation: Option<Mutation>) -> Self {
+    pub fn new(world: World, mutations: &'static [Mutation]) -> Self {
         let plan = Plan { max_rounds: world.rounds, deadline: Duration::MAX };
-        Self { schedule: schedule(&world, mutation), world, mutation, plan }
+        Self { schedule: schedule(&world, mutations), world, mutations, plan }
     }
 
     fn is(&self, mutation: Mutation) -> bool {
-        self.mutation == Some(mutation)
+        self.mutations.contains(&mutation)
     }
 
     /// Everything that may happen next.
@@ -167,7 +167,11 @@ impl Model {
     fn look(&self, state: &mut State, granule: usize) {
         let clears = self.is(Mutation::ValidationClears);
         let seen = Lane::with(&self.world, state, 1 << granule, 0, |lane| {
-            if clears { lane.issued().sweep_into(&lane.pending()) } else { lane.issued().peek() }
+            let seen = lane.issued().peek();
+            if clears {
+                lane.issued().clear(&seen);
+            }
+            seen
         });
         state.agent.looked |= mask_of(&seen);
     }
@@ -175,10 +179,10 @@ impl Model {
     /// Goes on with the next granule whose issued bit matters.
     fn look_on(&self, state: &mut State, from: usize) {
         let ignored = self.is(Mutation::NoValidation) || self.is(Mutation::IssueIgnored);
-        let matters = match self.mutation {
+        let matters = match state.agent.reading {
             _ if ignored => 0,
-            Some(Mutation::ValidationClears) => Mask::MAX,
-            _ => state.agent.reading,
+            _ if self.is(Mutation::ValidationClears) => Mask::MAX,
+            reading => reading,
         };
         match (from..self.world.granules()).find(|granule| matters >> granule & 1 != 0) {
             Some(granule) => state.agent.stage = Stage::Look(u8::try_from(granule).unwrap()),
@@ -251,15 +255,19 @@ impl Model {
         match verdict {
             Verdict::Proven => self.ask(state, disk + 1),
             Verdict::Unproven(_) => {
-                state.agent.fuzzy = true;
-                if sample.idle()
-                    && let Some(base) = maps::written_off(&state.base[disk], &state.counts[disk])
-                {
+                let measured =
+                    sample.idle().then(|| maps::written_off(&state.base[disk], &state.counts[disk]));
+                if let Some(base) = measured.flatten() {
+                    if self.is(Mutation::WrittenOffAndAskedAgain) {
+                        state.base[disk] = base;
+                        return;
+                    }
                     state.agent.shortfall[disk] = Some(state.counts[disk]);
                     if self.is(Mutation::WrittenOffWhenMeasured) {
                         state.base[disk] = base;
                     }
                 }
+                state.agent.fuzzy = true;
                 self.ask(state, disk + 1);
             }
             Verdict::Gap(_) => self.widen(state, disk),

@@ -40,7 +40,8 @@ fn issue(world: &World, state: &State, index: usize, next: &mut Vec<(Action, Sta
     let write = &world.writes[index];
     let waits = write.after.is_some_and(|after| state.phases[after] != Phase::Done);
     let under_way = |other: usize| !matches!(state.phases[other], Phase::Waiting | Phase::Done);
-    let taken = (0..world.writes.len()).any(|w| w != index && world.writes[w].key == write.key && under_way(w));
+    let taken =
+        (0..world.writes.len()).any(|w| w != index && world.writes[w].key == write.key && under_way(w));
     if waits || taken {
         return;
     }
@@ -63,6 +64,9 @@ fn go_on_marking(world: &World, state: &State, index: usize, marked: u8, next: &
     };
     let mut state = step(state, index, phase);
     state.issued |= granule(world, index, marked);
+    if world.prompt && phase == Phase::Entering {
+        return enter(world, &state, index, next);
+    }
     next.push((Action::MarkIssued(index), state));
 }
 

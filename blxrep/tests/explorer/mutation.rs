@@ -2,6 +2,7 @@
 
 use crate::world::World;
 use blxrep::engine::cut::Step;
+use std::ops::Range;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mutation {
@@ -11,8 +12,6 @@ pub enum Mutation {
     NoSecondLook,
     /// The table is not walked.
     NoTable,
-    /// Neither of the two.
-    NoSecondLookAndNoTable,
     /// The table is walked after completed was swept.
     TableAfterCompleted,
     /// Each disk is swept at one go, one after the other.
@@ -21,7 +20,7 @@ pub enum Mutation {
     NoValidation,
     /// Issued is looked at before the reads have ended.
     ValidationBeforeReads,
-    /// The look at issued clears what it sees.
+    /// The look at issued after the reads clears what it sees.
     ValidationClears,
     /// What is contaminated is read again without a new cut.
     ContaminatedAlone,
@@ -31,8 +30,10 @@ pub enum Mutation {
     OldAcknowledgement,
     /// An acknowledgement clears what is in flight, too.
     AcknowledgeInFlight,
-    /// A shortfall counts as written off when it is measured.
+    /// A shortfall counts as written off when it is measured, whatever becomes of the point.
     WrittenOffWhenMeasured,
+    /// A shortfall is written off when it is measured, and the audit is asked again.
+    WrittenOffAndAskedAgain,
     /// The audit is not asked.
     NoAudit,
     /// Only completions count: issued is neither swept nor looked at.
@@ -43,47 +44,32 @@ pub enum Mutation {
     ReadBeforeSweep,
 }
 
-impl Mutation {
-    pub const ALL: [Self; 18] = [
-        Self::SweepsSwapped,
-        Self::NoSecondLook,
-        Self::NoTable,
-        Self::NoSecondLookAndNoTable,
-        Self::TableAfterCompleted,
-        Self::DiskByDisk,
-        Self::NoValidation,
-        Self::ValidationBeforeReads,
-        Self::ValidationClears,
-        Self::ContaminatedAlone,
-        Self::ClearBeforeOr,
-        Self::OldAcknowledgement,
-        Self::AcknowledgeInFlight,
-        Self::WrittenOffWhenMeasured,
-        Self::NoAudit,
-        Self::IssueIgnored,
-        Self::CompletionIgnored,
-        Self::ReadBeforeSweep,
-    ];
+/// The steps of a sweep in their order, one granule at a time.
+pub fn schedule(world: &World, mutations: &[Mutation]) -> Vec<(Step, usize)> {
+    let steps = steps(mutations);
+    let granules = |step: Step, of: Range<usize>| of.map(move |granule| (step, granule));
+    if mutations.contains(&Mutation::DiskByDisk) {
+        let disk = |disk: usize| world.first(disk)..world.first(disk) + world.disks[disk];
+        let sweep = |d: usize| steps.iter().flat_map(move |step| granules(*step, disk(d)));
+        return (0..world.disks.len()).flat_map(sweep).collect();
+    }
+    steps.iter().flat_map(|step| granules(*step, 0..world.granules())).collect()
 }
 
-/// The steps of a sweep in their order, one granule at a time.
-pub fn schedule(world: &World, mutation: Option<Mutation>) -> Vec<(Step, usize)> {
-    use Step::{Again, Completed, InFlight, Issued};
-    let steps: &[Step] = match mutation {
-        Some(Mutation::SweepsSwapped) => &[Completed, Issued, Again, InFlight],
-        Some(Mutation::NoSecondLook) => &[Issued, InFlight, Completed],
-        Some(Mutation::NoTable) => &[Issued, Again, Completed],
-        Some(Mutation::NoSecondLookAndNoTable) => &[Issued, Completed],
-        Some(Mutation::TableAfterCompleted) => &[Issued, Again, Completed, InFlight],
-        Some(Mutation::IssueIgnored) => &[InFlight, Completed],
-        _ => &Step::ORDER,
-    };
-    let all = 0..world.granules();
-    if mutation == Some(Mutation::DiskByDisk) {
-        let disk = move |d: usize| (world.first(d)..world.first(d) + world.disks[d]).collect::<Vec<_>>();
-        return (0..world.disks.len())
-            .flat_map(|d| steps.iter().flat_map(move |step| disk(d).into_iter().map(|g| (*step, g))))
-            .collect();
+fn steps(mutations: &[Mutation]) -> Vec<Step> {
+    let has = |mutation| mutations.contains(&mutation);
+    let mut steps = Step::ORDER.to_vec();
+    if has(Mutation::SweepsSwapped) {
+        steps = vec![Step::Completed, Step::Issued, Step::Again, Step::InFlight];
     }
-    steps.iter().flat_map(|step| all.clone().map(|granule| (*step, granule))).collect()
+    if has(Mutation::TableAfterCompleted) {
+        steps = vec![Step::Issued, Step::Again, Step::Completed, Step::InFlight];
+    }
+    steps.retain(|step| match step {
+        Step::Issued => !has(Mutation::IssueIgnored),
+        Step::Again => !has(Mutation::NoSecondLook) && !has(Mutation::IssueIgnored),
+        Step::InFlight => !has(Mutation::NoTable),
+        Step::Completed => true,
+    });
+    steps
 }

@@ -44,7 +44,8 @@ fn lost_for_ever(world: &World, state: &State) -> Option<String> {
         return None;
     }
     let dirty = state.issued | state.completed | state.pending | state.in_table(world);
-    let differs = |part: &usize| state.chain[*part] != state.on_disk(*part) && dirty >> (part / PARTS) & 1 == 0;
+    let differs =
+        |part: &usize| state.chain[*part] != state.on_disk(*part) && dirty >> (part / PARTS) & 1 == 0;
     let part = (0..world.granules() * PARTS).find(differs)?;
     let disk = world.disk_of(part / PARTS);
     let verdict = maps::prove(&mut maps::audit_of(&state.base[disk]), &maps::sample(world, state, disk));

@@ -39,6 +39,8 @@ pub struct World {
     pub rounds: u32,
     /// Whether stale entries of the table are retired from user space.
     pub retires: bool,
+    /// Whether nothing happens between the marks of an issue and its entry in the table.
+    pub prompt: bool,
 }
 
 impl World {
