@@ -40,6 +40,9 @@ impl Model {
         self.agent_steps(state, next);
         self.dispatcher_steps(state, next);
         self.breaks(state, next);
+        if let Some(index) = state.astray {
+            self.sweep_astray(state, index, next);
+        }
     }
 
     fn agent_steps(&self, state: &State, next: &mut Vec<(Action, State)>) {
@@ -131,6 +134,15 @@ impl Model {
             self.form(state);
         }
         Action::Sweep(step, granule)
+    }
+
+    /// What this sweep finds, nobody hears.
+    fn sweep_astray(&self, state: &State, index: u8, next: &mut Vec<(Action, State)>) {
+        let (step, granule) = self.schedule[usize::from(index)];
+        let more = usize::from(index) + 1 < self.schedule.len();
+        let mut after = State { astray: more.then_some(index + 1), ..state.clone() };
+        Lane::with(&self.world, &mut after, 1 << granule, 0, |lane| step.take(lane, &mut Swept::default()));
+        next.push((Action::SweepAstray(step, granule), after));
     }
 
     fn form(&self, state: &mut State) {
@@ -346,7 +358,11 @@ impl Model {
         let waits = matches!(state.agent.stage, Stage::Sealed | Stage::Acknowledge(_));
         let old = (waits && self.is(Mutation::OldAcknowledgement)).then_some(state.agent.carried);
         let breaks = state.breaks - 1;
-        let killed = State { breaks, old, agent: Agent::default(), ..state.clone() };
+        let astray = match state.agent.stage {
+            Stage::Sweep(index) if self.is(Mutation::SweepOutlivesItsCut) => Some(index),
+            _ => state.astray,
+        };
+        let killed = State { breaks, old, astray, agent: Agent::default(), ..state.clone() };
         if let Some(inside) = self.killed_inside(state, &killed) {
             next.push((Action::KillInside, inside));
         }

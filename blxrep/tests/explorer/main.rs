@@ -150,7 +150,7 @@ fn the_cut_has_no_counterexample() {
 
 #[test]
 fn every_simplification_has_a_counterexample() {
-    const SIMPLIFICATIONS: [&[Mutation]; 14] = [
+    const SIMPLIFICATIONS: [&[Mutation]; 15] = [
         &[SweepsSwapped],
         &[NoTable],
         &[TableAfterCompleted],
@@ -160,6 +160,7 @@ fn every_simplification_has_a_counterexample() {
         &[ContaminatedAlone],
         &[ClearBeforeOr],
         &[OldAcknowledgement],
+        &[SweepOutlivesItsCut],
         &[WrittenOffAndAskedAgain],
         &[NoAudit],
         &[IssueIgnored],

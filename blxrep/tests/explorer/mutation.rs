@@ -28,6 +28,8 @@ pub enum Mutation {
     ClearBeforeOr,
     /// An acknowledgement is heard by an agent that did not send the point.
     OldAcknowledgement,
+    /// The sweep of a cut that was dropped goes on by itself, while the next point is formed.
+    SweepOutlivesItsCut,
     /// An acknowledgement clears what is in flight, too.
     AcknowledgeInFlight,
     /// A shortfall counts as written off when it is measured, whatever becomes of the point.

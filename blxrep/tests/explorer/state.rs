@@ -119,6 +119,8 @@ pub struct State {
     /// What an agent that is gone had sent: its acknowledgement may still come.
     pub old: Option<Mask>,
     pub published: bool,
+    /// Where the sweep of a dropped cut is, if it goes on by itself.
+    pub astray: Option<u8>,
 }
 
 impl State {
