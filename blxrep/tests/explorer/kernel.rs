@@ -1,7 +1,7 @@
 //! What writes, the device and the programs do, step by step: the rules of `blxrep-ebpf`.
 
 use crate::search::Action;
-use crate::state::{Phase, State};
+use crate::state::{Entry, Phase, State};
 use crate::world::{Mask, World};
 
 /// Everything that the kernel's side may do next.
@@ -10,6 +10,7 @@ pub fn steps(world: &World, state: &State, next: &mut Vec<(Action, State)>) {
         match state.phases[index] {
             Phase::Waiting => issue(world, state, index, next),
             Phase::Marking(marked) => go_on_marking(world, state, index, marked, next),
+            Phase::EnteringPart(part) => enter_part(world, state, index, part, next),
             Phase::Leftover => settle_leftover(world, state, index, next),
             Phase::Entering => enter(world, state, index, next),
             Phase::InFlight => {
@@ -17,6 +18,7 @@ pub fn steps(world: &World, state: &State, next: &mut Vec<(Action, State)>) {
                 complete(world, state, index, next);
             }
             Phase::Completing(marked) => go_on_completing(world, state, index, marked, next),
+            Phase::LeavingPart(part) => leave_part(world, state, index, part, next),
             Phase::Done => {}
         }
     }
@@ -57,10 +59,9 @@ fn issue(world: &World, state: &State, index: usize, next: &mut Vec<(Action, Sta
 }
 
 fn go_on_marking(world: &World, state: &State, index: usize, marked: u8, next: &mut Vec<(Action, State)>) {
-    let phase = match (marked + 1 < width(world, index), state.table[world.writes[index].key]) {
-        (true, _) => Phase::Marking(marked + 1),
-        (false, 0) => Phase::Entering,
-        (false, _) => Phase::Leftover,
+    let phase = match world.writes[index].scattered {
+        true => Phase::EnteringPart(marked),
+        false => after_mark(world, state, index, marked),
     };
     let mut state = step(state, index, phase);
     state.issued |= granule(world, index, marked);
@@ -70,17 +71,42 @@ fn go_on_marking(world: &World, state: &State, index: usize, marked: u8, next: &
     next.push((Action::MarkIssued(index), state));
 }
 
+fn after_mark(world: &World, state: &State, index: usize, marked: u8) -> Phase {
+    match state.table[world.writes[index].key] {
+        _ if marked + 1 < width(world, index) => Phase::Marking(marked + 1),
+        None => Phase::Entering,
+        Some(_) => Phase::Leftover,
+    }
+}
+
+/// A part is not counted, and neither is a leftover that was one.
+fn enter_part(world: &World, state: &State, index: usize, part: u8, next: &mut Vec<(Action, State)>) {
+    let mut state = step(state, index, after_mark(world, state, index, part));
+    let entry = Entry { write: u8::try_from(index).unwrap(), part: Some(part) };
+    if let Some(leftover) = state.table[part_place(world, index, part)].replace(entry) {
+        state.completed |= leftover.mask(world);
+    }
+    next.push((Action::EnterPart(index), state));
+}
+
+fn part_place(world: &World, index: usize, part: u8) -> usize {
+    world.writes[index].key + 1 + usize::from(part)
+}
+
 fn settle_leftover(world: &World, state: &State, index: usize, next: &mut Vec<(Action, State)>) {
     let mut state = step(state, index, Phase::Entering);
-    let leftover = usize::from(state.table[world.writes[index].key]) - 1;
-    state.completed |= world.writes[leftover].mask();
-    settle(world, &mut state, leftover);
+    let place = world.writes[index].key;
+    if let Some(leftover) = state.table[place] {
+        state.completed |= leftover.mask(world);
+        settle(world, &mut state, leftover);
+    }
     next.push((Action::SettleLeftover(index), state));
 }
 
 fn enter(world: &World, state: &State, index: usize, next: &mut Vec<(Action, State)>) {
     let mut state = step(state, index, Phase::InFlight);
-    state.table[world.writes[index].key] = u8::try_from(index + 1).unwrap();
+    let entry = Entry { write: u8::try_from(index).unwrap(), part: None };
+    state.table[world.writes[index].key] = Some(entry);
     state.counts[disk(world, index)].entered += 1;
     next.push((Action::Enter(index), state));
 }
@@ -109,56 +135,64 @@ fn complete(world: &World, state: &State, index: usize, next: &mut Vec<(Action, 
 }
 
 /// The hook marks the range of the entry that it finds, and its own if that lies outside; then it settles the entry,
-/// or counts an orphan.
+/// or counts an orphan. The parts of a discard are taken out one by one before.
 fn go_on_completing(world: &World, state: &State, index: usize, marked: u8, next: &mut Vec<(Action, State)>) {
     if marked < width(world, index) {
-        let mut state = step(state, index, Phase::Completing(marked + 1));
+        let scattered = world.writes[index].scattered;
+        let phase = if scattered { Phase::LeavingPart(marked) } else { Phase::Completing(marked + 1) };
+        let mut state = step(state, index, phase);
         state.completed |= granule(world, index, marked);
         next.push((Action::MarkCompleted(index), state));
         return;
     }
     let mut state = step(state, index, Phase::Done);
-    let key = world.writes[index].key;
-    match state.table[key] {
-        0 => {
+    match state.table[world.writes[index].key].take() {
+        None => {
             let sectors = sectors(world, index);
             let counts = &mut state.counts[disk(world, index)];
             counts.orphans += 1;
             counts.orphan_sectors += sectors;
         }
-        entry => {
-            let held = usize::from(entry) - 1;
-            state.completed |= world.writes[held].mask();
-            state.table[key] = 0;
-            settle(world, &mut state, held);
+        Some(entry) => {
+            state.completed |= entry.mask(world);
+            settle(world, &mut state, entry);
         }
     }
     account(world, &mut state, index);
     next.push((Action::Complete(index), state));
 }
 
+fn leave_part(world: &World, state: &State, index: usize, part: u8, next: &mut Vec<(Action, State)>) {
+    let mut state = step(state, index, Phase::Completing(part + 1));
+    state.table[part_place(world, index, part)] = None;
+    next.push((Action::LeavePart(index), state));
+}
+
 /// Takes out what is stale from user space: marked completed first.
 pub fn retire(world: &World, state: &State, next: &mut Vec<(Action, State)>) {
-    for (key, entry) in state.table.iter().enumerate().filter(|(_, entry)| **entry != 0) {
-        let held = usize::from(*entry) - 1;
+    for (place, entry) in state.table.iter().enumerate() {
+        let Some(entry) = *entry else { continue };
         // The tracker has waited long enough to know that no hook is at work on the entry.
-        let busy = |w: &usize| matches!(state.phases[*w], Phase::Leftover | Phase::Entering);
-        let reused = (0..world.writes.len()).any(|w| world.writes[w].key == key && busy(&w));
-        if reused || state.phases[held] != Phase::Done || in_flight(world, state, disk(world, held)) != 0 {
+        let under_way = |w: &usize| !matches!(state.phases[*w], Phase::Waiting | Phase::Done);
+        let mut uses = (0..world.writes.len()).filter(|w| world.writes[*w].places().contains(&place));
+        let on = disk(world, usize::from(entry.write));
+        if uses.any(|w| under_way(&w)) || in_flight(world, state, on) != 0 {
             continue;
         }
         let mut state = state.clone();
-        state.completed |= world.writes[held].mask();
-        state.table[key] = 0;
-        settle(world, &mut state, held);
-        next.push((Action::Retire(held), state));
+        state.completed |= entry.mask(world);
+        state.table[place] = None;
+        settle(world, &mut state, entry);
+        next.push((Action::Retire(usize::from(entry.write)), state));
     }
 }
 
 /// Requests that the kernel has in flight on a disk. One that is completed and not yet accounted counts too: that
 /// state lasts a microsecond, and the samples of a proof are three hundred apart.
 pub fn in_flight(world: &World, state: &State, on: usize) -> u64 {
-    let under_way = |w: &usize| matches!(state.phases[*w], Phase::InFlight | Phase::Completing(_));
+    let under_way = |w: &usize| {
+        matches!(state.phases[*w], Phase::InFlight | Phase::Completing(_) | Phase::LeavingPart(_))
+    };
     (0..world.writes.len()).filter(|w| disk(world, *w) == on && under_way(w)).count() as u64
 }
 
@@ -170,10 +204,14 @@ fn sectors(world: &World, index: usize) -> u8 {
     u8::try_from(world.writes[index].sectors()).unwrap()
 }
 
-fn settle(world: &World, state: &mut State, index: usize) {
-    let counts = &mut state.counts[disk(world, index)];
-    counts.settled += 1;
-    counts.settled_sectors += sectors(world, index);
+/// Counts a request that has left the table; its parts do not count.
+fn settle(world: &World, state: &mut State, entry: Entry) {
+    if entry.part.is_none() {
+        let write = usize::from(entry.write);
+        let counts = &mut state.counts[disk(world, write)];
+        counts.settled += 1;
+        counts.settled_sectors += sectors(world, write);
+    }
 }
 
 fn account(world: &World, state: &mut State, index: usize) {

@@ -1,6 +1,6 @@
 //! One state of everything: the disks, the kernel's maps, the agent, the dispatcher.
 
-use crate::world::{MAX_DISKS, MAX_PARTS, MAX_WRITES, Mask, World};
+use crate::world::{MAX_DISKS, MAX_PARTS, MAX_WRITES, Mask, PLACES, World};
 
 /// How far a write has come.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -9,6 +9,8 @@ pub enum Phase {
     Waiting,
     /// The issue hook runs and has marked this many granules.
     Marking(u8),
+    /// It is about to enter the part whose granule it marked last.
+    EnteringPart(u8),
     /// It has found its key taken: a lost completion.
     Leftover,
     /// It is about to fill its place in the table.
@@ -17,8 +19,30 @@ pub enum Phase {
     InFlight,
     /// The completion hook runs and has marked this many granules.
     Completing(u8),
+    /// It is about to take out the part whose granule it marked last.
+    LeavingPart(u8),
     /// Its issuer knows that it is done.
     Done,
+}
+
+/// What a place of the table holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Entry {
+    pub write: u8,
+    /// The part of a scattered discard; `None` is the request itself.
+    pub part: Option<u8>,
+}
+
+impl Entry {
+    /// The granules of its range.
+    pub fn mask(self, world: &World) -> Mask {
+        let write = &world.writes[usize::from(self.write)];
+        match self.part {
+            Some(part) => 1 << (write.granules().start + usize::from(part)),
+            None if write.scattered => 0,
+            None => write.mask(),
+        }
+    }
 }
 
 /// What the programs and the kernel have counted for one disk.
@@ -105,8 +129,7 @@ pub struct State {
     pub issued: Mask,
     pub completed: Mask,
     pub pending: Mask,
-    /// Write in each place of the table, from 1.
-    pub table: [u8; MAX_WRITES],
+    pub table: [Option<Entry>; PLACES],
     pub counts: [Counts; MAX_DISKS],
     pub base: [Base; MAX_DISKS],
     pub losses: u8,
@@ -154,7 +177,7 @@ impl State {
 
     /// Granules of the requests in the table.
     pub fn in_table(&self, world: &World) -> Mask {
-        self.table.iter().filter(|w| **w != 0).fold(0, |m, w| m | world.writes[usize::from(*w) - 1].mask())
+        self.table.iter().flatten().fold(0, |mask, entry| mask | entry.mask(world))
     }
 }
 

@@ -7,6 +7,8 @@ pub const PARTS: usize = 2;
 pub const MAX_PARTS: usize = MAX_GRANULES * PARTS;
 pub const MAX_WRITES: usize = 4;
 pub const MAX_DISKS: usize = 2;
+/// Places of the table: a write has one for its request, and a discard in parts one more for each part.
+pub const PLACES: usize = 6;
 
 /// A set of granules or of writes.
 pub type Mask = u8;
@@ -18,8 +20,11 @@ pub struct Write {
     pub parts: usize,
     /// The write that its issuer has waited for.
     pub after: Option<usize>,
-    /// Address of its request; a later write may get the same one.
+    /// Address of its request, and with it the place in the table; a later write may get the same one.
     pub key: usize,
+    /// Whether it is a discard whose granules are ranges of their own: the table has them one by one, in the places
+    /// that follow.
+    pub scattered: bool,
 }
 
 /// A world to explore.
@@ -65,7 +70,11 @@ impl World {
 
 impl Write {
     pub const fn to(start: usize, parts: usize, key: usize) -> Self {
-        Self { start, parts, after: None, key }
+        Self { start, parts, after: None, key, scattered: false }
+    }
+
+    pub const fn scattered(self) -> Self {
+        Self { scattered: true, ..self }
     }
 
     pub const fn then(self, after: usize) -> Self {
@@ -83,6 +92,11 @@ impl Write {
 
     pub fn mask(&self) -> Mask {
         self.granules().fold(0, |mask, granule| mask | 1 << granule)
+    }
+
+    /// The places of the table that it uses.
+    pub fn places(&self) -> std::ops::RangeInclusive<usize> {
+        self.key..=self.key + if self.scattered { self.granules().len() } else { 0 }
     }
 
     pub fn sectors(&self) -> u64 {
