@@ -350,7 +350,7 @@ impl Model {
         }
     }
 
-    /// The agent is killed, or its connection is lost: for the point it is the same. Its next life knows what is pinned.
+    /// The agent is killed, or its connection is lost: for the point it is the same. What is pinned goes on.
     fn breaks(&self, state: &State, next: &mut Vec<(Action, State)>) {
         if state.breaks == 0 || state.agent.stage == Stage::Idle {
             return;

@@ -14,9 +14,9 @@
 //! - [`property`]: what must hold
 //! - [`search`]: the search
 //!
-//! A world is small, and looked at to the end: the counterexamples of all known simplifications need no more than two
-//! disks, three writes, two lost events and two points. `BLXREP_SOAK=1` adds larger worlds, of more than ten million
-//! states.
+//! A world is small, and looked at to the end: the counterexamples of all known simplifications need no more than
+//! two disks, three writes, two lost events and two points. `BLXREP_SOAK=1` adds larger worlds: more than ten million
+//! states in all.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
@@ -205,8 +205,8 @@ fn what_the_table_guards_is_guarded_twice() {
     }
 }
 
-/// What the completion hook saw stays dirty until it is published, so a shortfall may be forgotten earlier than the agent does
-/// without a wrong point. The agent keeps it until a published point has said that events were lost.
+/// What the completion hook saw stays dirty until it is published, so a shortfall may be forgotten earlier than the
+/// agent does without a wrong point. The agent keeps it until a published point has said that events were lost.
 #[test]
 fn an_early_write_off_alone_makes_no_wrong_point() {
     hold(CHAIN, &[WrittenOffWhenMeasured], LIMIT);

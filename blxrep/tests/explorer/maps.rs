@@ -155,8 +155,8 @@ fn base_of(baseline: &Baseline) -> Base {
     }
 }
 
-/// Offers the same sample until the proof is over: the disk stands still meanwhile, which is the weakest evidence that
-/// a proof accepts.
+/// Offers the same sample until the proof is over: the disk stands still meanwhile, which is the weakest evidence
+/// that a proof accepts.
 pub fn prove(audit: &mut Audit, sample: &Sample) -> Verdict {
     let mut proof = Proof::new();
     let times = (0..u64::from(AGREEING)).map(|n| n * SPACING_NS).chain([MAX_PROOF_NS]);

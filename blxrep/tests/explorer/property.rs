@@ -14,8 +14,8 @@ pub fn broken(world: &World, state: &State) -> Option<String> {
     }
 }
 
-/// A point that is labelled quiet: with T the latest issue among the visible writes, every write that was done before T,
-/// or before the cut, is visible or overwritten by a later one that is.
+/// A point that is labelled quiet: with T the latest issue among the visible writes, every write that was done before
+/// T, or before the cut, is visible or overwritten by a later one that is.
 fn quiet_is_wrong(world: &World, state: &State) -> Option<String> {
     let parts = 0..world.granules() * PARTS;
     let content: Vec<u8> = parts
@@ -37,7 +37,8 @@ fn quiet_is_wrong(world: &World, state: &State) -> Option<String> {
     None
 }
 
-/// When all is still, one more point equals the disk: what differs is dirty, or the audit knows that something was missed.
+/// When all is still, one more point equals the disk: what differs is dirty, or the audit knows that something was
+/// missed.
 fn lost_for_ever(world: &World, state: &State) -> Option<String> {
     let still = |phase: &Phase| matches!(phase, Phase::Waiting | Phase::Done);
     if state.sent.is_some() || !state.phases.iter().all(still) {
