@@ -5,7 +5,7 @@ use super::conduct::{self, Terms};
 use super::dialer::Dialer;
 use super::link::{Link, LinkError};
 use super::pace::Pace;
-use super::round::{CutError, Member};
+use super::round::{CutError, Member, on_thread};
 use super::unit::Unit;
 use crate::engine::cut;
 use crate::io::reader::IMAGE_PIECE;
@@ -60,8 +60,8 @@ pub async fn attempt(
     }
     member.link.end().await?;
     published(&mut member, point).await?;
-    cut::acknowledge(unit.as_ref(), member.open.carried());
-    unit.acknowledged(point).map_err(ImageError::Record)?;
+    let carried = member.open.carried().clone();
+    on_thread(move || unit.published(point, &carried)).await?.map_err(ImageError::Record)?;
     Ok(point)
 }
 
@@ -94,7 +94,8 @@ async fn stream(
     readers: usize,
 ) -> Result<(), ImageError> {
     let unit = Arc::clone(&member.unit);
-    forget_above(&unit, offset);
+    let above = Arc::clone(&unit);
+    on_thread(move || forget_above(&above, offset)).await?;
     let end = unit.bytes();
     let step = u64::from(IMAGE_PIECE);
     let pieces = (offset..end).step_by(IMAGE_PIECE as usize).map(move |start| start..(start + step).min(end));

@@ -74,32 +74,32 @@ impl Roll {
     /// Looks at the host and says what can be protected. Disks that hold the dispatcher's own data are left out.
     pub async fn inventory(&mut self, dispatcher: Accepted) -> (Footprint, Vec<Offer>) {
         self.kept = if dispatcher.boot_id == self.boot_id { dispatcher.kept } else { Vec::new() };
-        let footprint = self.look_again().await;
+        let inventory = self.look_again().await;
         for candidate in &self.offered {
             match &candidate.problem {
                 Some(problem) => tracing::warn!(device = %candidate.disk.device, %problem, "not protected"),
                 None => tracing::info!(device = %candidate.disk.device, "offered"),
             }
         }
-        (footprint, self.offered.iter().filter_map(offer).collect())
+        inventory
     }
 
     /// Looks at the host, which may have changed.
-    pub async fn look_again(&mut self) -> Footprint {
+    pub async fn look_again(&mut self) -> (Footprint, Vec<Offer>) {
         let (options, named) = (self.host.clone(), self.named.clone());
-        match tokio::task::spawn_blocking(move || look(&options, &named)).await {
+        let footprint = match tokio::task::spawn_blocking(move || look(&options, &named)).await {
             Ok(Ok((inventory, chosen))) => {
                 self.offered = chosen.into_iter().map(|candidate| self.without_feedback(candidate)).collect();
                 inventory.footprint
             }
             Ok(Err(error)) => {
                 tracing::error!(%error, "cannot describe this host");
-                self.offered.clear();
                 Footprint::default()
             }
             // The agent is stopping.
             Err(_) => Footprint::default(),
-        }
+        };
+        (footprint, self.offered.iter().filter_map(offer).collect())
     }
 
     /// Whether a tracked disk is still the one that tracking began with.

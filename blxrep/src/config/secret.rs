@@ -165,7 +165,7 @@ mod tests {
         assert!(matches!(loaded(b"0123456789abcde\n", 0o600), Err(SecretError::Length { length: 15, .. })));
         assert!(matches!(loaded(&[b'x'; 1025], 0o600), Err(SecretError::Length { .. })));
         assert!(matches!(loaded(&[b'x'; 100_000], 0o600), Err(SecretError::Length { .. })));
-        assert!(matches!(Secret::load(Path::new("/nonexistent")), Err(SecretError::Read { .. })));
+        assert!(matches!(Secret::load(Path::new("/nonexistent")), Err(SecretError::Missing { .. })));
         let dir = tempfile::tempdir().unwrap();
         assert!(matches!(Secret::load(dir.path()), Err(SecretError::NotAFile { .. })));
     }
