@@ -33,6 +33,8 @@ const DISK: u64 = 512 * MIB;
 const BUDGET: Duration = Duration::from_secs(4);
 /// No filesystem may be frozen longer than this, asserted with a margin for a machine that is overcommitted.
 const LIMIT: Duration = Duration::from_secs(5 + 4);
+/// Of an agent that is killed or stopped.
+const AGENT_BUDGET: Duration = Duration::from_secs(1);
 /// What a helper is told in its environment.
 const HELPER: &str = "BLXREP_FREEZE_HELPER";
 
@@ -43,6 +45,11 @@ fn number(disk: &impl Disk) -> Result<DeviceNumber> {
 fn number_of(node: &Path) -> Result<DeviceNumber> {
     let device = fs::metadata(node).with_context(|| node.display().to_string())?.rdev();
     Ok((major(device), minor(device)))
+}
+
+/// How often something is repeated: in a soak it is more.
+fn times(short: usize, soak: usize) -> usize {
+    if std::env::var_os("BLXREP_SOAK_SECONDS").is_some() { soak } else { short }
 }
 
 /// Thaws these mounts when its owner ends, in whatever way, or after two minutes.
@@ -234,22 +241,24 @@ fn many_short_freezes_under_load() -> Result<()> {
         let ground = Plot::new(filesystem)?;
         let load = Load::start(Ground::Folder(ground.mount.path().to_owned()), logs.path())?;
         let disks = [blxrep::agent::freeze::device_number(ground.disk.path())?];
-        let mut times = Vec::new();
-        for _ in 0..15 {
+        let (mut lasted, mut prepared) = (Vec::new(), Vec::new());
+        for _ in 0..times(15, 500) {
             std::thread::sleep(Duration::from_millis(200));
+            let began = Instant::now();
             let freeze = Freeze::prepare(&disks, &records.options())?;
+            prepared.push(began.elapsed());
             freeze.write_back();
             let freezing = freeze.begin(BUDGET)?.end()?;
-            ensure!(freezing.doubts.is_empty() && freezing.notes.is_empty(), "{freezing:?}");
-            times.push(freezing.lasted);
+            ensure!(freezing.doubts.is_empty(), "{freezing:?}");
+            lasted.push(freezing.lasted);
         }
-        times.sort_unstable();
-        eprintln!(
-            "{} under fio: frozen for {:?} (median), {:?} (longest)",
-            filesystem.name(),
-            times[7],
-            times[14]
-        );
+        for (what, times) in [("frozen for", &mut lasted), ("prepared in", &mut prepared)] {
+            times.sort_unstable();
+            let [median, most, longest] =
+                [50, 99, 100].map(|percent| times[times.len() * percent / 100 - percent / 100]);
+            let name = filesystem.name();
+            eprintln!("{name} under fio: {what} {median:?} (median), {most:?} (p99), {longest:?} (longest)");
+        }
         load.stop()?;
     }
     Ok(())
@@ -675,7 +684,7 @@ enum Step {
 
 /// Takes an agent to a step.
 fn agent_at(step: Step, ground: &Plot, records: &Records) -> Result<Agent> {
-    let mut agent = Agent::start(&ground.disk, records, Duration::from_secs(2))?;
+    let mut agent = Agent::start(&ground.disk, records, AGENT_BUDGET)?;
     match step {
         Step::Spawned => {}
         Step::Freezing(millis) => {
@@ -711,11 +720,11 @@ fn survives(sent: Signal) -> Result<()> {
         Step::Thawing(0),
         Step::Thawing(5),
     ];
-    for step in steps {
+    for step in steps.iter().copied().cycle().take(steps.len() * times(1, 100)) {
         let agent = agent_at(step, &ground, &records)?;
         agent.signal(sent)?;
         // A freeze that has not yet begun may still begin; it ends by itself. So does the guard of a killed agent.
-        std::thread::sleep(Duration::from_millis(2500));
+        std::thread::sleep(AGENT_BUDGET + Duration::from_millis(500));
         heart.beats_again().with_context(|| format!("{sent:?} at {step:?}"))?;
         let guard: PathBuf = format!("/proc/{}", agent.guard).into();
         drop(agent);
