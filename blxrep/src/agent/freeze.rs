@@ -122,7 +122,9 @@ impl Still {
         let report = self.frozen.thaw()?;
         let mut doubts: Vec<String> =
             self.plan.obstacles.iter().chain(&refused).map(Obstacle::to_string).collect();
-        doubts.extend(report.why_not_held());
+        if refused.is_empty() {
+            doubts.extend(report.why_not_held());
+        }
         if self.plan.targets.is_empty() {
             doubts.push("no filesystem is mounted from the disks: there was nothing to freeze".to_owned());
         }

@@ -213,6 +213,7 @@ impl Held {
         not_frozen
             .map(|index| {
                 let reason = match self.record.errno(index).raw_os_error() {
+                    Some(0) => "there was no time left to freeze it".to_owned(),
                     Some(code) if code == rustix::io::Errno::BUSY.raw_os_error() => {
                         "somebody else has frozen it; it is left alone".to_owned()
                     }
