@@ -7,7 +7,7 @@ mod support;
 
 use anyhow::{Context, Result, bail, ensure};
 use blxrep::agent::freeze::{Freeze, FreezePlan};
-use blxrep::io::freeze::guard::{Frozen, Guard, Options, Report};
+use blxrep::io::freeze::guard::{Frozen, Guard, Options, Report, Target};
 use blxrep::io::freeze::{Cause, FreezeError, HARD_CAP, leftovers};
 use blxrep::model::stack::DeviceNumber;
 use rustix::fs::{major, minor};
@@ -304,6 +304,97 @@ fn a_filesystem_on_a_file_is_frozen_before_the_one_that_holds_the_file() -> Resu
     }
     drop(plan);
     load.stop()
+}
+
+/// A filesystem on a file of another one.
+struct Nest {
+    _net: Net,
+    inner: Mount,
+    _inner_disk: LoopDisk,
+    outer: Mount,
+    outer_disk: LoopDisk,
+}
+
+impl Nest {
+    fn new() -> Result<Self> {
+        let outer_disk = LoopDisk::new(DISK)?;
+        Filesystem::Ext4.make(outer_disk.path())?;
+        let outer = Mount::new("ext4", outer_disk.path(), "defaults")?;
+        let image = outer.path().join("image");
+        File::create_new(&image)?.set_len(128 * MIB)?;
+        let inner_disk = LoopDisk::over(image)?;
+        Filesystem::Ext4.make(inner_disk.path())?;
+        let inner = Mount::new("ext4", inner_disk.path(), "defaults")?;
+        let net = Net::under(&[outer.path(), inner.path()])?;
+        Ok(Self { _net: net, inner, _inner_disk: inner_disk, outer, outer_disk })
+    }
+
+    fn hearts(&self) -> Result<[Heartbeat; 2]> {
+        Ok([Heartbeat::start(self.outer.path())?, Heartbeat::start(self.inner.path())?])
+    }
+}
+
+/// In the wrong order: the second freeze hangs in the kernel until the first filesystem is thawed.
+fn the_wrong_way_round(plan: &FreezePlan) -> Result<Arc<[Target]>> {
+    let copy = |t: &Target| {
+        anyhow::Ok(Target { file: t.file.try_clone()?, number: t.number, place: t.place.clone() })
+    };
+    plan.targets.iter().rev().map(copy).collect()
+}
+
+#[test]
+fn a_freeze_that_hangs_in_the_kernel_holds_nothing_else_frozen() -> Result<()> {
+    require_root!();
+    let records = Records::new()?;
+    let nest = Nest::new()?;
+    let hearts = nest.hearts()?;
+    let budget = Duration::from_secs(1);
+    for killed in [false, true] {
+        let targets = the_wrong_way_round(&FreezePlan::for_disks(&[number(&nest.outer_disk)?])?)?;
+        let guard = Guard::spawn(targets, &records.options())?;
+        let pid = guard.pid();
+        let freezing = std::thread::spawn(move || guard.freeze(budget));
+        ensure!(hearts.iter().all(Heartbeat::is_silent), "it does not hang");
+        if killed {
+            signal(pid, Signal::KILL)?;
+        }
+        hearts.iter().try_for_each(Heartbeat::beats_again)?;
+        let error =
+            freezing.join().map_err(|_| anyhow::anyhow!("panicked"))?.err().context("it was frozen")?;
+        let right = matches!(error, FreezeError::GuardDied) == killed;
+        ensure!(
+            right && (killed || matches!(error, FreezeError::Overran { .. })),
+            "killed: {killed}: {error}"
+        );
+        wait_for("the end of the record", LIMIT, || Ok((records.count()? == 0).then_some(())))?;
+    }
+    for heart in hearts {
+        let longest = heart.finish()?;
+        ensure!(longest < LIMIT, "frozen for {longest:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_freeze_that_hangs_is_thawed_by_the_next_start_if_all_were_killed() -> Result<()> {
+    require_root!();
+    let records = Records::new()?;
+    let nest = Nest::new()?;
+    let hearts = nest.hearts()?;
+    let mut agent = Agent::start(&nest.outer_disk, &records, AGENT_BUDGET, "backwards")?;
+    agent.go_on()?;
+    ensure!(hearts.iter().all(Heartbeat::is_silent), "it does not hang");
+    agent.signal(Signal::STOP)?;
+    signal(agent.guard, Signal::KILL)?;
+    agent.signal(Signal::KILL)?;
+    let guard = agent.guard;
+    drop(agent);
+    ensure!(Path::new(&format!("/proc/{guard}")).exists(), "the kernel let it go");
+    let left = leftovers::thaw_leftovers(&records.0)?;
+    ensure!(left.len() == 2 && left.iter().all(|l| l.result.is_ok()), "{left:?}");
+    hearts.iter().try_for_each(Heartbeat::beats_again)?;
+    ensure!(records.count()? == 0, "the record is left");
+    Ok(())
 }
 
 /// A partition that the kernel was told of; forgotten at the end.
@@ -612,10 +703,11 @@ fn the_guards_own_program_may_lie_on_what_is_frozen() -> Result<()> {
 fn helper() -> Result<()> {
     let Ok(text) = std::env::var(HELPER) else { return Ok(()) };
     let words: Vec<&str> = text.split(' ').collect();
-    let [device, records, millis] = words[..] else { bail!("{HELPER}={text}: not understood") };
+    let [device, records, millis, order] = words[..] else { bail!("{HELPER}={text}: not understood") };
     let options = Options { program: env!("CARGO_BIN_EXE_blxrep").into(), records: records.into() };
     let plan = FreezePlan::for_disks(&[number_of(Path::new(device))?])?;
-    let guard = Guard::spawn(Arc::clone(&plan.targets), &options)?;
+    let targets = if order == "backwards" { the_wrong_way_round(&plan)? } else { Arc::clone(&plan.targets) };
+    let guard = Guard::spawn(targets, &options)?;
     let mut lines = std::io::stdin().lines();
     let mut step = |name: &str| {
         // Not `println!`: the test harness would swallow it.
@@ -639,8 +731,8 @@ struct Agent {
 }
 
 impl Agent {
-    fn start(disk: &LoopDisk, records: &Records, budget: Duration) -> Result<Self> {
-        let told = format!("{} {} {}", disk.name(), records.0.display(), budget.as_millis());
+    fn start(disk: &LoopDisk, records: &Records, budget: Duration, order: &str) -> Result<Self> {
+        let told = format!("{} {} {} {order}", disk.name(), records.0.display(), budget.as_millis());
         let mut command = Command::new(std::env::current_exe()?);
         command.args(["--exact", "helper", "--ignored", "--nocapture"]).env(HELPER, told);
         let mut child = Owned(command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?);
@@ -684,7 +776,7 @@ enum Step {
 
 /// Takes an agent to a step.
 fn agent_at(step: Step, ground: &Plot, records: &Records) -> Result<Agent> {
-    let mut agent = Agent::start(&ground.disk, records, AGENT_BUDGET)?;
+    let mut agent = Agent::start(&ground.disk, records, AGENT_BUDGET, "forwards")?;
     match step {
         Step::Spawned => {}
         Step::Freezing(millis) => {
