@@ -85,7 +85,7 @@ pub struct Freeze {
 }
 
 impl Freeze {
-    /// Finds and opens what is to be frozen and starts the guard, which takes some 50 ms. Nothing is frozen.
+    /// Finds and opens what is to be frozen and starts the guard, which takes some 15 ms. Nothing is frozen.
     ///
     /// Obstacles are no error: they are in the plan, and whoever wants nothing but a `frozen` point looks there first.
     pub fn prepare(disks: &[DeviceNumber], options: &Options) -> Result<Self, FreezeError> {
