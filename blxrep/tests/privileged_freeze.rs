@@ -332,6 +332,12 @@ impl Nest {
     fn hearts(&self) -> Result<[Heartbeat; 2]> {
         Ok([Heartbeat::start(self.outer.path())?, Heartbeat::start(self.inner.path())?])
     }
+
+    /// Waits for a freeze that hangs.
+    fn wait_for_silence(hearts: &[Heartbeat]) -> Result<()> {
+        let silent = || Ok(hearts.iter().all(Heartbeat::is_silent).then_some(()));
+        wait_for("a freeze that hangs", LIMIT, silent)
+    }
 }
 
 /// In the wrong order: the second freeze hangs in the kernel until the first filesystem is thawed.
@@ -348,13 +354,13 @@ fn a_freeze_that_hangs_in_the_kernel_holds_nothing_else_frozen() -> Result<()> {
     let records = Records::new()?;
     let nest = Nest::new()?;
     let hearts = nest.hearts()?;
-    let budget = Duration::from_secs(1);
+    let budget = Duration::from_secs(3);
     for killed in [false, true] {
         let targets = the_wrong_way_round(&FreezePlan::for_disks(&[number(&nest.outer_disk)?])?)?;
         let guard = Guard::spawn(targets, &records.options())?;
         let pid = guard.pid();
         let freezing = std::thread::spawn(move || guard.freeze(budget));
-        ensure!(hearts.iter().all(Heartbeat::is_silent), "it does not hang");
+        Nest::wait_for_silence(&hearts)?;
         if killed {
             signal(pid, Signal::KILL)?;
         }
@@ -381,9 +387,9 @@ fn a_freeze_that_hangs_is_thawed_by_the_next_start_if_all_were_killed() -> Resul
     let records = Records::new()?;
     let nest = Nest::new()?;
     let hearts = nest.hearts()?;
-    let mut agent = Agent::start(&nest.outer_disk, &records, AGENT_BUDGET, "backwards")?;
+    let mut agent = Agent::start(&nest.outer_disk, &records, BUDGET, "backwards")?;
     agent.go_on()?;
-    ensure!(hearts.iter().all(Heartbeat::is_silent), "it does not hang");
+    Nest::wait_for_silence(&hearts)?;
     agent.signal(Signal::STOP)?;
     signal(agent.guard, Signal::KILL)?;
     agent.signal(Signal::KILL)?;
