@@ -7,7 +7,7 @@ mod support;
 
 use anyhow::{Context, Result, bail, ensure};
 use blxrep::agent::freeze::{Freeze, FreezePlan};
-use blxrep::io::freeze::guard::{Frozen, Guard, Options, Report};
+use blxrep::io::freeze::guard::{Frozen, Guard, Options, Report, Target};
 use blxrep::io::freeze::{Cause, FreezeError, HARD_CAP, leftovers};
 use blxrep::model::stack::DeviceNumber;
 use rustix::fs::{major, minor};
@@ -33,6 +33,8 @@ const DISK: u64 = 512 * MIB;
 const BUDGET: Duration = Duration::from_secs(4);
 /// No filesystem may be frozen longer than this, asserted with a margin for a machine that is overcommitted.
 const LIMIT: Duration = Duration::from_secs(5 + 4);
+/// Of an agent that is killed or stopped.
+const AGENT_BUDGET: Duration = Duration::from_secs(1);
 /// What a helper is told in its environment.
 const HELPER: &str = "BLXREP_FREEZE_HELPER";
 
@@ -43,6 +45,11 @@ fn number(disk: &impl Disk) -> Result<DeviceNumber> {
 fn number_of(node: &Path) -> Result<DeviceNumber> {
     let device = fs::metadata(node).with_context(|| node.display().to_string())?.rdev();
     Ok((major(device), minor(device)))
+}
+
+/// How often something is repeated: in a soak it is more.
+fn times(short: usize, soak: usize) -> usize {
+    if std::env::var_os("BLXREP_SOAK_SECONDS").is_some() { soak } else { short }
 }
 
 /// Thaws these mounts when its owner ends, in whatever way, or after two minutes.
@@ -234,22 +241,24 @@ fn many_short_freezes_under_load() -> Result<()> {
         let ground = Plot::new(filesystem)?;
         let load = Load::start(Ground::Folder(ground.mount.path().to_owned()), logs.path())?;
         let disks = [blxrep::agent::freeze::device_number(ground.disk.path())?];
-        let mut times = Vec::new();
-        for _ in 0..15 {
+        let (mut lasted, mut prepared) = (Vec::new(), Vec::new());
+        for _ in 0..times(15, 500) {
             std::thread::sleep(Duration::from_millis(200));
+            let began = Instant::now();
             let freeze = Freeze::prepare(&disks, &records.options())?;
+            prepared.push(began.elapsed());
             freeze.write_back();
             let freezing = freeze.begin(BUDGET)?.end()?;
-            ensure!(freezing.doubts.is_empty() && freezing.notes.is_empty(), "{freezing:?}");
-            times.push(freezing.lasted);
+            ensure!(freezing.doubts.is_empty(), "{freezing:?}");
+            lasted.push(freezing.lasted);
         }
-        times.sort_unstable();
-        eprintln!(
-            "{} under fio: frozen for {:?} (median), {:?} (longest)",
-            filesystem.name(),
-            times[7],
-            times[14]
-        );
+        for (what, times) in [("frozen for", &mut lasted), ("prepared in", &mut prepared)] {
+            times.sort_unstable();
+            let [median, most, longest] =
+                [50, 99, 100].map(|percent| times[times.len() * percent / 100 - percent / 100]);
+            let name = filesystem.name();
+            eprintln!("{name} under fio: {what} {median:?} (median), {most:?} (p99), {longest:?} (longest)");
+        }
         load.stop()?;
     }
     Ok(())
@@ -295,6 +304,103 @@ fn a_filesystem_on_a_file_is_frozen_before_the_one_that_holds_the_file() -> Resu
     }
     drop(plan);
     load.stop()
+}
+
+/// A filesystem on a file of another one.
+struct Nest {
+    _net: Net,
+    inner: Mount,
+    _inner_disk: LoopDisk,
+    outer: Mount,
+    outer_disk: LoopDisk,
+}
+
+impl Nest {
+    fn new() -> Result<Self> {
+        let outer_disk = LoopDisk::new(DISK)?;
+        Filesystem::Ext4.make(outer_disk.path())?;
+        let outer = Mount::new("ext4", outer_disk.path(), "defaults")?;
+        let image = outer.path().join("image");
+        File::create_new(&image)?.set_len(128 * MIB)?;
+        let inner_disk = LoopDisk::over(image)?;
+        Filesystem::Ext4.make(inner_disk.path())?;
+        let inner = Mount::new("ext4", inner_disk.path(), "defaults")?;
+        let net = Net::under(&[outer.path(), inner.path()])?;
+        Ok(Self { _net: net, inner, _inner_disk: inner_disk, outer, outer_disk })
+    }
+
+    fn hearts(&self) -> Result<[Heartbeat; 2]> {
+        Ok([Heartbeat::start(self.outer.path())?, Heartbeat::start(self.inner.path())?])
+    }
+
+    /// Waits for a freeze that hangs.
+    fn wait_for_silence(hearts: &[Heartbeat]) -> Result<()> {
+        let silent = || Ok(hearts.iter().all(Heartbeat::is_silent).then_some(()));
+        wait_for("a freeze that hangs", LIMIT, silent)
+    }
+}
+
+/// In the wrong order: the second freeze hangs in the kernel until the first filesystem is thawed.
+fn the_wrong_way_round(plan: &FreezePlan) -> Result<Arc<[Target]>> {
+    let copy = |t: &Target| {
+        anyhow::Ok(Target { file: t.file.try_clone()?, number: t.number, place: t.place.clone() })
+    };
+    plan.targets.iter().rev().map(copy).collect()
+}
+
+#[test]
+fn a_freeze_that_hangs_in_the_kernel_holds_nothing_else_frozen() -> Result<()> {
+    require_root!();
+    let records = Records::new()?;
+    let nest = Nest::new()?;
+    let hearts = nest.hearts()?;
+    let budget = Duration::from_secs(3);
+    for killed in [false, true] {
+        let targets = the_wrong_way_round(&FreezePlan::for_disks(&[number(&nest.outer_disk)?])?)?;
+        let guard = Guard::spawn(targets, &records.options())?;
+        let pid = guard.pid();
+        let freezing = std::thread::spawn(move || guard.freeze(budget));
+        Nest::wait_for_silence(&hearts)?;
+        if killed {
+            signal(pid, Signal::KILL)?;
+        }
+        hearts.iter().try_for_each(Heartbeat::beats_again)?;
+        let error =
+            freezing.join().map_err(|_| anyhow::anyhow!("panicked"))?.err().context("it was frozen")?;
+        let right = matches!(error, FreezeError::GuardDied) == killed;
+        ensure!(
+            right && (killed || matches!(error, FreezeError::Overran { .. })),
+            "killed: {killed}: {error}"
+        );
+        wait_for("the end of the record", LIMIT, || Ok((records.count()? == 0).then_some(())))?;
+    }
+    for heart in hearts {
+        let longest = heart.finish()?;
+        ensure!(longest < LIMIT, "frozen for {longest:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_freeze_that_hangs_is_thawed_by_the_next_start_if_all_were_killed() -> Result<()> {
+    require_root!();
+    let records = Records::new()?;
+    let nest = Nest::new()?;
+    let hearts = nest.hearts()?;
+    let mut agent = Agent::start(&nest.outer_disk, &records, BUDGET, "backwards")?;
+    agent.go_on()?;
+    Nest::wait_for_silence(&hearts)?;
+    agent.signal(Signal::STOP)?;
+    signal(agent.guard, Signal::KILL)?;
+    agent.signal(Signal::KILL)?;
+    let guard = agent.guard;
+    drop(agent);
+    ensure!(Path::new(&format!("/proc/{guard}")).exists(), "the kernel let it go");
+    let left = leftovers::thaw_leftovers(&records.0)?;
+    ensure!(left.len() == 2 && left.iter().all(|l| l.result.is_ok()), "{left:?}");
+    hearts.iter().try_for_each(Heartbeat::beats_again)?;
+    ensure!(records.count()? == 0, "the record is left");
+    Ok(())
 }
 
 /// A partition that the kernel was told of; forgotten at the end.
@@ -603,10 +709,11 @@ fn the_guards_own_program_may_lie_on_what_is_frozen() -> Result<()> {
 fn helper() -> Result<()> {
     let Ok(text) = std::env::var(HELPER) else { return Ok(()) };
     let words: Vec<&str> = text.split(' ').collect();
-    let [device, records, millis] = words[..] else { bail!("{HELPER}={text}: not understood") };
+    let [device, records, millis, order] = words[..] else { bail!("{HELPER}={text}: not understood") };
     let options = Options { program: env!("CARGO_BIN_EXE_blxrep").into(), records: records.into() };
     let plan = FreezePlan::for_disks(&[number_of(Path::new(device))?])?;
-    let guard = Guard::spawn(Arc::clone(&plan.targets), &options)?;
+    let targets = if order == "backwards" { the_wrong_way_round(&plan)? } else { Arc::clone(&plan.targets) };
+    let guard = Guard::spawn(targets, &options)?;
     let mut lines = std::io::stdin().lines();
     let mut step = |name: &str| {
         // Not `println!`: the test harness would swallow it.
@@ -630,8 +737,8 @@ struct Agent {
 }
 
 impl Agent {
-    fn start(disk: &LoopDisk, records: &Records, budget: Duration) -> Result<Self> {
-        let told = format!("{} {} {}", disk.name(), records.0.display(), budget.as_millis());
+    fn start(disk: &LoopDisk, records: &Records, budget: Duration, order: &str) -> Result<Self> {
+        let told = format!("{} {} {} {order}", disk.name(), records.0.display(), budget.as_millis());
         let mut command = Command::new(std::env::current_exe()?);
         command.args(["--exact", "helper", "--ignored", "--nocapture"]).env(HELPER, told);
         let mut child = Owned(command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?);
@@ -675,7 +782,7 @@ enum Step {
 
 /// Takes an agent to a step.
 fn agent_at(step: Step, ground: &Plot, records: &Records) -> Result<Agent> {
-    let mut agent = Agent::start(&ground.disk, records, Duration::from_secs(2))?;
+    let mut agent = Agent::start(&ground.disk, records, AGENT_BUDGET, "forwards")?;
     match step {
         Step::Spawned => {}
         Step::Freezing(millis) => {
@@ -711,11 +818,11 @@ fn survives(sent: Signal) -> Result<()> {
         Step::Thawing(0),
         Step::Thawing(5),
     ];
-    for step in steps {
+    for step in steps.iter().copied().cycle().take(steps.len() * times(1, 100)) {
         let agent = agent_at(step, &ground, &records)?;
         agent.signal(sent)?;
         // A freeze that has not yet begun may still begin; it ends by itself. So does the guard of a killed agent.
-        std::thread::sleep(Duration::from_millis(2500));
+        std::thread::sleep(AGENT_BUDGET + Duration::from_millis(500));
         heart.beats_again().with_context(|| format!("{sent:?} at {step:?}"))?;
         let guard: PathBuf = format!("/proc/{}", agent.guard).into();
         drop(agent);

@@ -37,6 +37,9 @@ pub struct FreezePlan {
     pub obstacles: Vec<Obstacle>,
     /// Active swap on the disks: left out, and the point says so.
     pub swaps: Vec<String>,
+    /// Why there may be mounts that are not known. Of most kinds a filesystem in use is known nevertheless, and a write
+    /// by any other contaminates what was read, as every write does.
+    pub blind_spot: Option<Obstacle>,
     disks: Vec<DeviceNumber>,
     selection: Selection,
 }
@@ -56,7 +59,8 @@ impl FreezePlan {
             }
         }
         let swaps = selection.swaps.clone();
-        Ok(Self { targets: targets.into(), obstacles, swaps, disks: disks.to_vec(), selection })
+        let blind_spot = survey.blind_spot();
+        Ok(Self { targets: targets.into(), obstacles, swaps, blind_spot, disks: disks.to_vec(), selection })
     }
 
     /// Whether a freeze of all targets would make the disks still, as far as filesystems go.
@@ -81,7 +85,7 @@ pub struct Freeze {
 }
 
 impl Freeze {
-    /// Finds and opens what is to be frozen and starts the guard, which takes some 50 ms. Nothing is frozen.
+    /// Finds and opens what is to be frozen and starts the guard, which takes some 15 ms. Nothing is frozen.
     ///
     /// Obstacles are no error: they are in the plan, and whoever wants nothing but a `frozen` point looks there first.
     pub fn prepare(disks: &[DeviceNumber], options: &Options) -> Result<Self, FreezeError> {
@@ -118,7 +122,9 @@ impl Still {
         let report = self.frozen.thaw()?;
         let mut doubts: Vec<String> =
             self.plan.obstacles.iter().chain(&refused).map(Obstacle::to_string).collect();
-        doubts.extend(report.why_not_held());
+        if refused.is_empty() {
+            doubts.extend(report.why_not_held());
+        }
         if self.plan.targets.is_empty() {
             doubts.push("no filesystem is mounted from the disks: there was nothing to freeze".to_owned());
         }
@@ -128,12 +134,9 @@ impl Still {
             Err(error) => doubts.push(error.to_string()),
         }
         let swap = |swap| format!("swap on {swap} was in use and is not part of this point");
-        Ok(Freezing {
-            lasted: report.frozen,
-            filesystems: report.filesystems,
-            doubts,
-            notes: self.plan.swaps.iter().map(swap).collect(),
-        })
+        let mut notes: Vec<String> = self.plan.swaps.iter().map(swap).collect();
+        notes.extend(self.plan.blind_spot.as_ref().map(Obstacle::to_string));
+        Ok(Freezing { lasted: report.frozen, filesystems: report.filesystems, doubts, notes })
     }
 }
 

@@ -78,8 +78,7 @@ pub async fn run(args: AgentArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A predecessor that crashed may have left filesystems frozen. Disks are tracked also if that cannot be
-/// mended.
+/// A predecessor that crashed may have left filesystems frozen. Disks are tracked even if that cannot be mended.
 async fn thaw_leftovers() {
     let thawed = tokio::task::spawn_blocking(|| freeze::thaw_leftovers(None)).await;
     if let Ok(Err(error)) = thawed {

@@ -129,9 +129,12 @@ pub(super) fn thaw_after<F: AsFd>(
     states: &[State],
     open: impl Fn(usize) -> Result<F, String>,
 ) -> Vec<(usize, Result<(), String>)> {
-    let left = (0..record.len()).rev().filter(|index| states.contains(&record.state(*index)));
-    left.map(|index| {
-        let sure = record.state(index) == State::Frozen;
+    let states =
+        (0..record.len()).rev().map(|index| (index, record.state(index))).filter(|(_, s)| states.contains(s));
+    // A guard that is only stopped may go on at any time.
+    let left = states.filter(|(index, state)| record.claim(*index, *state, State::Thawing));
+    left.map(|(index, state)| {
+        let sure = state == State::Frozen;
         let result = open(index).and_then(|filesystem| {
             thaw_claimed(record, index, filesystem, sure);
             match record.state(index) {

@@ -213,6 +213,7 @@ impl Held {
         not_frozen
             .map(|index| {
                 let reason = match self.record.errno(index).raw_os_error() {
+                    Some(0) => "there was no time left to freeze it".to_owned(),
                     Some(code) if code == rustix::io::Errno::BUSY.raw_os_error() => {
                         "somebody else has frozen it; it is left alone".to_owned()
                     }
@@ -248,6 +249,12 @@ impl Held {
         }
     }
 
+    /// Thaws what a guard that is gone left in one of these states; the first that could not be thawed, and why.
+    fn thaw(&self, states: &[State]) -> Option<(usize, String)> {
+        let results = thaw_after(&self.record, states, |index| Ok(self.targets[index].file.as_fd()));
+        results.into_iter().find_map(|(index, result)| Some((index, result.err()?)))
+    }
+
     /// Once the guard is gone: thaws what it left and removes the record.
     fn clean_up(&self) -> Result<(), FreezeError> {
         if self.record.is_open() {
@@ -255,9 +262,7 @@ impl Held {
         }
         let mut failed = None;
         for _ in 0..THAW_TRIES {
-            let results =
-                thaw_after(&self.record, &LEFT_FROZEN, |index| Ok(self.targets[index].file.as_fd()));
-            failed = results.into_iter().find_map(|(index, result)| Some((index, result.err()?)));
+            failed = self.thaw(&LEFT_FROZEN);
             if failed.is_none() {
                 calm_after(&self.record);
                 // A record of nothing does no harm.
@@ -376,6 +381,7 @@ impl Watcher {
             let overdue = self.held.record.deadline().is_some_and(|deadline| now() > deadline + OVERDUE);
             if overdue && self.held.record.is_open() {
                 let _ = pidfd_send_signal(&self.pidfd, Signal::KILL);
+                self.thaw_past_the_dead();
             }
         }
         let exited = rustix::process::WaitIdOptions::EXITED;
@@ -383,6 +389,16 @@ impl Watcher {
         let _ = rustix::process::waitid(rustix::process::WaitId::PidFd(self.pidfd.as_fd()), exited);
         // Nobody may listen any more.
         let _ = self.say.send(self.held.clean_up());
+    }
+
+    /// A guard that was killed does not end before the kernel has frozen what it is freezing, which may take as long
+    /// as a disk hangs. What it had frozen before does not wait for that.
+    fn thaw_past_the_dead(&self) {
+        if let Ok(false) = readable(&*self.pidfd, TICK) {
+            self.held.record.set_cause(Cause::GuardDied);
+            // What cannot be thawed now is tried again in the end.
+            let _ = self.held.thaw(&[State::Frozen]);
+        }
     }
 }
 

@@ -15,6 +15,8 @@ const FOLDERS: [&str; 2] = ["/run/blxrep", "/dev/shm/blxrep"];
 /// `linux/magic.h`.
 const TMPFS_MAGIC: u64 = 0x0102_1994;
 const RAMFS_MAGIC: u64 = 0x8584_58F6;
+/// How long a guard that was killed is waited for while the kernel still freezes for it. A stopped unit has 90 s.
+const DYING_LIMIT: Duration = Duration::from_secs(30);
 /// Pause between two looks at a record whose guard still lives.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -57,42 +59,60 @@ fn check_owner(folder: &Path) -> io::Result<()> {
 }
 
 /// Thaws what crashed predecessors left, and removes their records. Waits for a guard that is still at work, at most
-/// until its deadline.
+/// until its deadline, and for one that the kernel does not let go, for a while.
 pub fn thaw_leftovers(folder: &Path) -> Result<Vec<Leftover>, FreezeError> {
     let mut found = Vec::new();
     for record in Record::list(folder) {
-        let record = match record {
-            Ok(record) => record,
+        match record {
+            Ok(record) => found.extend(thaw_record(&record)?),
             // One of another version, perhaps: what it says can only be found out by a person.
             Err(error) => {
                 let advice = format!("{error}; look for frozen filesystems, thaw them, and remove it");
                 found.push(Leftover { filesystem: "something".to_owned(), result: Err(advice) });
-                continue;
             }
-        };
-        let states: &[State] = match owner(&record) {
-            Owner::Gone => &LEFT_FROZEN,
-            // What it is freezing right now it thaws itself.
-            Owner::Overdue => &[State::Frozen],
-            Owner::AtWork => continue,
-        };
-        if record.is_open() {
-            let mounts = Mounts::read()?;
-            let results = thaw_after(&record, states, |index| mounts.open(record.number(index)));
-            found.extend(results.into_iter().map(|(index, result)| {
-                let (major, minor) = record.number(index);
-                let place = mounts.all().find(|mount| mount.number == (major, minor));
-                let place = place.map(|m| m.mount_point.display().to_string()).unwrap_or_default();
-                Leftover { filesystem: format!("{place} ({major}:{minor})"), result }
-            }));
-        }
-        if !record.is_open() {
-            calm_after(&record);
-            // One that stays does no harm: it says that nothing is frozen.
-            let _ = record.remove();
         }
     }
     Ok(found)
+}
+
+fn thaw_record(record: &Record) -> Result<Vec<Leftover>, FreezeError> {
+    let mut owner = owner(record);
+    let mut found = Vec::new();
+    if matches!(owner, Owner::Overdue) {
+        found.extend(thaw(record, &[State::Frozen])?);
+        // What it is freezing right now it thaws itself, unless it was killed: then it ends.
+        let end = Instant::now() + DYING_LIMIT;
+        while record.is_open() && Instant::now() < end && matches!(owner, Owner::Overdue) {
+            std::thread::sleep(PAUSE);
+            if record.is_orphaned() {
+                owner = Owner::Gone;
+            }
+        }
+    }
+    if matches!(owner, Owner::Gone) {
+        found.extend(thaw(record, &LEFT_FROZEN)?);
+    }
+    if !matches!(owner, Owner::AtWork) && !record.is_open() {
+        calm_after(record);
+        // One that stays does no harm: it says that nothing is frozen.
+        let _ = record.remove();
+    }
+    Ok(found)
+}
+
+fn thaw(record: &Record, states: &[State]) -> Result<Vec<Leftover>, FreezeError> {
+    if !record.is_open() {
+        return Ok(Vec::new());
+    }
+    let mounts = Mounts::read()?;
+    let results = thaw_after(record, states, |index| mounts.open(record.number(index)));
+    let leftover = |(index, result)| {
+        let (major, minor) = record.number(index);
+        let place = mounts.all().find(|mount| mount.number == (major, minor));
+        let place = place.map(|m| m.mount_point.display().to_string()).unwrap_or_default();
+        Leftover { filesystem: format!("{place} ({major}:{minor})"), result }
+    };
+    Ok(results.into_iter().map(leftover).collect())
 }
 
 enum Owner {

@@ -6,11 +6,12 @@
 use super::FreezeError;
 use crate::io::host::mounts::{Mount, parse};
 use crate::io::host::sysfs;
-use crate::model::stack::DeviceNumber;
+use crate::model::stack::{DeviceNumber, Obstacle};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, StatxFlags};
 use rustix::io::Errno;
 use std::collections::BTreeSet;
 use std::fs::File;
+use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -31,27 +32,40 @@ struct Namespace {
 #[derive(Debug)]
 pub(super) struct Mounts {
     namespaces: Vec<Namespace>,
+    /// A process whose mounts may not be looked at.
+    hidden: Option<String>,
 }
 
 impl Mounts {
     pub(super) fn read() -> Result<Self, FreezeError> {
         let mut namespaces = vec![Namespace::read("self").map_err(FreezeError::Mounts)?];
+        let mut hidden = None;
         let mut seen: BTreeSet<(PathBuf, PathBuf)> = Namespace::key("self").into_iter().collect();
         let processes = sysfs::names(Path::new("/proc"))
             .into_iter()
             .filter(|name| name.bytes().all(|b| b.is_ascii_digit()));
         for pid in processes {
-            // A process may end while it is looked at.
-            if Namespace::key(&pid).is_some_and(|key| seen.insert(key))
-                && let Ok(namespace) = Namespace::read(&pid)
-            {
-                namespaces.push(namespace);
+            match Namespace::key(&pid) {
+                Ok(key) => {
+                    if seen.insert(key) {
+                        namespaces.extend(Namespace::read(&pid));
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => hidden = Some(pid),
+                // It has ended while it was looked at.
+                Err(_) => {}
             }
             if namespaces.len() > MAX_NAMESPACES {
                 return Err(FreezeError::TooMany { what: "mount namespaces", limit: MAX_NAMESPACES });
             }
         }
-        Ok(Self { namespaces })
+        Ok(Self { namespaces, hidden })
+    }
+
+    /// Why there may be mounts that are not known.
+    pub(super) fn blind_spot(&self) -> Option<Obstacle> {
+        let reason = "what it has mounted may not be looked at; the agent needs CAP_SYS_PTRACE".to_owned();
+        self.hidden.as_ref().map(|pid| Obstacle { what: format!("process {pid}"), reason })
     }
 
     /// All of them; one that several namespaces share shows up in each.
@@ -84,9 +98,9 @@ impl Mounts {
 
 impl Namespace {
     /// What tells apart what processes see: their namespace, and their root in it.
-    fn key(pid: &str) -> Option<(PathBuf, PathBuf)> {
-        let link = |name: &str| std::fs::read_link(format!("/proc/{pid}/{name}")).ok();
-        Some((link("ns/mnt")?, link("root")?))
+    fn key(pid: &str) -> io::Result<(PathBuf, PathBuf)> {
+        let link = |name: &str| std::fs::read_link(format!("/proc/{pid}/{name}"));
+        Ok((link("ns/mnt")?, link("root")?))
     }
 
     fn read(pid: &str) -> Result<Self, crate::io::host::HostError> {

@@ -4,7 +4,9 @@ use super::mounts::Mounts;
 use super::{FreezeError, ioctl};
 use crate::io::host::mounts::{Mount, block_number, unescape};
 use crate::io::host::sysfs;
-use crate::model::stack::{Backing, DeviceNumber, Stack, StackedDevice, StackedFilesystem, SwapArea};
+use crate::model::stack::{
+    Backing, DeviceNumber, Obstacle, Stack, StackedDevice, StackedFilesystem, SwapArea,
+};
 use rustix::fs::{major, minor};
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
@@ -30,6 +32,12 @@ impl Survey {
     /// Opens a filesystem of the stack for freezing.
     pub fn open(&self, filesystem: DeviceNumber) -> Result<OwnedFd, String> {
         self.mounts.open(filesystem)
+    }
+
+    /// Why there may be filesystems that are not in the stack.
+    #[must_use]
+    pub fn blind_spot(&self) -> Option<Obstacle> {
+        self.mounts.blind_spot()
     }
 
     /// A mount point or device of a filesystem, for messages.
