@@ -65,8 +65,9 @@ fn block_rq_requeue(ctx: BtfTracePointContext) -> i32 {
 fn block_rq_complete(ctx: BtfTracePointContext) -> i32 {
     let request = Request::at_completion(&ctx);
     if let Some(event) = Event::of_request(request) {
-        let parts = parts(&event, Which::Completed, request);
         let done = u64::from(ctx.arg::<u32>(2));
+        // Until all of a discard is completed, all of its parts are in flight.
+        let parts = if done < event.bytes { Parts::One } else { parts(&event, Which::Completed, request) };
         event.complete(done, parts);
     }
     0

@@ -486,7 +486,7 @@ fn the_audit_proves_the_issue_witness_under_load() {
     assert_eq!(prove(&tracked, &mut audit).0, Verdict::Proven);
     let counted = tracked.counters();
     assert_eq!((counted.table_full, counted.beyond_end, counted.unlocatable), (0, 0, 0));
-    println!("{counted:?}, recursion misses {}", tracker.recursion_misses().unwrap());
+    println!("{counted:?}, recursion misses {}", tracked.recursion_misses().unwrap());
 }
 
 #[test]

@@ -47,7 +47,8 @@ where
 {
     let group: Vec<DiskIdentity> = members.iter().map(|m| m.unit.identity.clone()).collect();
     let mut conduct = Conduct::new(&terms, group.clone());
-    conduct.hook(HookStage::Pre).await?;
+    // A failure is noted, and the policy says what that means.
+    let _ = conduct.hook(HookStage::Pre).await?;
     let ended = conduct.rounds(members).await?;
     let sealing = conduct.seal(ended).await?;
     Ok(members.iter().map(|m| m.summary(&sealing, &group)).collect())
@@ -152,7 +153,7 @@ impl Conduct {
             }
         };
         step.result.tried = true;
-        self.hook(HookStage::Thaw).await?;
+        let _ = self.hook(HookStage::Thaw).await?;
         Ok(step)
     }
 
@@ -166,14 +167,14 @@ impl Conduct {
         R: DeserializeOwned + Sorted + Send + std::fmt::Debug + 'static,
     {
         let nodes: Vec<PathBuf> = members.iter().map(|m| m.unit.device().into()).collect();
-        let freeze = match on_thread(move || prepare(&nodes)).await? {
+        let freeze = match on_thread((), move || prepare(&nodes)).await? {
             Ok(freeze) => freeze,
             Err(doubt) => {
                 self.plan.can_freeze = false;
                 return Ok(Err(doubt));
             }
         };
-        let freeze = on_thread(move || {
+        let freeze = on_thread((), move || {
             freeze.write_back();
             freeze
         })
@@ -187,7 +188,7 @@ impl Conduct {
             return Ok(Err(doubt));
         }
         let budget = self.plan.rules.max_freeze;
-        let still = on_thread(move || freeze.begin(budget)).await?;
+        let still = on_thread((), move || freeze.begin(budget)).await?;
         Ok(still.map_err(|e| e.to_string()))
     }
 
@@ -226,7 +227,7 @@ impl Conduct {
     }
 
     async fn thaw(&mut self, still: Still) -> Result<(), CutError> {
-        match on_thread(move || still.end()).await? {
+        match on_thread((), move || still.end()).await? {
             Ok(Freezing { lasted, doubts, notes, .. }) => {
                 self.frozen_for += lasted;
                 self.doubts = doubts;
@@ -243,7 +244,7 @@ impl Conduct {
     /// Runs a hook. The inner error is its failure, which is noted.
     async fn hook(&mut self, stage: HookStage) -> Result<Result<(), String>, CutError> {
         let Some(mut hooks) = self.hooks.take() else { return Ok(Ok(())) };
-        let (hooks, result) = on_thread(move || {
+        let (hooks, result) = on_thread((), move || {
             let result = hooks.run(stage);
             (hooks, result)
         })
@@ -256,7 +257,7 @@ impl Conduct {
     /// Runs the last hook and settles the label.
     async fn seal(mut self, ended: Ended) -> Result<Sealing, CutError> {
         let hooks = match self.hooks.take() {
-            Some(hooks) => on_thread(move || hooks.finish()).await?,
+            Some(hooks) => on_thread((), move || hooks.finish()).await?,
             None => Vec::new(),
         };
         self.hook_failed |= hooks.iter().any(|result| !result.succeeded());

@@ -234,7 +234,7 @@ impl Cutter {
     async fn is_clean(&self, active: &[usize]) -> bool {
         let units: Vec<_> = active.iter().map(|i| Arc::clone(&self.slots[*i].unit)).collect();
         // An agent that is stopping cuts nothing.
-        on_thread(move || units.iter().all(|unit| unit.is_clean())).await.unwrap_or(true)
+        on_thread((), move || units.iter().all(|unit| unit.is_clean())).await.unwrap_or(true)
     }
 
     async fn finish(&mut self, result: Result<Done, String>, asked: Vec<Asked>) {
@@ -297,7 +297,7 @@ impl Cutter {
         for slot in &mut self.slots {
             let Some(member) = &mut slot.member else { continue };
             let unit = Arc::clone(&slot.unit);
-            let Ok(dirty) = on_thread(move || unit.dirty()).await else { return };
+            let Ok(dirty) = on_thread((), move || unit.dirty()).await else { return };
             let ranges = dirty.runs().take(MAX_REPORTED_RANGES).map(|r| (r.start, r.end)).collect();
             let backlog = dirty.len() * slot.unit.granule().bytes();
             if member.link.say(&ToDispatcher::Report { backlog, dirty: ranges }).await.is_err() {
@@ -335,11 +335,17 @@ async fn perform(
 ) -> Result<Done, LiveError> {
     let mut members = Vec::with_capacity(disks.len());
     let mut points = Vec::with_capacity(disks.len());
-    for (unit, member) in disks {
+    // Nobody else holds one lease and waits for another.
+    let mut leases = Vec::with_capacity(disks.len());
+    for (unit, _) in &disks {
+        leases.push(unit.lease().await);
+    }
+    for ((unit, member), lease) in disks.into_iter().zip(leases) {
         let mut member = match member {
             Some(member) => member,
             None => join(&unit, &dialer, pace.clone()).await?,
         };
+        member.lease = Some(lease);
         points.push(open(&mut member, terms.cut).await?);
         members.push(member);
     }
@@ -402,7 +408,7 @@ async fn published(member: &mut LiveMember, point: PointId) -> Result<(), LiveEr
     match member.link.hear().await? {
         ToAgent::Published { point: done } if done == point => {
             let (unit, carried) = (Arc::clone(&member.unit), member.open.carried().clone());
-            let kept = on_thread(move || unit.published(point, &carried)).await?;
+            let kept = on_thread(member.lease.take(), move || unit.published(point, &carried)).await?;
             kept.map_err(|reason| LiveError::Record { disk, reason })
         }
         other => Err(LinkError::Unexpected(format!("{other:?}")).into()),

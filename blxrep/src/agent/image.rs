@@ -6,7 +6,7 @@ use super::dialer::Dialer;
 use super::link::{Link, LinkError};
 use super::pace::Pace;
 use super::round::{CutError, Member, on_thread};
-use super::unit::Unit;
+use super::unit::{Lease, Unit};
 use crate::engine::cut;
 use crate::io::reader::IMAGE_PIECE;
 use crate::model::granules::GranuleSet;
@@ -48,9 +48,11 @@ pub async fn attempt(
     action: ActionId,
     terms: Terms,
 ) -> Result<PointId, ImageError> {
+    let lease = unit.lease().await;
     let (connection, _) = dialer.dial(Channel::Snapshot).await.map_err(LinkError::from)?;
     let mut member: Member<ToDispatcher, ToAgent> =
         Member::new(Arc::clone(&unit), Link::new(connection, pace));
+    member.lease = Some(Lease::clone(&lease));
     let (point, offset) = begin(&mut member, action).await?;
     unit.opened(point, None).map_err(ImageError::Record)?;
     stream(&mut member, offset, readers).await?;
@@ -61,7 +63,7 @@ pub async fn attempt(
     member.link.end().await?;
     published(&mut member, point).await?;
     let carried = member.open.carried().clone();
-    on_thread(move || unit.published(point, &carried)).await?.map_err(ImageError::Record)?;
+    on_thread(lease, move || unit.published(point, &carried)).await?.map_err(ImageError::Record)?;
     Ok(point)
 }
 
@@ -80,7 +82,11 @@ async fn begin(
     };
     member.link.say(&begin).await?;
     match member.link.hear().await? {
-        ToAgent::Start { point, offset } => Ok((point, offset.min(member.unit.bytes()))),
+        ToAgent::Start { point, offset } => {
+            // From the start of a granule: what is dirty below is read again as a whole.
+            let granule = member.unit.granule().bytes();
+            Ok((point, offset.min(member.unit.bytes()) / granule * granule))
+        }
         ToAgent::Refuse { reason } => Err(ImageError::Refused(reason)),
         other => Err(LinkError::Unexpected(format!("{other:?}")).into()),
     }
@@ -95,7 +101,7 @@ async fn stream(
 ) -> Result<(), ImageError> {
     let unit = Arc::clone(&member.unit);
     let above = Arc::clone(&unit);
-    on_thread(move || forget_above(&above, offset)).await?;
+    on_thread(member.lease.clone(), move || forget_above(&above, offset)).await?;
     let end = unit.bytes();
     let step = u64::from(IMAGE_PIECE);
     let pieces = (offset..end).step_by(IMAGE_PIECE as usize).map(move |start| start..(start + step).min(end));

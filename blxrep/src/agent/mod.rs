@@ -337,6 +337,8 @@ impl Agent {
         }
         for (disk, action) in self.lives.clone() {
             if !self.roll.is_current(&disk) {
+                // Its cut ends first.
+                self.command(Command::Release(disk.clone())).await;
                 self.protect(action, disk, false).await;
             }
         }

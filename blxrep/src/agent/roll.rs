@@ -30,6 +30,8 @@ pub struct Roll {
     kept: Vec<KeptDisk>,
     offered: Vec<Candidate>,
     units: BTreeMap<DiskIdentity, Arc<Unit>>,
+    /// One per disk for the life of the agent, as the maps are.
+    leases: BTreeMap<DiskIdentity, Arc<tokio::sync::Mutex<()>>>,
 }
 
 /// Why a disk cannot be protected.
@@ -68,6 +70,7 @@ impl Roll {
             kept: Vec::new(),
             offered: Vec::new(),
             units: BTreeMap::new(),
+            leases: BTreeMap::new(),
         })
     }
 
@@ -127,7 +130,14 @@ impl Roll {
         }
         let spec = self.spec(disk).map_err(|e| e.to_string())?;
         let (tracker, idle_io) = (Arc::clone(&self.tracker), self.idle_io);
-        let begun = tokio::task::spawn_blocking(move || begin(&tracker, &spec, idle_io)).await;
+        let lease = Arc::clone(self.leases.entry(disk.clone()).or_default());
+        // Nobody sweeps maps that are made anew.
+        let held = Arc::clone(&lease).lock_owned().await;
+        let begun = tokio::task::spawn_blocking(move || {
+            let _held = held;
+            begin(&tracker, &spec, lease, idle_io)
+        })
+        .await;
         let unit = begun.map_err(|_| "the agent is stopping".to_owned())?.map_err(|e| e.to_string())?;
         let unit = Arc::new(unit);
         self.units.insert(disk.clone(), Arc::clone(&unit));
@@ -201,7 +211,12 @@ fn offer(candidate: &Candidate) -> Option<Offer> {
     Some(Offer { identity, device, bytes, problem })
 }
 
-fn begin(tracker: &Mutex<Tracker>, spec: &DiskSpec, idle_io: bool) -> Result<Unit, RollError> {
+fn begin(
+    tracker: &Mutex<Tracker>,
+    spec: &DiskSpec,
+    lease: Arc<tokio::sync::Mutex<()>>,
+    idle_io: bool,
+) -> Result<Unit, RollError> {
     let source = DiskSource::open(Path::new(&spec.node), idle_io)?;
     let mut tracker = tracker.lock().unwrap_or_else(PoisonError::into_inner);
     let (tracked, attach) = tracker.track(spec, Epoch(random::wide_id()))?;
@@ -216,5 +231,5 @@ fn begin(tracker: &Mutex<Tracker>, spec: &DiskSpec, idle_io: bool) -> Result<Uni
             Some(reason)
         }
     };
-    Ok(Unit::new(spec.identity.clone(), device, source, tracked, fresh))
+    Ok(Unit::new(spec.identity.clone(), device, source, tracked, lease, fresh))
 }

@@ -2,11 +2,11 @@
 //! there are; the decisions are `engine`'s.
 
 use super::link::{Link, LinkError, Sorted};
-use super::unit::{AuditOutcome, Unit};
+use super::unit::{AuditOutcome, Lease, Unit};
 use crate::engine::compression::Compression;
 use crate::engine::cut::{self, OpenPoint, Swept};
 use crate::engine::plan::RoundResult;
-use crate::io::reader::{self, DELTA_PIECE, ReadFrame, Reader};
+use crate::io::reader::{self, DELTA_PIECE, IMAGE_PIECE, ReadFrame, Reader};
 use crate::io::source::SourceError;
 use crate::model::granules::GranuleSet;
 use crate::model::hook::HookResult;
@@ -36,6 +36,10 @@ pub enum CutError {
     Source(#[from] SourceError),
     #[error("cannot start the reading threads: {0}")]
     Threads(std::io::Error),
+    #[error(
+        "{disk}: {read} of {bytes} bytes were read before the reading threads ended: see the agent's log"
+    )]
+    Short { disk: DiskIdentity, read: u64, bytes: u64 },
     #[error("the audit of {disk} failed: {reason}")]
     Audit { disk: DiskIdentity, reason: String },
     #[error(
@@ -55,6 +59,8 @@ pub struct Member<S, R> {
     pub link: Link<S, R>,
     pub open: OpenPoint,
     pub coverage: Coverage,
+    /// Held from the opening of a point to its acknowledgement.
+    pub lease: Option<Lease>,
     rounds: Vec<Round>,
     notes: Vec<String>,
     compression: Compression,
@@ -72,6 +78,7 @@ where
             link,
             open: OpenPoint::new(),
             coverage: Coverage::Proven,
+            lease: None,
             rounds: Vec::new(),
             notes: Vec::new(),
             compression: Compression::default(),
@@ -121,30 +128,49 @@ where
         hold: Hold,
     ) -> Result<VecDeque<Vec<ReadFrame>>, CutError> {
         let granule = self.unit.granule();
-        let bytes = self.unit.bytes();
-        let max = u32::try_from(u64::from(DELTA_PIECE) / granule.bytes()).unwrap_or(1).max(1);
-        let ranges: Vec<Range<u64>> = set.pieces(max).map(|piece| granule.byte_range(piece, bytes)).collect();
+        let disk_bytes = self.unit.bytes();
+        // A pass over the whole disk in small pieces would make millions of extents, to gain nothing.
+        let piece = if self.coverage == Coverage::Proven { DELTA_PIECE } else { IMAGE_PIECE };
+        let max = u32::try_from(u64::from(piece) / granule.bytes()).unwrap_or(1).max(1);
+        let ranges = move |set: &GranuleSet| {
+            set.clone().into_pieces(max).map(move |p| granule.byte_range(p, disk_bytes))
+        };
         let hold = match hold {
             Hold::Some => workers * 2,
-            Hold::All => reader::batches(ranges.iter().cloned()),
+            Hold::All => reader::batches(ranges(set)),
         };
-        let mut reader = self.read(ranges.into_iter(), workers, hold)?;
+        let mut reader = self.read(ranges(set), workers, hold)?;
         let mut held = VecDeque::with_capacity(hold + 1);
+        let mut read = 0;
         loop {
             let since = Instant::now();
-            let Some(frames) = reader.next().await else { return Ok(held) };
-            held.push_back(frames?);
+            let Some(frames) = reader.next().await else { break };
+            let frames = frames?;
+            read += frames.iter().map(|frame| frame.range.end - frame.range.start).sum::<u64>();
+            held.push_back(frames);
             if held.len() > hold
                 && let Some(oldest) = held.pop_front()
             {
                 self.send(oldest, since).await?;
             }
         }
+        // A thread that died says nothing.
+        let bytes = set.runs().map(|run| granule.byte_range(run, disk_bytes)).map(|r| r.end - r.start).sum();
+        if read != bytes {
+            return Err(CutError::Short { disk: self.unit.identity.clone(), read, bytes });
+        }
+        Ok(held)
     }
 
     /// What the point is sealed with.
     pub fn summary(&self, sealing: &Sealing, group: &[DiskIdentity]) -> CutSummary {
-        let notes = self.notes.iter().chain(&sealing.notes).cloned().collect();
+        // An audit that was asked again says the same again.
+        let mut notes: Vec<String> = Vec::new();
+        for note in self.notes.iter().chain(&sealing.notes) {
+            if !notes.contains(note) {
+                notes.push(note.clone());
+            }
+        }
         CutSummary {
             cut: sealing.cut,
             at: sealing.at,
@@ -196,8 +222,10 @@ pub struct Formed {
 pub async fn form<S, R>(members: &mut [Member<S, R>]) -> Result<Formed, CutError> {
     let (at, began) = (Timestamp::now(), Instant::now());
     let units: Vec<Arc<Unit>> = members.iter().map(|m| Arc::clone(&m.unit)).collect();
-    let swept =
-        on_thread(move || cut::sweep(&units.iter().map(AsRef::as_ref).collect::<Vec<&Unit>>())).await?;
+    let swept = on_thread(leases(members), move || {
+        cut::sweep(&units.iter().map(AsRef::as_ref).collect::<Vec<&Unit>>())
+    })
+    .await?;
     let sets: Vec<GranuleSet> = members.iter_mut().zip(&swept).map(|(m, s)| m.open.form(s)).collect();
     let rest = members.iter().zip(&sets).map(|(m, set)| set.len() * m.unit.granule().bytes()).sum();
     Ok(Formed { at, began, swept, sets, rest })
@@ -221,7 +249,7 @@ where
     let held = futures_util::future::try_join_all(reads).await?;
     // Every read of every disk has finished: only now may the second look be taken.
     let units: Vec<Arc<Unit>> = members.iter().map(|m| Arc::clone(&m.unit)).collect();
-    let issued = on_thread(move || {
+    let issued = on_thread(leases(members), move || {
         units.iter().map(|u| cut::Witnesses::issued(u.as_ref()).peek()).collect::<Vec<_>>()
     })
     .await?;
@@ -284,7 +312,7 @@ pub async fn audit<S, R>(
     let mut verdict = so_far;
     for member in members.iter_mut() {
         let unit = Arc::clone(&member.unit);
-        let outcome = on_thread(move || unit.audit()).await?;
+        let outcome = on_thread(member.lease.clone(), move || unit.audit()).await?;
         let disk = member.unit.identity.clone();
         match outcome.map_err(|reason| CutError::Audit { disk: disk.clone(), reason })? {
             AuditOutcome::Proven(notes) => member.notes.extend(notes),
@@ -299,7 +327,20 @@ pub async fn audit<S, R>(
     Ok(Judged::Stands(verdict))
 }
 
-/// Runs what scans maps or waits for the kernel away from the reactor.
-pub async fn on_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, CutError> {
+fn leases<S, R>(members: &[Member<S, R>]) -> Vec<Option<Lease>> {
+    members.iter().map(|member| member.lease.clone()).collect()
+}
+
+/// Runs what scans maps or waits for the kernel away from the reactor. It goes on when the caller is dropped; what is
+/// `held` stays held until it has ended.
+pub async fn on_thread<H: Send + 'static, T: Send + 'static>(
+    held: H,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, CutError> {
+    let work = move || {
+        let result = work();
+        drop(held);
+        result
+    };
     tokio::task::spawn_blocking(work).await.map_err(|_| CutError::Stopped("the agent is shutting down"))
 }

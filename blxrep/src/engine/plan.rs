@@ -83,10 +83,14 @@ impl Plan {
     }
 
     fn again(&self, rounds: &[RoundResult]) -> Next {
-        // The first round of a large backlog may take any time: the deadline is for those that follow, so that a
-        // point is never given up before it was tried with a small rest.
-        let elapsed: Duration = rounds.iter().skip(1).map(|r| r.took).sum();
-        if rounds.len() >= self.rules.max_rounds as usize {
+        // The first rounds of a large backlog may take any time, as long as each leaves less to the next: the deadline
+        // begins with the first short one, so that a point is never given up before it was tried with a small rest.
+        let short = rounds.iter().position(|r| r.took < DEADLINE);
+        let elapsed: Duration =
+            rounds.iter().skip(short.map_or(rounds.len(), |at| at + 1)).map(|r| r.took).sum();
+        if short.is_none() && stands_still(rounds) {
+            Next::GiveUp("the disk is written as fast as it can be read")
+        } else if rounds.len() >= self.rules.max_rounds as usize {
             Next::GiveUp("writers never paused long enough: the last round was overwritten while it was read")
         } else if elapsed > DEADLINE {
             Next::GiveUp("the deadline passed before a round went through unchanged")
@@ -97,10 +101,7 @@ impl Plan {
 
     /// The rest stopped shrinking, or no further round is allowed.
     fn is_stuck(&self, rounds: &[RoundResult]) -> bool {
-        let shrank = |pair: &[RoundResult]| pair[1].contaminated * 10 < pair[0].contaminated * 9;
-        let recent = &rounds[rounds.len().saturating_sub(PATIENCE + 1)..];
-        let still = recent.len() > PATIENCE && !recent.windows(2).any(shrank);
-        still || self.again(rounds) != Next::Round
+        stands_still(rounds) || self.again(rounds) != Next::Round
     }
 
     /// Whether a rest like that of the last round can be read while everything stands still. Half of the bounds, as
@@ -109,6 +110,13 @@ impl Plan {
         let rest = rounds.last().map_or(0, |r| r.contaminated);
         rest <= FREEZE_BYTES / 2 && reading_time(rounds, rest) <= self.rules.max_freeze / 2
     }
+}
+
+/// The rest has not become smaller for a while.
+fn stands_still(rounds: &[RoundResult]) -> bool {
+    let shrank = |pair: &[RoundResult]| pair[1].contaminated / 9 < pair[0].contaminated / 10;
+    let recent = &rounds[rounds.len().saturating_sub(PATIENCE + 1)..];
+    recent.len() > PATIENCE && !recent.windows(2).any(shrank)
 }
 
 /// How long `bytes` take to read, by the speed of the rounds so far.
@@ -173,7 +181,11 @@ mod tests {
         assert!(matches!(quiet.next(&[round(1, 1); 8]), Next::GiveUp(_)));
         let slow = RoundResult { took: Duration::from_secs(11), ..round(1, 1) };
         assert_eq!(quiet.next(&[slow]), Next::Round, "the first round takes the time it takes");
-        assert!(matches!(quiet.next(&[slow, slow]), Next::GiveUp(_)));
+        assert_eq!(quiet.next(&[slow, slow]), Next::Round, "so does the second after a long image");
+        assert!(matches!(quiet.next(&[slow; 4]), Next::GiveUp(_)), "but each must leave less");
+        let short = RoundResult { took: Duration::from_secs(9), ..round(1, 1) };
+        assert_eq!(quiet.next(&[slow, short, short]), Next::Round);
+        assert!(matches!(quiet.next(&[slow, short, short, short]), Next::GiveUp(_)));
     }
 
     #[test]

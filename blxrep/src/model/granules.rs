@@ -94,6 +94,24 @@ impl GranuleSet {
     }
 }
 
+impl GranuleSet {
+    /// The same as [`Self::pieces`], without a list of them in memory.
+    pub fn into_pieces(self, max: u32) -> impl Iterator<Item = Range<u32>> {
+        let mut rest = self.0.into_iter();
+        let mut run = 0..0;
+        std::iter::from_fn(move || {
+            if run.is_empty() {
+                let found = rest.next_range()?;
+                run = *found.start()..found.end().saturating_add(1);
+            }
+            let end = (run.start / max).saturating_add(1).saturating_mul(max).min(run.end);
+            let piece = run.start..end;
+            run.start = end;
+            Some(piece)
+        })
+    }
+}
+
 impl FromIterator<u32> for GranuleSet {
     fn from_iter<I: IntoIterator<Item = u32>>(iter: I) -> Self {
         Self(iter.into_iter().collect())
@@ -143,6 +161,7 @@ mod tests {
             let expected: Vec<u32> = items.into_iter().collect();
             prop_assert_eq!(&from_runs, &expected);
             prop_assert_eq!(&from_pieces, &expected);
+            prop_assert!(set.pieces(max).eq(set.clone().into_pieces(max)));
             prop_assert!(set.pieces(max).all(|p| p.end - p.start <= max));
         }
     }

@@ -398,6 +398,7 @@ pub(super) mod tests {
 
     pub(in crate::store) fn point() -> Point {
         let summary = CutSummary {
+            hooks: Vec::new(),
             cut: CutId(1),
             at: jiff::Timestamp::UNIX_EPOCH,
             consistency: Consistency::Quiet,

@@ -7,8 +7,9 @@ use crate::search::Action;
 use crate::state::{Agent, Sent, Stage, State};
 use crate::world::{Mask, PARTS, World};
 use blxrep::engine::audit::Verdict;
-use blxrep::engine::cut::{self, Next, Plan, RoundResult, Step, Swept, Witnesses};
-use std::time::Duration;
+use blxrep::engine::cut::{self, Step, Swept, Witnesses};
+use blxrep::engine::plan::{Next, Plan, RoundResult};
+use blxrep::model::policy::{CutRules, Goal};
 
 /// Times that a gap is answered by reading a disk as a whole, as in the agent.
 const MAX_WIDENINGS: u8 = 2;
@@ -23,7 +24,8 @@ pub struct Model {
 
 impl Model {
     pub fn new(world: World, mutations: &'static [Mutation]) -> Self {
-        let plan = Plan { max_rounds: world.rounds, deadline: Duration::MAX };
+        let rules = CutRules { goal: Goal::Quiet, max_rounds: world.rounds, ..CutRules::default() };
+        let plan = Plan { rules, can_freeze: false };
         Self { schedule: schedule(&world, mutations), world, mutations, plan }
     }
 
@@ -219,7 +221,7 @@ impl Model {
             state.agent.valid = state.agent.carried;
         }
         state.agent.rounds += 1;
-        let result = RoundResult { read: 0, contaminated: u64::from(contaminated), took: Duration::ZERO };
+        let result = RoundResult { contaminated: u64::from(contaminated), ..RoundResult::default() };
         match self.plan.next(&vec![result; usize::from(state.agent.rounds)]) {
             Next::Audit => self.ask(state, 0),
             Next::GiveUp(_) => {
@@ -237,7 +239,8 @@ impl Model {
                 (state.agent.reading, state.agent.again, state.agent.looked) = (contaminated, 0, 0);
                 self.read_on(state, 0);
             }
-            Next::Round => self.cut(state),
+            // Nothing can be frozen here.
+            Next::Round | Next::Freeze => self.cut(state),
         }
     }
 

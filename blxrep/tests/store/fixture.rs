@@ -93,6 +93,7 @@ fn collect(dir: &Path, ending: &str, found: &mut Vec<PathBuf>) {
 
 pub fn summary(number: u64) -> CutSummary {
     CutSummary {
+        hooks: Vec::new(),
         cut: CutId(number),
         at: now(),
         consistency: Consistency::Quiet,

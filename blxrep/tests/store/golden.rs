@@ -28,6 +28,7 @@ fn root(name: &str) -> [u8; 32] {
 
 fn cut(number: u64) -> CutSummary {
     CutSummary {
+        hooks: Vec::new(),
         cut: CutId(number),
         at: "2026-11-21T12:00:00.5Z".parse().unwrap(),
         consistency: Consistency::Quiet,

@@ -3,6 +3,7 @@
 use super::TrackerError;
 use super::inflight::{Entry, Inflight, Table};
 use super::maps::Words;
+use super::object;
 use super::stat::StatFiles;
 use super::store::RecordStore;
 use crate::model::bitmap::Bitmap;
@@ -12,6 +13,7 @@ use crate::model::units::GranuleSize;
 use blxrep_ebpf::{Counters, DiskSlot, class, meta};
 use std::io;
 use std::mem::offset_of;
+use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -21,12 +23,16 @@ use std::time::{Duration, Instant};
 /// as the driver is busy; this is a thousand times as long.
 pub const STALE_AFTER: Duration = Duration::from_millis(100);
 
+/// The same for an entry that was requeued: its driver may keep it back for as long as a path is down.
+pub const STALE_REQUEUED_AFTER: Duration = Duration::from_secs(60);
+
 /// Maps that all disks share.
 #[derive(Debug)]
 pub struct Shared {
     pub slots: Words,
     pub table: Words,
     pub control: Words,
+    pub programs: Vec<OwnedFd>,
     /// Zero of the clock in samples.
     pub started: Instant,
 }
@@ -189,9 +195,9 @@ impl DiskTracker {
         sample(&self.files, &self.counts(), self.shared.started)
     }
 
-    /// Retires entries whose completion was lost and whose key has not been used again. To be called when the audit is
-    /// not proven; needs two calls at least [`STALE_AFTER`] apart between which nothing was in flight. Returns how
-    /// many were retired.
+    /// Retires entries whose completion was lost and whose key has not been used again. To be called at every audit;
+    /// needs two calls at least [`STALE_AFTER`] apart between which nothing was in flight. Returns how many were
+    /// retired.
     ///
     /// Each is marked completed before it is taken out, so a request that was alive after all loses nothing.
     pub fn retire_stale(&self) -> io::Result<usize> {
@@ -209,15 +215,16 @@ impl DiskTracker {
                 return Ok(0);
             }
         };
-        if since.elapsed() < STALE_AFTER {
-            return Ok(0);
+        let age = since.elapsed();
+        let limit = |entry: &&Entry| match entry.meta & meta::REQUEUED {
+            0 => age >= STALE_AFTER,
+            _ => age >= STALE_REQUEUED_AFTER,
+        };
+        let retired = now.iter().filter(limit).filter(|entry| self.retire(entry)).count();
+        if retired > 0 {
+            *suspects = None;
         }
-        *suspects = None;
-        Ok(now
-            .iter()
-            .filter(|entry| entry.meta & meta::REQUEUED == 0)
-            .filter(|entry| self.retire(entry))
-            .count())
+        Ok(retired)
     }
 
     fn retire(&self, entry: &Entry) -> bool {
@@ -232,6 +239,11 @@ impl DiskTracker {
             slot.add(at!(settled_requests), 1);
         }
         taken
+    }
+
+    /// Events that the kernel skipped because a program was already running on that CPU, of all disks.
+    pub fn recursion_misses(&self) -> Result<u64, TrackerError> {
+        object::recursion_misses(&self.shared.programs)
     }
 
     /// The record as it is pinned.

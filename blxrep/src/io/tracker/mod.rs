@@ -159,6 +159,7 @@ impl Tracker {
             slots: object.slots()?,
             table: object.table()?,
             control: object.control()?,
+            programs: object.program_fds()?,
             started: Instant::now(),
         };
         // A canary that was out when the last agent died.
@@ -219,11 +220,6 @@ impl Tracker {
     /// Detaches and unpins everything of this agent.
     pub fn remove_all(self) -> Result<(), TrackerError> {
         bpffs::remove(self.pins.path())
-    }
-
-    /// Events that the kernel skipped because a program was already running on that CPU.
-    pub fn recursion_misses(&self) -> Result<u64, TrackerError> {
-        self.object.recursion_misses()
     }
 
     /// Name, runs and nanoseconds of each program; 0 unless the sysctl `kernel.bpf_stats_enabled` is on.

@@ -10,7 +10,7 @@ use blxrep_ebpf::{
     BitmapGroup, Control, DiskRef, DiskSlot, InflightBucket, KernelLayout, MAX_DISKS, globals, maps, programs,
 };
 use std::fs;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 /// Built by `cargo xtask build-ebpf` and committed, with a digest of its sources beside it.
@@ -207,25 +207,34 @@ impl Object {
         self.disks.get(&key, 0).is_ok_and(|disk| disk.0.slot == slot)
     }
 
-    /// Events that the kernel skipped because a program was running already, over all programs.
-    pub fn recursion_misses(&self) -> Result<u64, TrackerError> {
-        self.programs.iter().map(|program| Ok(fdinfo_field(&fdinfo(program)?, "recursion_misses:"))).sum()
+    /// The programs, for [`recursion_misses`].
+    pub fn program_fds(&self) -> Result<Vec<OwnedFd>, TrackerError> {
+        let failed = |e: &dyn std::error::Error| TrackerError::bpf("keep a program open", e);
+        let fds = self.programs.iter().map(|program| {
+            let fd = program.fd().map_err(|e| failed(&e))?;
+            fd.as_fd().try_clone_to_owned().map_err(|e| failed(&e))
+        });
+        fds.collect()
     }
 
     /// Runs and nanoseconds of each program; 0 unless the sysctl `kernel.bpf_stats_enabled` is on.
     pub fn run_times(&self) -> Result<Vec<(&'static str, u64, u64)>, TrackerError> {
         let names = programs::REQUEST.iter().chain(&programs::BIO);
         let times = names.zip(&self.programs).map(|(name, program)| {
-            let text = fdinfo(program)?;
+            let text = fdinfo(program.fd().map_err(|e| TrackerError::bpf("ask a program", &e))?.as_fd())?;
             Ok((*name, fdinfo_field(&text, "run_cnt:"), fdinfo_field(&text, "run_time_ns:")))
         });
         times.collect()
     }
 }
 
-fn fdinfo(program: &BtfTracePoint) -> Result<String, TrackerError> {
-    let fd = program.fd().map_err(|e| TrackerError::bpf("ask a program for its statistics", &e))?;
-    let path = PathBuf::from(format!("/proc/self/fdinfo/{}", fd.as_fd().as_raw_fd()));
+/// Events that the kernel skipped because a program was running already, over all programs.
+pub fn recursion_misses(programs: &[OwnedFd]) -> Result<u64, TrackerError> {
+    programs.iter().map(|program| Ok(fdinfo_field(&fdinfo(program.as_fd())?, "recursion_misses:"))).sum()
+}
+
+fn fdinfo(program: BorrowedFd<'_>) -> Result<String, TrackerError> {
+    let path = PathBuf::from(format!("/proc/self/fdinfo/{}", program.as_raw_fd()));
     fs::read_to_string(&path).map_err(TrackerError::io("read", &path))
 }
 
