@@ -75,7 +75,7 @@ extern "C" fn blxrep_parts(which: u64, slot: u64, first: u64) -> u64 {
         blxrep_part(which, slot, bio.address(), bio.sector(), bio.sectors());
         bio = bio.next();
     }
-    1
+    u64::from(bio.address() != 0)
 }
 
 /// Marks one part, then enters it or takes it out.

@@ -158,7 +158,7 @@ fn a_role_is_started_only_with_what_it_needs() {
         ("start --mode agent --id a/b --dispatcher-addr b:1", "cannot name an agent"),
         ("start --mode agent --id web1 --dispatcher-addr b", "HOST:PORT"),
         ("start --mode agent --id web1 --dispatcher-addr b:1 --listen 127.0.0.1:1", "--listen"),
-        ("start --mode agent --id web1 --dispatcher-addr b:1 --bandwidth-limit 0", "bytes per second"),
+        ("start --mode agent --id web1 --dispatcher-addr b:1 --bandwidth-limit 20M", "MiB"),
         ("start --mode dispatcher --disk /dev/sda", "--disk"),
         ("start --mode dispatcher --listen here", "invalid socket address"),
     ] {

@@ -18,7 +18,7 @@ pub struct Options {
 pub fn run(options: &Options) -> Result<()> {
     ensure!(
         is_root(),
-        "the soak needs root: it makes loop devices and loads eBPF programs (sudo -E cargo xtask soak)"
+        "the soak needs root: it makes loop devices and loads eBPF programs (sudo -E env PATH=$PATH cargo xtask soak)"
     );
     packages::ensure_tools(&packages::FOR_TESTS)?;
     let mut command = cargo();

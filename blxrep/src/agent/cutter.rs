@@ -11,10 +11,10 @@
 use super::dialer::Dialer;
 use super::link::{Link, LinkError};
 use super::pace::Pace;
-use super::round::{self, CutError, Member};
+use super::round::{self, CutError, Member, on_thread};
 use super::unit::Unit;
 use crate::engine::backoff::Backoff;
-use crate::engine::cut::{self, Plan};
+use crate::engine::cut::Plan;
 use crate::io::random;
 use crate::model::ids::{ActionId, CutId, DiskIdentity, PointId};
 use crate::model::point::CutSummary;
@@ -169,8 +169,7 @@ impl Cutter {
         self.due = Instant::now() + self.every;
         let asked: Vec<_> = self.waiting.drain(..).collect();
         let active: Vec<usize> = (0..self.slots.len()).filter(|i| !self.slots[*i].paused).collect();
-        let clean = asked.is_empty() && active.iter().all(|i| self.slots[*i].unit.is_clean());
-        if active.is_empty() || clean {
+        if active.is_empty() || (asked.is_empty() && self.is_clean(&active).await) {
             let reason = "no disk of the agent has a published base and is not paused".to_owned();
             for (request, disk) in asked {
                 self.answer(request, disk.as_ref(), &Err(reason.clone())).await;
@@ -196,6 +195,13 @@ impl Cutter {
         };
         self.finish(result, asked).await;
         Some(())
+    }
+
+    /// Whether nothing changed on any of these disks.
+    async fn is_clean(&self, active: &[usize]) -> bool {
+        let units: Vec<_> = active.iter().map(|i| Arc::clone(&self.slots[*i].unit)).collect();
+        // An agent that is stopping cuts nothing.
+        on_thread(move || units.iter().all(|unit| unit.is_clean())).await.unwrap_or(true)
     }
 
     async fn finish(&mut self, result: Result<Done, String>, asked: Vec<(CutId, Option<DiskIdentity>)>) {
@@ -258,7 +264,7 @@ impl Cutter {
         for slot in &mut self.slots {
             let Some(member) = &mut slot.member else { continue };
             let unit = Arc::clone(&slot.unit);
-            let Ok(dirty) = tokio::task::spawn_blocking(move || unit.dirty()).await else { return };
+            let Ok(dirty) = on_thread(move || unit.dirty()).await else { return };
             let ranges = dirty.runs().take(MAX_REPORTED_RANGES).map(|r| (r.start, r.end)).collect();
             let backlog = dirty.len() * slot.unit.granule().bytes();
             if member.link.say(&ToDispatcher::Report { backlog, dirty: ranges }).await.is_err() {
@@ -277,8 +283,6 @@ enum LiveError {
     Cut(#[from] CutError),
     #[error("{disk}: the dispatcher refused the point: {reason}")]
     Refused { disk: DiskIdentity, reason: String },
-    #[error("{disk}: the dispatcher did not publish the point: {reason}")]
-    Failed { disk: DiskIdentity, reason: String },
     #[error("{disk}: cannot keep the tracking record: {reason}")]
     Record { disk: DiskIdentity, reason: String },
 }
@@ -364,10 +368,10 @@ async fn published(member: &mut LiveMember, point: PointId) -> Result<(), LiveEr
     let disk = member.unit.identity.clone();
     match member.link.hear().await? {
         ToAgent::Published { point: done } if done == point => {
-            cut::acknowledge(member.unit.as_ref(), member.open.carried());
-            member.unit.acknowledged(point).map_err(|reason| LiveError::Record { disk, reason })
+            let (unit, carried) = (Arc::clone(&member.unit), member.open.carried().clone());
+            let kept = on_thread(move || unit.published(point, &carried)).await?;
+            kept.map_err(|reason| LiveError::Record { disk, reason })
         }
-        ToAgent::Failed { reason } => Err(LiveError::Failed { disk, reason }),
         other => Err(LinkError::Unexpected(format!("{other:?}")).into()),
     }
 }

@@ -4,7 +4,7 @@
 use super::dialer::Dialer;
 use super::link::{Link, LinkError};
 use super::pace::Pace;
-use super::round::{self, CutError, Member};
+use super::round::{self, CutError, Member, on_thread};
 use super::unit::Unit;
 use crate::engine::cut::{self, Plan};
 use crate::io::reader::IMAGE_PIECE;
@@ -22,8 +22,6 @@ pub enum ImageError {
     Cut(#[from] CutError),
     #[error("the dispatcher refused the image: {0}")]
     Refused(String),
-    #[error("the dispatcher could not publish the image: {0}")]
-    Failed(String),
     #[error("cannot keep the tracking record of the disk: {0}")]
     Record(String),
 }
@@ -61,8 +59,8 @@ pub async fn attempt(
     }
     member.link.end().await?;
     published(&mut member, point).await?;
-    cut::acknowledge(unit.as_ref(), member.open.carried());
-    unit.acknowledged(point).map_err(ImageError::Record)?;
+    let carried = member.open.carried().clone();
+    on_thread(move || unit.published(point, &carried)).await?.map_err(ImageError::Record)?;
     Ok(point)
 }
 
@@ -95,7 +93,8 @@ async fn stream(
     readers: usize,
 ) -> Result<(), ImageError> {
     let unit = Arc::clone(&member.unit);
-    forget_above(&unit, offset);
+    let above = Arc::clone(&unit);
+    on_thread(move || forget_above(&above, offset)).await?;
     let end = unit.bytes();
     let step = u64::from(IMAGE_PIECE);
     let pieces = (offset..end).step_by(IMAGE_PIECE as usize).map(move |start| start..(start + step).min(end));
@@ -104,13 +103,6 @@ async fn stream(
         let since = Instant::now();
         let Some(frames) = reader.next().await else { return Ok(()) };
         member.send(frames?, since).await?;
-        while let Some(message) = member.link.heard() {
-            match message? {
-                ToAgent::Durable { .. } => {}
-                ToAgent::Failed { reason } => return Err(ImageError::Failed(reason)),
-                other => return Err(LinkError::Unexpected(format!("{other:?}")).into()),
-            }
-        }
     }
 }
 
@@ -124,12 +116,8 @@ fn forget_above(unit: &Unit, offset: u64) {
 }
 
 async fn published(member: &mut Member<ToDispatcher, ToAgent>, point: PointId) -> Result<(), ImageError> {
-    loop {
-        match member.link.hear().await? {
-            ToAgent::Durable { .. } => {}
-            ToAgent::Published { point: done } if done == point => return Ok(()),
-            ToAgent::Failed { reason } => return Err(ImageError::Failed(reason)),
-            other => return Err(LinkError::Unexpected(format!("{other:?}")).into()),
-        }
+    match member.link.hear().await? {
+        ToAgent::Published { point: done } if done == point => Ok(()),
+        other => Err(LinkError::Unexpected(format!("{other:?}")).into()),
     }
 }

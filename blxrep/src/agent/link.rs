@@ -22,6 +22,8 @@ pub enum LinkError {
     Channel(#[from] ChannelError),
     #[error("the dispatcher closed the connection: {0}")]
     Closed(String),
+    #[error("the dispatcher did not keep what was sent: {0}")]
+    Failed(String),
     #[error("the dispatcher sent {0}, which has no place at this point of the transfer")]
     Unexpected(String),
     #[error("the dispatcher took no data for {} s", STALLED.as_secs())]
@@ -31,21 +33,42 @@ pub enum LinkError {
 /// A dispatcher that takes nothing for so long is treated as gone.
 const STALLED: Duration = Duration::from_secs(120);
 
-/// Messages of which one is the sender's credit.
-pub trait Credited {
-    /// Bytes taken since the connection began, if this is what the message says.
-    fn received(&self) -> Option<u64>;
+/// What a message of the dispatcher is to the link.
+#[derive(Debug)]
+pub enum Note<R> {
+    /// Payload bytes taken since the connection began: credit.
+    Taken(u64),
+    /// Progress that the next connection will be told anyway.
+    Progress,
+    /// Nothing more of what is sent will be kept.
+    Failed(String),
+    /// For the task that owns the link.
+    Message(R),
 }
 
-impl Credited for snapshot::ToAgent {
-    fn received(&self) -> Option<u64> {
-        if let Self::Received { bytes } = self { Some(*bytes) } else { None }
+/// Messages that are sorted for the link.
+pub trait Sorted: Sized {
+    fn sort(self) -> Note<Self>;
+}
+
+impl Sorted for snapshot::ToAgent {
+    fn sort(self) -> Note<Self> {
+        match self {
+            Self::Received { bytes } => Note::Taken(bytes),
+            Self::Durable { .. } => Note::Progress,
+            Self::Failed { reason } => Note::Failed(reason),
+            other => Note::Message(other),
+        }
     }
 }
 
-impl Credited for live::ToAgent {
-    fn received(&self) -> Option<u64> {
-        if let Self::Received { bytes } = self { Some(*bytes) } else { None }
+impl Sorted for live::ToAgent {
+    fn sort(self) -> Note<Self> {
+        match self {
+            Self::Received { bytes } => Note::Taken(bytes),
+            Self::Failed { reason } => Note::Failed(reason),
+            other => Note::Message(other),
+        }
     }
 }
 
@@ -75,7 +98,7 @@ impl<S, R> Drop for Link<S, R> {
 impl<S, R> Link<S, R>
 where
     S: Serialize + Send + 'static,
-    R: DeserializeOwned + Credited + Send + std::fmt::Debug + 'static,
+    R: DeserializeOwned + Sorted + Send + std::fmt::Debug + 'static,
 {
     /// Takes over a connection that has been greeted.
     pub fn new(connection: Connection<S, R>, pace: Pace) -> Self {
@@ -85,12 +108,14 @@ where
         let listener = tokio::spawn(async move {
             loop {
                 let item = match receiver.recv().await {
-                    Ok(Incoming::Control(message)) => match message.received() {
-                        Some(bytes) => {
+                    Ok(Incoming::Control(message)) => match R::sort(message) {
+                        Note::Taken(bytes) => {
                             let _ = credit.send(bytes);
                             continue;
                         }
-                        None => Ok(message),
+                        Note::Progress => continue,
+                        Note::Failed(reason) => Err(LinkError::Failed(reason)),
+                        Note::Message(message) => Ok(message),
                     },
                     Ok(Incoming::Closed { reason }) => Err(LinkError::Closed(reason)),
                     Ok(other) => Err(LinkError::Unexpected(format!("{other:?}").chars().take(80).collect())),
@@ -107,7 +132,10 @@ where
 
     /// Sends a message.
     pub async fn say(&mut self, message: &S) -> Result<(), LinkError> {
-        Ok(self.sender.send_control(message).await?)
+        match self.sender.send_control(message).await {
+            Ok(()) => Ok(()),
+            Err(error) => Err(self.why(error)),
+        }
     }
 
     /// Sends one frame once the limit and the credit allow it.
@@ -126,13 +154,18 @@ where
             }
         }
         self.sent += bytes;
-        self.sender.send_data(frame.bytes).await?;
-        Ok(SendCost { waited: started.elapsed() })
+        match self.sender.send_data(frame.bytes).await {
+            Ok(()) => Ok(SendCost { waited: started.elapsed() }),
+            Err(error) => Err(self.why(error)),
+        }
     }
 
     /// Ends a transfer.
     pub async fn end(&mut self) -> Result<(), LinkError> {
-        Ok(self.sender.send_end().await?)
+        match self.sender.send_end().await {
+            Ok(()) => Ok(()),
+            Err(error) => Err(self.why(error)),
+        }
     }
 
     /// The next message that is not credit. Cancel-safe.
@@ -140,9 +173,14 @@ where
         self.inbox.recv().await.unwrap_or_else(|| Err(LinkError::Closed(String::new())))
     }
 
-    /// A message that has come already.
-    pub fn heard(&mut self) -> Option<Result<R, LinkError>> {
-        self.inbox.try_recv().ok()
+    /// Why nothing more can be sent: the dispatcher's own words, if they have come, say more than a broken pipe.
+    fn why(&mut self, error: ChannelError) -> LinkError {
+        while let Ok(item) = self.inbox.try_recv() {
+            if let Err(said) = item {
+                return said;
+            }
+        }
+        error.into()
     }
 
     async fn why_closed(&mut self) -> LinkError {

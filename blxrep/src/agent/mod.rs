@@ -30,10 +30,11 @@ use crate::engine::backoff::Backoff;
 use crate::io::random;
 use crate::io::signals::Stop;
 use crate::model::action::ActionState;
+use crate::model::host::Footprint;
 use crate::model::ids::{ActionId, CutId, DiskIdentity, PointId};
 use crate::model::point::Coverage;
 use crate::model::policy::{DEFAULT_LIVE_SYNC, EffectivePolicy};
-use crate::wire::config::{Control, DiskStatus, ToAgent, ToDispatcher};
+use crate::wire::config::{Control, DiskStatus, Offer, ToAgent, ToDispatcher};
 use anyhow::Context;
 use cutter::{Command, Cutter, Event};
 use dialer::Dialer;
@@ -46,6 +47,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::Instant;
 use unit::Unit;
 
 /// Messages between the tasks; each side takes them at once.
@@ -57,6 +59,8 @@ const EVENTS: usize = 4 * QUEUE;
 const STOP_PATIENCE: Duration = Duration::from_secs(3);
 /// How often the state of the protected disks is told.
 const STATUS_EVERY: Duration = Duration::from_secs(2);
+/// How often the host is looked at for disks that came, went or grew.
+const LOOK_EVERY: Duration = Duration::from_secs(60);
 
 /// Runs the agent until it is told to stop.
 pub async fn run(args: AgentArgs) -> anyhow::Result<()> {
@@ -100,6 +104,8 @@ struct Agent {
     images: BTreeMap<DiskIdentity, Image>,
     attempts: JoinSet<ImageEnd>,
     lives: BTreeMap<DiskIdentity, ActionId>,
+    /// What the dispatcher was told last.
+    offers: Vec<Offer>,
     outbound: mpsc::Sender<ToDispatcher>,
     heard: mpsc::Receiver<Heard>,
     cutter: mpsc::Sender<Command>,
@@ -128,6 +134,7 @@ impl Agent {
             images: BTreeMap::new(),
             attempts: JoinSet::new(),
             lives: BTreeMap::new(),
+            offers: Vec::new(),
             outbound,
             heard,
             cutter,
@@ -138,6 +145,7 @@ impl Agent {
 
     async fn work(mut self, stop: &mut Stop) {
         let mut status = tokio::time::interval(STATUS_EVERY);
+        let mut look = tokio::time::interval_at(Instant::now() + LOOK_EVERY, LOOK_EVERY);
         loop {
             tokio::select! {
                 () = stop.requested() => break,
@@ -153,6 +161,7 @@ impl Agent {
                     self.attempt_ended(ended).await;
                 },
                 _ = status.tick() => self.report_status().await,
+                _ = look.tick() => self.look_again().await,
             }
         }
         self.attempts.shutdown().await;
@@ -165,8 +174,8 @@ impl Agent {
     async fn hear(&mut self, heard: Heard) {
         match heard {
             Heard::Connected(accepted) => {
-                let (footprint, offers) = self.roll.inventory(accepted).await;
-                self.say(ToDispatcher::Inventory { footprint, offers }).await;
+                let inventory = self.roll.inventory(accepted).await;
+                self.say_inventory(inventory).await;
             }
             Heard::Lost => {}
             Heard::Message(message) => self.obey(message).await,
@@ -256,24 +265,24 @@ impl Agent {
         let imaged = self.images.iter().find(|(_, i)| i.action == action).map(|(d, _)| d.clone());
         let live = self.lives.iter().find(|(_, a)| **a == action).map(|(d, _)| d.clone());
         match (control, imaged, live) {
-            (Control::Pause | Control::Cancel, Some(disk), _) => {
+            (Control::Pause | Control::Cancel | Control::Release, Some(disk), _) => {
                 if let Some(image) = self.images.remove(&disk) {
                     image.task.abort();
                 }
-                self.state(action, ended_by(control), String::new()).await;
+                self.ended(action, control).await;
             }
             (Control::Pause, None, Some(disk)) => self.protect(action, disk, true).await,
             (Control::Resume, None, Some(disk)) => self.protect(action, disk, false).await,
-            (Control::Cancel, None, Some(disk)) => {
+            (Control::Cancel | Control::Release, None, Some(disk)) => {
                 self.lives.remove(&disk);
                 self.command(Command::Release(disk.clone())).await;
                 self.roll.release(disk).await;
-                self.state(action, ActionState::Cancelled, String::new()).await;
+                self.ended(action, control).await;
             }
             // An image is resumed by `Snapshot`; what is not known here has ended.
             (Control::Resume, ..) => {}
-            (Control::Pause | Control::Cancel, None, None) => {
-                self.state(action, ended_by(control), String::new()).await;
+            (Control::Pause | Control::Cancel | Control::Release, None, None) => {
+                self.ended(action, control).await;
             }
         }
     }
@@ -295,9 +304,18 @@ impl Agent {
         }
     }
 
-    /// A cut may have failed because a disk is no longer what it was: resized, or at another node.
+    async fn say_inventory(&mut self, (footprint, offers): (Footprint, Vec<Offer>)) {
+        self.offers.clone_from(&offers);
+        self.say(ToDispatcher::Inventory { footprint, offers }).await;
+    }
+
+    /// Disks come, go, are resized, and appear at other nodes: the dispatcher is told, and those that are protected are
+    /// tracked as what they are now.
     async fn look_again(&mut self) {
-        self.roll.look_again().await;
+        let (footprint, offers) = self.roll.look_again().await;
+        if offers != self.offers {
+            self.say_inventory((footprint, offers)).await;
+        }
         for (disk, action) in self.lives.clone() {
             if !self.roll.is_current(&disk) {
                 self.protect(action, disk, false).await;
@@ -312,6 +330,17 @@ impl Agent {
         }
     }
 
+    /// Says that an order was carried out.
+    async fn ended(&self, action: ActionId, control: Control) {
+        let (state, reason) = match control {
+            Control::Pause => (ActionState::Paused, ""),
+            Control::Cancel => (ActionState::Cancelled, ""),
+            Control::Release => (ActionState::Queued, "the policy leaves the disk out"),
+            Control::Resume => (ActionState::Running, ""),
+        };
+        self.state(action, state, reason.to_owned()).await;
+    }
+
     async fn state(&self, action: ActionId, state: ActionState, reason: String) {
         self.say(ToDispatcher::Action { action, state, reason }).await;
     }
@@ -324,14 +353,6 @@ impl Agent {
     async fn command(&self, command: Command) {
         // Fails only when the cutter has ended, and then the loop ends too.
         let _ = self.cutter.send(command).await;
-    }
-}
-
-fn ended_by(control: Control) -> ActionState {
-    match control {
-        Control::Pause => ActionState::Paused,
-        Control::Cancel => ActionState::Cancelled,
-        Control::Resume => ActionState::Running,
     }
 }
 

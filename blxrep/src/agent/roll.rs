@@ -20,6 +20,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 pub struct Roll {
     tracker: Arc<Mutex<Tracker>>,
     host: HostOptions,
+    /// Disks are read at idle I/O priority.
+    idle_io: bool,
     /// Disks that were named; all that are offered by default if there are none.
     named: Vec<PathBuf>,
     boot_id: [u8; 16],
@@ -59,6 +61,7 @@ impl Roll {
         Ok(Self {
             tracker: Arc::new(Mutex::new(tracker)),
             host: settings.host.clone(),
+            idle_io: settings.idle_io,
             named: settings.disks.clone(),
             boot_id: settings.dialer.boot_id,
             boot_id_text: settings.boot_id_text.clone(),
@@ -71,32 +74,32 @@ impl Roll {
     /// Looks at the host and says what can be protected. Disks that hold the dispatcher's own data are left out.
     pub async fn inventory(&mut self, dispatcher: Accepted) -> (Footprint, Vec<Offer>) {
         self.kept = if dispatcher.boot_id == self.boot_id { dispatcher.kept } else { Vec::new() };
-        let footprint = self.look_again().await;
+        let inventory = self.look_again().await;
         for candidate in &self.offered {
             match &candidate.problem {
                 Some(problem) => tracing::warn!(device = %candidate.disk.device, %problem, "not protected"),
                 None => tracing::info!(device = %candidate.disk.device, "offered"),
             }
         }
-        (footprint, self.offered.iter().filter_map(offer).collect())
+        inventory
     }
 
     /// Looks at the host, which may have changed.
-    pub async fn look_again(&mut self) -> Footprint {
+    pub async fn look_again(&mut self) -> (Footprint, Vec<Offer>) {
         let (options, named) = (self.host.clone(), self.named.clone());
-        match tokio::task::spawn_blocking(move || look(&options, &named)).await {
+        let footprint = match tokio::task::spawn_blocking(move || look(&options, &named)).await {
             Ok(Ok((inventory, chosen))) => {
                 self.offered = chosen.into_iter().map(|candidate| self.without_feedback(candidate)).collect();
                 inventory.footprint
             }
             Ok(Err(error)) => {
                 tracing::error!(%error, "cannot describe this host");
-                self.offered.clear();
                 Footprint::default()
             }
             // The agent is stopping.
             Err(_) => Footprint::default(),
-        }
+        };
+        (footprint, self.offered.iter().filter_map(offer).collect())
     }
 
     /// Whether a tracked disk is still the one that tracking began with.
@@ -123,8 +126,8 @@ impl Roll {
             return Ok(Arc::clone(unit));
         }
         let spec = self.spec(disk).map_err(|e| e.to_string())?;
-        let tracker = Arc::clone(&self.tracker);
-        let begun = tokio::task::spawn_blocking(move || begin(&tracker, &spec)).await;
+        let (tracker, idle_io) = (Arc::clone(&self.tracker), self.idle_io);
+        let begun = tokio::task::spawn_blocking(move || begin(&tracker, &spec, idle_io)).await;
         let unit = begun.map_err(|_| "the agent is stopping".to_owned())?.map_err(|e| e.to_string())?;
         let unit = Arc::new(unit);
         self.units.insert(disk.clone(), Arc::clone(&unit));
@@ -198,8 +201,8 @@ fn offer(candidate: &Candidate) -> Option<Offer> {
     Some(Offer { identity, device, bytes, problem })
 }
 
-fn begin(tracker: &Mutex<Tracker>, spec: &DiskSpec) -> Result<Unit, RollError> {
-    let source = DiskSource::open(Path::new(&spec.node))?;
+fn begin(tracker: &Mutex<Tracker>, spec: &DiskSpec, idle_io: bool) -> Result<Unit, RollError> {
+    let source = DiskSource::open(Path::new(&spec.node), idle_io)?;
     let mut tracker = tracker.lock().unwrap_or_else(PoisonError::into_inner);
     let (tracked, attach) = tracker.track(spec, Epoch(random::wide_id()))?;
     let device = spec.node.display().to_string();

@@ -4,7 +4,7 @@
 //! the reads of a small rest finish without waiting for the network, so the time in which a write can contaminate
 //! it is the time of the reads alone.
 
-use super::link::{Credited, Link, LinkError};
+use super::link::{Link, LinkError, Sorted};
 use super::unit::{AuditOutcome, Unit};
 use crate::engine::compression::Compression;
 use crate::engine::cut::{self, Next, OpenPoint, Plan, RoundResult, Swept};
@@ -63,7 +63,7 @@ pub struct Member<S, R> {
 impl<S, R> Member<S, R>
 where
     S: Serialize + Send + 'static,
-    R: DeserializeOwned + Credited + Send + std::fmt::Debug + 'static,
+    R: DeserializeOwned + Sorted + Send + std::fmt::Debug + 'static,
 {
     pub fn new(unit: Arc<Unit>, link: Link<S, R>) -> Self {
         Self {
@@ -174,7 +174,7 @@ pub async fn run<S, R>(
 ) -> Result<Vec<CutSummary>, CutError>
 where
     S: Serialize + Send + 'static,
-    R: DeserializeOwned + Credited + Send + std::fmt::Debug + 'static,
+    R: DeserializeOwned + Sorted + Send + std::fmt::Debug + 'static,
 {
     let mut results: Vec<RoundResult> = Vec::new();
     let mut widenings = 0;
@@ -219,7 +219,7 @@ type Held = Vec<VecDeque<Vec<ReadFrame>>>;
 async fn round<S, R>(members: &mut [Member<S, R>]) -> Result<(RoundResult, Held), CutError>
 where
     S: Serialize + Send + 'static,
-    R: DeserializeOwned + Credited + Send + std::fmt::Debug + 'static,
+    R: DeserializeOwned + Sorted + Send + std::fmt::Debug + 'static,
 {
     let began = Instant::now();
     let units: Vec<Arc<Unit>> = members.iter().map(|m| Arc::clone(&m.unit)).collect();
@@ -289,6 +289,6 @@ async fn audit<S, R>(members: &mut [Member<S, R>], so_far: Result<(), String>) -
 }
 
 /// Runs what scans maps or waits for the kernel away from the reactor.
-async fn on_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, CutError> {
+pub async fn on_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, CutError> {
     tokio::task::spawn_blocking(work).await.map_err(|_| CutError::Stopped("the agent is shutting down"))
 }

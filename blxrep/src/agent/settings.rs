@@ -26,6 +26,8 @@ pub struct Settings {
     pub boot_id_text: String,
     /// Reads in flight of an image.
     pub read_threads: usize,
+    /// Disks are read at idle I/O priority.
+    pub idle_io: bool,
 }
 
 impl Settings {
@@ -55,6 +57,7 @@ impl Settings {
             host: HostOptions { names: config.names },
             tracker,
             boot_id_text: boot_id_text.trim().to_owned(),
+            idle_io: config.idle_io,
             read_threads: usize::try_from(config.read_threads).unwrap_or(1),
         })
     }

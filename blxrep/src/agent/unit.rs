@@ -1,7 +1,7 @@
 //! One protected disk as the agent's tasks share it: what tracks it, what reads it, what is known of it.
 
 use crate::engine::audit::{Audit, Proof, Verdict};
-use crate::engine::cut::Witnesses;
+use crate::engine::cut::{self, Witnesses};
 use crate::io::source::DiskSource;
 use crate::io::tracker::DiskTracker;
 use crate::model::bitmap::Bitmap;
@@ -95,9 +95,10 @@ impl Unit {
         self.tracker.store_record(&record).map_err(|e| e.to_string())
     }
 
-    /// Records that `point` is durable at the dispatcher: coverage counts from here, and a shortfall that was
-    /// measured for the point is written off.
-    pub fn acknowledged(&self, point: PointId) -> Result<(), String> {
+    /// `point`, which carries these granules, is durable at the dispatcher: they are clean but for what moved since,
+    /// coverage counts from here, and a shortfall that was measured for the point is written off. Scans the maps.
+    pub fn published(&self, point: PointId, carried: &GranuleSet) -> Result<(), String> {
+        cut::acknowledge(self, carried);
         let mut state = self.state();
         state.audit.published();
         state.audit.take_changed();
@@ -153,10 +154,7 @@ impl Unit {
     pub fn audit(&self) -> Result<AuditOutcome, String> {
         let mut proof = Proof::new();
         loop {
-            let sample = self
-                .tracker
-                .audit_sample()
-                .map_err(|e| format!("cannot read the kernel's statistics: {e}"))?;
+            let sample = self.sample()?;
             let mut state = self.state();
             let verdict = proof.offer(&mut state.audit, &sample);
             if state.audit.take_changed() {
@@ -167,9 +165,7 @@ impl Unit {
                 None => std::thread::sleep(SAMPLE_PAUSE),
                 Some(Verdict::Proven) => return Ok(AuditOutcome::Proven(self.notes())),
                 Some(Verdict::Unproven(reason)) => {
-                    self.tracker
-                        .retire_stale()
-                        .map_err(|e| format!("cannot read the kernel's statistics: {e}"))?;
+                    self.tracker.retire_stale().map_err(unreadable)?;
                     return Ok(AuditOutcome::Unproven(reason));
                 }
                 Some(Verdict::Gap(reason)) => {

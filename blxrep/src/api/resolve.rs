@@ -33,6 +33,7 @@ pub fn disk<'a>(disks: &'a [DiskRow], text: &str) -> Result<&'a DiskRow> {
         row.device == text
             || row.device.strip_prefix("/dev/") == Some(text)
             || row.identity == text
+            || row.identity.split_once(':').is_some_and(|(_, value)| value == text)
             || row.id.to_string() == text
     };
     let mut found: Vec<&DiskRow> = disks.iter().filter(named).collect();

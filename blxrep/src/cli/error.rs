@@ -2,6 +2,7 @@
 
 use crate::api::client::ClientError;
 use crate::api::error::{ApiError, ErrorCode};
+use crate::config::ConfigError;
 use std::io;
 use std::process::ExitCode;
 
@@ -48,6 +49,7 @@ impl CliError {
                 ErrorCode::Failed | ErrorCode::Unavailable => FAILED,
             },
             Self::Client(ClientError::NotAllowed(_)) | Self::Refused(_) => REFUSED,
+            Self::Role(error) if is_misuse(error) => USAGE,
             Self::Usage(_) => USAGE,
             Self::Interrupted(_) => INTERRUPTED,
             Self::Client(_)
@@ -64,6 +66,11 @@ impl CliError {
     fn is_closed_pipe(&self) -> bool {
         matches!(self, Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe)
     }
+}
+
+/// Whether a role did not start because of what was typed or is in the configuration.
+fn is_misuse(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<ConfigError>().is_some_and(|error| !matches!(error, ConfigError::Read { .. }))
 }
 
 /// Says on stderr what went wrong, if anything did, and turns it into the process's exit code.

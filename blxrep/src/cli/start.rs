@@ -3,6 +3,7 @@
 use super::DATA_DIR_VARIABLE;
 use super::error::CliError;
 use crate::config::file::{AgentSection, DiskChoice, DispatcherSection};
+use crate::config::quantity;
 use crate::model::ids::AgentId;
 use crate::observe::LogFormat;
 use clap::{Args, ValueEnum};
@@ -19,7 +20,7 @@ Examples:
         --secret-file /etc/blxrep/secret
   One disk only, with at most 20 MiB/s:
     blxrep start --mode agent --id web1 --dispatcher-addr backup.example.com:8080 \\
-        --secret-file /etc/blxrep/secret --disk /dev/nvme0n1 --bandwidth-limit 20M";
+        --secret-file /etc/blxrep/secret --disk /dev/nvme0n1 --bandwidth-limit 20MiB";
 
 /// Run an agent or the dispatcher in the foreground
 #[derive(Debug, Args)]
@@ -42,7 +43,7 @@ pub struct StartArgs {
     #[arg(long, value_name = "ID", help_heading = "Agent")]
     id: Option<AgentId>,
     /// Where the dispatcher listens
-    #[arg(long, value_name = "HOST:PORT", value_parser = host_port, help_heading = "Agent")]
+    #[arg(long, value_name = "HOST:PORT", help_heading = "Agent")]
     dispatcher_addr: Option<String>,
     /// Protect this disk and no other (repeatable); without it, every whole disk with a stable identity
     #[arg(long = "disk", value_name = "DEV[=NAME]", help_heading = "Agent")]
@@ -50,7 +51,7 @@ pub struct StartArgs {
     /// Folder on bpffs that keeps tracking alive while no agent runs [default: /sys/fs/bpf/blxrep]
     #[arg(long, value_name = "DIR", help_heading = "Agent")]
     pin_dir: Option<PathBuf>,
-    /// Bytes per second on the wire, all disks together; K, M and G are powers of 1024
+    /// On the wire, all disks together, as 20MiB or 50MB per second
     #[arg(long, value_name = "RATE", value_parser = bytes_per_second, help_heading = "Agent")]
     bandwidth_limit: Option<u64>,
 
@@ -147,57 +148,6 @@ fn refuse<const N: usize>(foreign: [(&str, bool); N], owner: &str) -> Result<(),
     }
 }
 
-fn host_port(text: &str) -> Result<String, String> {
-    let valid = text.rsplit_once(':').is_some_and(|(host, port)| {
-        let bracketed = host.starts_with('[') && host.ends_with(']');
-        !host.is_empty()
-            && (bracketed || !host.contains(':'))
-            && port.parse::<u16>().is_ok_and(|port| port != 0)
-    });
-    if valid {
-        Ok(text.to_owned())
-    } else {
-        Err("expected HOST:PORT, as backup.example.com:8080 or [::1]:8080".into())
-    }
-}
-
 fn bytes_per_second(text: &str) -> Result<u64, String> {
-    let expected = || "expected bytes per second above 0, as 500K, 20M, 20MiB/s or 1G".to_owned();
-    let number = text.strip_suffix("/s").unwrap_or(text);
-    let number = number.strip_suffix("iB").or_else(|| number.strip_suffix('B')).unwrap_or(number);
-    let (number, shift) = match number.as_bytes().last() {
-        Some(b'k' | b'K') => (&number[..number.len() - 1], 10),
-        Some(b'm' | b'M') => (&number[..number.len() - 1], 20),
-        Some(b'g' | b'G') => (&number[..number.len() - 1], 30),
-        _ => (number, 0),
-    };
-    let rate = number.trim_end().parse::<u64>().ok().and_then(|n| n.checked_mul(1 << shift));
-    rate.filter(|rate| *rate > 0).ok_or_else(expected)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn rates_are_bytes_with_binary_units() {
-        for (text, rate) in
-            [("1", 1), ("500K", 512_000), ("20M", 20 << 20), ("20MiB/s", 20 << 20), ("1 G", 1 << 30)]
-        {
-            assert_eq!(bytes_per_second(text), Ok(rate), "{text}");
-        }
-        for text in ["", "0", "M", "-1", "1.5M", "20Mbit", "99999999999G", "20 potatoes"] {
-            assert!(bytes_per_second(text).is_err(), "{text}");
-        }
-    }
-
-    #[test]
-    fn an_address_has_a_host_and_a_port() {
-        for good in ["backup:8080", "10.0.0.1:1", "[::1]:8080"] {
-            assert!(host_port(good).is_ok(), "{good}");
-        }
-        for bad in ["", "backup", "backup:", ":8080", "backup:0", "backup:70000", "::1:8080"] {
-            assert!(host_port(bad).is_err(), "{bad}");
-        }
-    }
+    quantity::rate(text).ok_or_else(|| format!("expected {}", quantity::RATE))
 }

@@ -22,7 +22,7 @@ const DEFAULT_POLICIES: &str = "/etc/blxrep/policies";
 const DEFAULT_PINS: &str = "/sys/fs/bpf/blxrep";
 const DEFAULT_LISTEN: SocketAddr =
     SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED), 8080);
-/// 5 TiB of disks at 4 KiB granules.
+/// A disk of 5 TiB at 4 KiB granules.
 const DEFAULT_MAP_MEMORY: u64 = 512 << 20;
 /// Reads in flight per disk; more than 32 help no device and cost a thread each.
 const DEFAULT_READ_THREADS: u32 = 4;
@@ -70,7 +70,7 @@ pub struct AgentSection {
     pub pin_dir: Option<PathBuf>,
     /// Read disks at idle I/O priority.
     pub idle_io: Option<bool>,
-    /// Bytes of kernel maps, all disks together; above it granules get coarser.
+    /// Bytes of the maps of one disk; above it its granules get coarser.
     #[serde(default, deserialize_with = "quantity::bytes_field")]
     pub max_map_memory: Option<u64>,
     /// Reads in flight per disk.
@@ -143,6 +143,7 @@ pub struct AgentConfig {
 impl AgentConfig {
     /// Completes what was typed with what the file says, and that with defaults.
     pub fn new(typed: AgentSection, file: AgentSection) -> Result<Self, ConfigError> {
+        let id = typed.id.or(file.id).ok_or(ConfigError::Missing { key: "agent.id", option: "--id ID" })?;
         let dispatcher_addr = typed.dispatcher_addr.or(file.dispatcher_addr).ok_or(ConfigError::Missing {
             key: "agent.dispatcher_addr",
             option: "--dispatcher-addr HOST:PORT",
@@ -165,7 +166,7 @@ impl AgentConfig {
         // Not for the command line.
         file.hooks.check()?;
         Ok(Self {
-            id: typed.id.or(file.id).ok_or(ConfigError::Missing { key: "agent.id", option: "--id ID" })?,
+            id,
             dispatcher_addr,
             secret_file: typed.secret_file.or(file.secret_file).unwrap_or_else(|| DEFAULT_SECRET.into()),
             disks: chosen.into_iter().map(|disk| disk.device).collect(),
@@ -180,12 +181,14 @@ impl AgentConfig {
     }
 }
 
+/// `HOST:PORT`, with an IPv6 address in brackets.
 fn check_address(address: &str) -> Result<(), ConfigError> {
-    let port = address
-        .rsplit_once(':')
-        .filter(|(host, _)| !host.is_empty())
-        .and_then(|(_, port)| port.parse::<u16>().ok());
-    if port.is_some_and(|port| port != 0) {
+    let valid = address.rsplit_once(':').is_some_and(|(host, port)| {
+        let bracketed = host.starts_with('[') && host.ends_with(']');
+        let host = !host.is_empty() && (bracketed || !host.contains(':'));
+        host && port.parse::<u16>().is_ok_and(|port| port != 0)
+    });
+    if valid {
         return Ok(());
     }
     let problem = format!("`{address}` is no HOST:PORT, such as backup.example.com:8080 or [::1]:8080");
@@ -287,6 +290,13 @@ mod tests {
     }
 
     #[test]
+    fn an_address_is_a_host_and_a_port() {
+        for good in ["backup:8080", "10.0.0.1:1", "[::1]:8080"] {
+            assert!(check_address(good).is_ok(), "{good}");
+        }
+    }
+
+    #[test]
     fn what_is_missing_or_wrong_is_named() {
         let new = |text: &str| {
             AgentConfig::new(AgentSection::default(), file(text).unwrap().agent).unwrap_err().to_string()
@@ -295,8 +305,8 @@ mod tests {
             new("agent:\n  dispatcher_addr: a:1\n"),
             "agent.id is not given: set it in the configuration, or use `--id ID`"
         );
-        assert!(new("agent: {}\n").contains("--dispatcher-addr HOST:PORT"));
-        for bad in ["backup", ":8080", "backup:0", "backup:99999", "backup:"] {
+        assert!(new("agent: {id: a}\n").contains("--dispatcher-addr HOST:PORT"));
+        for bad in ["backup", ":8080", "backup:0", "backup:99999", "backup:", "::1:8080"] {
             assert!(
                 new(&format!("agent: {{id: a, dispatcher_addr: \"{bad}\"}}\n")).contains("no HOST:PORT"),
                 "{bad}"

@@ -44,6 +44,16 @@ pub fn bytes(text: &str, bare: u64) -> Option<u64> {
     number.checked_mul(unit)
 }
 
+/// What a rate may look like.
+pub(crate) const RATE: &str =
+    "a rate such as 500KiB, 50MiB or 100MB per second (a bare number is MB per second, 0 is no limit)";
+
+/// Bytes per second, as [`RATE`] says.
+#[must_use]
+pub(crate) fn rate(text: &str) -> Option<u64> {
+    bytes(text, 1_000_000)
+}
+
 /// A whole number and what follows it.
 fn split(text: &str) -> Option<(u64, &str)> {
     let text = text.trim();
@@ -94,9 +104,7 @@ pub(super) fn bytes_field<'de, D: Deserializer<'de>>(d: D) -> Result<Option<u64>
 
 /// For `#[serde(deserialize_with)]`: an optional rate in bytes per second.
 pub(super) fn rate_field<'de, D: Deserializer<'de>>(d: D) -> Result<Option<u64>, D::Error> {
-    let expected =
-        "a rate such as 500KiB, 50MiB or 100MB per second (a bare number is MB per second, 0 is no limit)";
-    d.deserialize_any(Quantity { read: |text| bytes(text, 1_000_000), expected }).map(Some)
+    d.deserialize_any(Quantity { read: rate, expected: RATE }).map(Some)
 }
 
 #[cfg(test)]

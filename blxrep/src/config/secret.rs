@@ -21,6 +21,9 @@ pub const DENIED: &str = "unknown agent or wrong secret";
 pub enum SecretError {
     #[error("cannot read the secret {}: {source}", path.display())]
     Read { path: PathBuf, source: io::Error },
+    #[error("there is no secret {}: copy it from where the dispatcher runs, or make the first one with \
+             `umask 077 && openssl rand -hex 32 > {}`", path.display(), path.display())]
+    Missing { path: PathBuf },
     #[error("the secret {} is no regular file", path.display())]
     NotAFile { path: PathBuf },
     #[error("the secret {} can be used by others (mode {mode:04o}): run `chmod 600 {}`", path.display(), path.display())]
@@ -45,7 +48,10 @@ impl Secret {
     /// Reads a secret that nobody else could have read or written. One line end after it is not part of it.
     pub fn load(path: &Path) -> Result<Self, SecretError> {
         let failed = |source| SecretError::Read { path: path.to_owned(), source };
-        let mut file = File::open(path).map_err(failed)?;
+        let mut file = File::open(path).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => SecretError::Missing { path: path.to_owned() },
+            _ => failed(error),
+        })?;
         // Of the open file, so that it cannot be changed for another between the check and the use.
         let metadata = file.metadata().map_err(failed)?;
         if FileType::from_raw_mode(metadata.mode()) != FileType::RegularFile {
@@ -159,7 +165,7 @@ mod tests {
         assert!(matches!(loaded(b"0123456789abcde\n", 0o600), Err(SecretError::Length { length: 15, .. })));
         assert!(matches!(loaded(&[b'x'; 1025], 0o600), Err(SecretError::Length { .. })));
         assert!(matches!(loaded(&[b'x'; 100_000], 0o600), Err(SecretError::Length { .. })));
-        assert!(matches!(Secret::load(Path::new("/nonexistent")), Err(SecretError::Read { .. })));
+        assert!(matches!(Secret::load(Path::new("/nonexistent")), Err(SecretError::Missing { .. })));
         let dir = tempfile::tempdir().unwrap();
         assert!(matches!(Secret::load(dir.path()), Err(SecretError::NotAFile { .. })));
     }

@@ -228,8 +228,20 @@ impl Hub {
         if let Some(problem) = &offer {
             return Err(ApiError::refused(format!("{} cannot be protected: {problem}", disk.device)));
         }
+        if self.excludes(&disk) {
+            let device = &disk.device;
+            return Err(ApiError::refused(format!(
+                "the policy of its agent leaves {device} out: see `disks_excluded`"
+            )));
+        }
         let of_disk = |a: &&Action| a.disk == Some(disk.id) && a.kind == ActionKind::Snapshot;
         let id = match self.open.values().find(of_disk) {
+            Some(open) if open.state == ActionState::Paused => {
+                return Err(ApiError::refused(format!(
+                    "its snapshot is paused: `blxrep resume {}`",
+                    open.id
+                )));
+            }
             Some(open) => open.id,
             None => {
                 let id = self.begin(ActionKind::Snapshot, Some(&disk))?;

@@ -15,7 +15,7 @@ use crate::model::policy::EffectivePolicy;
 use crate::model::units::MIN_GRANULE_SHIFT;
 use crate::store::catalog::{DiskOffer, PointFilter};
 use crate::store::{Store, StoreError};
-use crate::wire::config::{DiskStatus, Offer, SyncOutcome, ToAgent, ToDispatcher};
+use crate::wire::config::{Control, DiskStatus, Offer, SyncOutcome, ToAgent, ToDispatcher};
 use jiff::Timestamp;
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
@@ -279,14 +279,16 @@ impl Hub {
         Ok(self.store.disks()?.into_iter().find(|d| d.agent == *agent && d.identity == *identity))
     }
 
-    /// Sends the policy in force if it is not the one that was sent last.
-    fn send_policy(&mut self, agent: &AgentId) {
+    /// Sends the policy in force if it is not the one that was sent last; says whether it did.
+    fn send_policy(&mut self, agent: &AgentId) -> bool {
         let policy = self.policies.for_agent(agent).unwrap_or_default();
-        let Some(session) = self.sessions.get_mut(agent) else { return };
-        if session.policy.as_ref() != Some(&policy) {
+        let Some(session) = self.sessions.get_mut(agent) else { return false };
+        let changed = session.policy.as_ref() != Some(&policy);
+        if changed {
             session.policy = Some(policy.clone());
             self.send(agent, ToAgent::Policy(policy));
         }
+        changed
     }
 
     /// Gives the agent its duties for all disks that it offers.
@@ -309,24 +311,20 @@ impl Hub {
 
     /// Decides what is to be done for a disk and tells its agent. Says which action that is.
     pub fn assign_disk(&mut self, disk: &Disk) -> Result<Option<ActionId>, StoreError> {
-        let policy = self.policies.for_agent(&disk.agent);
-        let excluded = |p: &EffectivePolicy| {
-            let identity = disk.identity.to_string();
-            let short = disk.device.trim_start_matches("/dev/");
-            p.disks_excluded.iter().any(|d| *d == disk.device || *d == short || *d == identity)
-        };
         let mut actions: Vec<Action> =
             self.store.actions()?.into_iter().filter(|a| a.disk == Some(disk.id)).collect();
         actions.sort_by_key(|a| std::cmp::Reverse(a.created));
         let filter = PointFilter { disk: Some(disk.id), newest: Some(1), ..PointFilter::default() };
         let facts = Facts {
             has_base: !self.store.points(&filter)?.is_empty(),
-            in_policy: policy.is_some_and(|p| !excluded(&p)),
+            in_policy: self.policies.for_agent(&disk.agent).is_some(),
+            excluded: self.excludes(disk),
             actions: actions.iter().collect(),
         };
         let identity = disk.identity.clone();
         let (action, message) = match duty(&facts) {
             Duty::Idle => return Ok(None),
+            Duty::Release(action) => (action, ToAgent::Control { action, control: Control::Release }),
             Duty::Snapshot(action) => (action, ToAgent::Snapshot { action, disk: identity }),
             Duty::Live { action, paused } => (action, ToAgent::Live { action, disk: identity, paused }),
             Duty::NewSnapshot => {
@@ -340,6 +338,12 @@ impl Hub {
         };
         self.send(&disk.agent, message);
         Ok(Some(action))
+    }
+
+    /// Whether a policy leaves the disk out.
+    pub fn excludes(&mut self, disk: &Disk) -> bool {
+        let policy = self.policies.for_agent(&disk.agent);
+        policy.is_some_and(|policy| policy.excludes(&disk.device, &disk.identity))
     }
 
     /// Makes an action, queued.
@@ -424,7 +428,10 @@ impl Hub {
         let agents: Vec<AgentId> = self.sessions.keys().cloned().collect();
         for agent in agents {
             self.send(&agent, ToAgent::Ping(self.pings));
-            self.send_policy(&agent);
+            // What a policy names now, it may not have named before.
+            if self.send_policy(&agent) {
+                self.assign(&agent);
+            }
         }
     }
 

@@ -97,7 +97,7 @@ impl LiveLink {
                 }
                 Incoming::End { .. } => {
                     let open = self.open.take().ok_or(LiveError::Unexpected("an end"))?;
-                    let answer = self.finish(&disk, open).await?;
+                    let answer = self.finish(&disk, open, connection).await?;
                     connection.sender.send_control(&answer).await?;
                 }
                 Incoming::Control(ToDispatcher::Abort { reason }) => {
@@ -157,7 +157,8 @@ impl LiveLink {
         Ok(ToAgent::Accept { point: asked.point, parent })
     }
 
-    async fn finish(&self, disk: &Disk, open: Open) -> Result<ToAgent, LiveError> {
+    /// Completes the point and waits for the other disks of its cut.
+    async fn finish(&self, disk: &Disk, open: Open, connection: &mut Live) -> Result<ToAgent, LiveError> {
         let (summary, granules) = open.sealed.ok_or(LiveError::Unexpected("an end without a seal"))?;
         let group = summary.group.clone();
         let (agent, cut, identity) = (self.agent.clone(), open.cut, disk.identity.clone());
@@ -166,20 +167,41 @@ impl LiveLink {
             Ok(writer) => self.shared.blocking(move |_| writer.finish(summary, granules)).await,
             Err(reason) => Err(reason),
         };
-        let outcome = match ready {
-            Ok(ready) => self.shared.publisher.publish(agent, cut, group, identity, ready).await,
+        let publisher = &self.shared.publisher;
+        let (outcome, broken) = match ready {
+            Ok(ready) => {
+                let published = publisher.publish(agent.clone(), cut, group, identity, ready);
+                tokio::pin!(published);
+                tokio::select! {
+                    outcome = &mut published => (outcome, None),
+                    // Nothing is to be said before the answer: an agent that is gone leaves no cut waiting for it.
+                    said = connection.receiver.recv() => {
+                        publisher.abort(agent, cut, "its agent is gone".to_owned()).await;
+                        // It may have been published at the last moment.
+                        (published.await, Some(said))
+                    }
+                }
+            }
             Err(reason) => {
-                self.shared.publisher.abort(agent, cut, reason.clone()).await;
-                Err(reason)
+                publisher.abort(agent, cut, reason.clone()).await;
+                (Err(reason), None)
             }
         };
-        Ok(match outcome {
+        let answer = match outcome {
             Ok(point) => {
                 self.shared.note(Note::Published { point: Box::new(point) }).await;
                 ToAgent::Published { point: open.point }
             }
             Err(reason) => ToAgent::Failed { reason },
-        })
+        };
+        match broken {
+            None => Ok(answer),
+            Some(Ok(Incoming::Closed { .. })) => {
+                Err(LiveError::Refused("closed while a cut was waiting".into()))
+            }
+            Some(Ok(_)) => Err(LiveError::Unexpected("a message before the answer")),
+            Some(Err(error)) => Err(error.into()),
+        }
     }
 
     /// The writer gave up in mid-transfer: the agent is told why, and the connection ends.

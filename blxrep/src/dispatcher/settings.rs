@@ -2,6 +2,7 @@
 
 use super::backend::HouseFacts;
 use crate::cli::start::DispatcherArgs;
+use crate::config::ConfigError;
 use crate::config::file::{ConfigFile, DispatcherConfig};
 use crate::config::policy::Policies;
 use crate::config::secret::{Access, Secret};
@@ -93,12 +94,14 @@ impl Settings {
 }
 
 /// Without encryption, everything that agents send could be read and changed on its way.
-fn refuse_exposed(listen: SocketAddr) -> anyhow::Result<()> {
-    anyhow::ensure!(
-        listen.ip().is_loopback(),
-        "will not listen on {listen}: this version does not encrypt, so disks and secrets would cross the network \
-         in the clear; use --listen 127.0.0.1:{} and carry it through ssh or WireGuard",
+fn refuse_exposed(listen: SocketAddr) -> Result<(), ConfigError> {
+    if listen.ip().is_loopback() {
+        return Ok(());
+    }
+    let problem = format!(
+        "{listen} is no loopback address: this version does not encrypt, so disks and secrets would cross the \
+         network in the clear; use --listen 127.0.0.1:{} and carry it through ssh or WireGuard",
         listen.port()
     );
-    Ok(())
+    Err(ConfigError::Value { key: "dispatcher.listen", problem })
 }

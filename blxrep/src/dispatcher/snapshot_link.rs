@@ -17,7 +17,7 @@ use tokio::sync::watch;
 /// How much may have to be sent again after a break: what was written since the last checkpoint.
 const CHECKPOINT_BYTES: u64 = 256 << 20;
 /// And how long ago the last checkpoint may be, on slow links.
-const CHECKPOINT_EVERY: Duration = Duration::from_secs(5);
+const CHECKPOINT_EVERY: Duration = Duration::from_secs(1);
 
 /// Why the connection ended.
 #[derive(Debug, thiserror::Error)]

@@ -42,21 +42,44 @@ pub struct Swept {
     pub pending: GranuleSet,
 }
 
+/// One step of a sweep. Each is taken on every disk of the group before the next begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Moves issued bits into pending. The cut is the instant at which this begins on the first disk.
+    Issued,
+    /// Looks at issued again, without clearing.
+    Again,
+    /// Walks the table of requests in flight.
+    InFlight,
+    /// Moves completed bits into pending.
+    Completed,
+}
+
+impl Step {
+    /// The order is what makes the point a state the disks had.
+    pub const ORDER: [Self; 4] = [Self::Issued, Self::Again, Self::InFlight, Self::Completed];
+
+    /// Takes the step on one disk.
+    pub fn take<W: Witnesses + ?Sized>(self, disk: &W, swept: &mut Swept) {
+        match self {
+            Self::Issued => swept.issued = disk.issued().sweep_into(&disk.pending()),
+            Self::Again => swept.again = disk.issued().peek(),
+            Self::InFlight => swept.in_flight = disk.in_flight(),
+            Self::Completed => {
+                swept.completed = disk.completed().sweep_into(&disk.pending());
+                swept.pending = disk.pending().peek();
+            }
+        }
+    }
+}
+
 /// Step 1 for the whole group. The cut is the instant at which this is called.
 pub fn sweep<W: Witnesses + ?Sized>(group: &[&W]) -> Vec<Swept> {
-    let mut swept: Vec<Swept> = group
-        .iter()
-        .map(|disk| Swept { issued: disk.issued().sweep_into(&disk.pending()), ..Swept::default() })
-        .collect();
-    for (disk, swept) in group.iter().zip(&mut swept) {
-        swept.again = disk.issued().peek();
-    }
-    for (disk, swept) in group.iter().zip(&mut swept) {
-        swept.in_flight = disk.in_flight();
-    }
-    for (disk, swept) in group.iter().zip(&mut swept) {
-        swept.completed = disk.completed().sweep_into(&disk.pending());
-        swept.pending = disk.pending().peek();
+    let mut swept = vec![Swept::default(); group.len()];
+    for step in Step::ORDER {
+        for (disk, swept) in group.iter().zip(&mut swept) {
+            step.take(*disk, swept);
+        }
     }
     swept
 }

@@ -8,8 +8,10 @@ use crate::model::ids::ActionId;
 pub struct Facts<'a> {
     /// A base has been published.
     pub has_base: bool,
-    /// A policy names the agent, and does not exclude the disk.
+    /// A policy names the agent.
     pub in_policy: bool,
+    /// That policy leaves the disk out.
+    pub excluded: bool,
     /// The disk's snapshot and live actions, newest first.
     pub actions: Vec<&'a Action>,
 }
@@ -19,6 +21,8 @@ pub struct Facts<'a> {
 pub enum Duty {
     /// Nothing: no policy asks for it, or a person paused or cancelled it.
     Idle,
+    /// Leave the disk alone, until the policy that excludes it changes.
+    Release(ActionId),
     /// Go on with an action that exists.
     Snapshot(ActionId),
     Live {
@@ -37,6 +41,10 @@ pub fn duty(facts: &Facts<'_>) -> Duty {
     let of = |kind| move |a: &&&Action| a.kind == kind;
     let snapshot = facts.actions.iter().find(of(ActionKind::Snapshot));
     let live = facts.actions.iter().find(of(ActionKind::Live));
+    if facts.excluded {
+        let open = facts.actions.iter().find(|a| !a.state.is_final());
+        return open.map_or(Duty::Idle, |a| Duty::Release(a.id));
+    }
     if let Some(open) = snapshot.filter(|a| !a.state.is_final()) {
         return if open.state == ActionState::Paused { Duty::Idle } else { Duty::Snapshot(open.id) };
     }
@@ -75,7 +83,17 @@ mod tests {
     }
 
     fn decide(has_base: bool, in_policy: bool, actions: &[Action]) -> Duty {
-        duty(&Facts { has_base, in_policy, actions: actions.iter().collect() })
+        duty(&Facts { has_base, in_policy, excluded: false, actions: actions.iter().collect() })
+    }
+
+    #[test]
+    fn a_disk_that_a_policy_leaves_out_is_released_and_taken_up_again() {
+        let live = [action(4, ActionKind::Live, ActionState::Running)];
+        let facts =
+            |excluded| Facts { has_base: true, in_policy: true, excluded, actions: live.iter().collect() };
+        assert_eq!(duty(&facts(true)), Duty::Release(ActionId(4)));
+        assert_eq!(duty(&facts(false)), Duty::Live { action: ActionId(4), paused: false });
+        assert_eq!(duty(&Facts { excluded: true, in_policy: true, ..Facts::default() }), Duty::Idle);
     }
 
     #[test]

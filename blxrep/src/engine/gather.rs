@@ -6,14 +6,17 @@
 //!                                     |
 //!                                     | abort: a member failed, was cancelled, or its connection ended
 //!                                     v
-//!                                  dissolved (members handed back, forgotten)
+//!                                  dissolved (members handed back; who comes later is refused)
 //! ```
 
 use crate::model::ids::{CutId, DiskIdentity};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 /// Cuts that wait at the same time, over all agents; one more is refused. An agent has at most two.
 pub const MAX_WAITING: usize = 4096;
+
+/// Dissolved cuts that are remembered. Their last members come within moments, and an agent has at most two cuts.
+const REMEMBERED: usize = 1024;
 
 /// A member that is ready: whatever the caller keeps for it.
 #[derive(Debug)]
@@ -31,6 +34,8 @@ pub enum GatherError {
     Twice(DiskIdentity, CutId),
     #[error("disk {0} names other members of cut {1} than the first member did")]
     OtherGroup(DiskIdentity, CutId),
+    #[error("another disk of cut {0} failed")]
+    Dissolved(CutId),
     #[error("{MAX_WAITING} cuts are waiting for members already")]
     TooMany,
 }
@@ -42,11 +47,13 @@ type Key<A> = (A, CutId);
 #[derive(Debug)]
 pub struct Gather<A, T> {
     cuts: BTreeMap<Key<A>, Waiting<T>>,
+    /// The newest last.
+    dissolved: VecDeque<Key<A>>,
 }
 
 impl<A, T> Default for Gather<A, T> {
     fn default() -> Self {
-        Self { cuts: BTreeMap::new() }
+        Self { cuts: BTreeMap::new(), dissolved: VecDeque::new() }
     }
 }
 
@@ -64,6 +71,9 @@ impl<A: Ord + Clone, T> Gather<A, T> {
             return Err((GatherError::NotAMember(disk.clone(), cut), member));
         }
         let key = (agent.clone(), cut);
+        if self.dissolved.contains(&key) {
+            return Err((GatherError::Dissolved(cut), member));
+        }
         if !self.cuts.contains_key(&key) && self.cuts.len() >= MAX_WAITING {
             return Err((GatherError::TooMany, member));
         }
@@ -85,9 +95,14 @@ impl<A: Ord + Clone, T> Gather<A, T> {
         Ok(complete.map(|w| w.ready.into_iter().map(|(_, member)| member).collect()))
     }
 
-    /// A member will not come: hands back those that wait for it.
+    /// A member will not come: hands back those that wait for it, and refuses those that are still to come.
     pub fn abort(&mut self, agent: &A, cut: CutId) -> Vec<T> {
-        let dissolved = self.cuts.remove(&(agent.clone(), cut));
+        let key = (agent.clone(), cut);
+        let dissolved = self.cuts.remove(&key);
+        if self.dissolved.len() >= REMEMBERED {
+            self.dissolved.pop_front();
+        }
+        self.dissolved.push_back(key);
         dissolved.map(|w| w.ready.into_iter().map(|(_, member)| member).collect()).unwrap_or_default()
     }
 }
@@ -120,6 +135,20 @@ mod tests {
         assert!(gather.join(&"x", CutId(1), &group, &disk("a"), 2).is_err());
         assert!(gather.join(&"x", CutId(1), &[disk("b")], &disk("b"), 3).is_err());
         assert_eq!(gather.abort(&"x", CutId(1)), vec![1]);
+    }
+
+    #[test]
+    fn who_comes_after_a_failure_does_not_wait() {
+        let mut gather = Gather::default();
+        let group = [disk("a"), disk("b")];
+        assert!(gather.abort(&"x", CutId(1)).is_empty(), "the first to fail had not joined");
+        let late = gather.join(&"x", CutId(1), &group, &group[1], 2);
+        assert_eq!(late, Err((GatherError::Dissolved(CutId(1)), 2)));
+        assert_eq!(gather.join(&"x", CutId(2), &group, &group[1], 2), Ok(None), "the next cut is another");
+        for cut in 10..5000 {
+            gather.abort(&"x", CutId(cut));
+        }
+        assert!(gather.dissolved.len() <= REMEMBERED);
     }
 
     #[test]

@@ -66,6 +66,64 @@ unsafe impl Send for AlignedBuf {}
 // SAFETY: shared references only read.
 unsafe impl Sync for AlignedBuf {}
 
+/// An aligned buffer that is filled from the start and remembers how far.
+pub struct AlignedBuffer {
+    bytes: AlignedBuf,
+    len: usize,
+    capacity: usize,
+}
+
+impl fmt::Debug for AlignedBuffer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "AlignedBuffer({} of {} bytes)", self.len, self.capacity)
+    }
+}
+
+impl AlignedBuffer {
+    #[must_use]
+    pub fn new(capacity: usize) -> Self {
+        Self { bytes: AlignedBuf::new(capacity), len: 0, capacity }
+    }
+
+    #[must_use]
+    pub const fn len(&self) -> usize {
+        self.len
+    }
+
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    #[must_use]
+    pub const fn space(&self) -> usize {
+        self.capacity - self.len
+    }
+
+    #[must_use]
+    pub fn as_slice(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
+
+    /// The first `len` bytes, to be filled.
+    pub fn fill(&mut self, len: usize) -> &mut [u8] {
+        self.len = len.min(self.capacity);
+        &mut self.bytes[..self.len]
+    }
+
+    /// Appends as much of `bytes` as there is space for; returns how much.
+    pub fn append(&mut self, bytes: &[u8]) -> usize {
+        let n = bytes.len().min(self.space());
+        self.bytes[self.len..self.len + n].copy_from_slice(&bytes[..n]);
+        self.len += n;
+        n
+    }
+
+    pub fn clear(&mut self) {
+        self.len = 0;
+    }
+}
+
 /// A fixed number of buffers that come back when they are dropped. Taking one waits until there is one: the pool is
 /// the bound on a reader's memory.
 #[derive(Debug)]

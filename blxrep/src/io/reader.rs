@@ -12,6 +12,7 @@
 //! Memory is the pool: [`buffers`] of one batch each. Everything else is bounded by it.
 
 use super::buffer::{ALIGN, BufferPool, PooledBuf};
+use super::priority;
 use super::source::{DiskSource, SourceError};
 use crate::model::encoding::{Encoding, is_zero};
 use crate::wire::frame::{Data, HEADER_BYTES};
@@ -158,6 +159,11 @@ fn worker(
     batches: &std_mpsc::Receiver<(PooledBuf, Batch)>,
     frames: &mpsc::Sender<Read>,
 ) {
+    if disk.idle
+        && let Err(error) = priority::set_idle()
+    {
+        tracing::debug!(%error, "reads go on at the usual priority");
+    }
     let mut compressor = zstd::bulk::Compressor::new(ZSTD_LEVEL).ok();
     while let Ok((mut buffer, batch)) = batches.recv() {
         let mut zstd = compressor.as_mut().filter(|_| compress.load(Ordering::Relaxed));
@@ -294,7 +300,7 @@ mod tests {
         }
         file.write_all(&content).unwrap();
         file.flush().unwrap();
-        let disk = Arc::new(DiskSource::open(file.path()).unwrap());
+        let disk = Arc::new(DiskSource::open(file.path(), true).unwrap());
         for compress in [false, true] {
             let end = content.len() as u64;
             let mut pieces: Vec<Range<u64>> =

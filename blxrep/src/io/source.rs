@@ -21,15 +21,17 @@ pub enum SourceError {
 pub struct DiskSource {
     fd: OwnedFd,
     path: PathBuf,
+    /// Reading threads give way to everybody else who uses the disk.
+    pub idle: bool,
 }
 
 impl DiskSource {
     /// Opens the node read-only with `O_DIRECT`.
-    pub fn open(path: &Path) -> Result<Self, SourceError> {
+    pub fn open(path: &Path, idle: bool) -> Result<Self, SourceError> {
         let flags = OFlags::RDONLY | OFlags::DIRECT | OFlags::CLOEXEC;
         let fd = rustix::fs::open(path, flags, Mode::empty())
             .map_err(|error| SourceError::Open { path: path.to_owned(), error })?;
-        Ok(Self { fd, path: path.to_owned() })
+        Ok(Self { fd, path: path.to_owned(), idle })
     }
 
     /// Fills `buf` from byte `offset`. The buffer's address, its length and the offset are multiples of the

@@ -1,6 +1,7 @@
 //! Files and directories of the store, and of restores. Every operation goes through [`Storage`], so that a test
 //! can make any of them fail: the gate is asked before each.
 
+use super::buffer::ALIGN;
 use rustix::fs::{FallocateFlags, FlockOperation, OFlags, SeekFrom};
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
@@ -11,8 +12,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Memory, offset and length of a direct transfer are multiples of this: the largest logical block of disks.
-pub const DIRECT_ALIGNMENT: usize = 4096;
 /// Backups hold everything that their disks hold: only their owner reads them.
 const FILE_MODE: u32 = 0o600;
 const DIRECTORY_MODE: u32 = 0o700;
@@ -298,10 +297,9 @@ impl DataFile {
 
     /// How much of `bytes` can go directly.
     fn direct_length(&self, bytes: &[u8], offset: u64) -> usize {
-        let aligned = bytes.as_ptr().addr().is_multiple_of(DIRECT_ALIGNMENT)
-            && offset.is_multiple_of(DIRECT_ALIGNMENT as u64);
+        let aligned = bytes.as_ptr().addr().is_multiple_of(ALIGN) && offset.is_multiple_of(ALIGN as u64);
         let possible = self.direct.is_some() && !self.refused.load(Ordering::Relaxed);
-        if aligned && possible { bytes.len() / DIRECT_ALIGNMENT * DIRECT_ALIGNMENT } else { 0 }
+        if aligned && possible { bytes.len() / ALIGN * ALIGN } else { 0 }
     }
 
     /// Makes a range read as zeroes and gives its blocks back; the file must be that long already.
@@ -402,71 +400,10 @@ impl DataFile {
     }
 }
 
-/// Bytes in memory that direct transfers accept.
-pub struct AlignedBuffer {
-    bytes: Vec<u8>,
-    skew: usize,
-    len: usize,
-    capacity: usize,
-}
-
-impl std::fmt::Debug for AlignedBuffer {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("AlignedBuffer").field("len", &self.len).field("capacity", &self.capacity).finish()
-    }
-}
-
-impl AlignedBuffer {
-    #[must_use]
-    pub fn new(capacity: usize) -> Self {
-        let bytes = vec![0; capacity + DIRECT_ALIGNMENT];
-        let skew = bytes.as_ptr().addr().wrapping_neg() % DIRECT_ALIGNMENT;
-        Self { bytes, skew, len: 0, capacity }
-    }
-
-    #[must_use]
-    pub const fn len(&self) -> usize {
-        self.len
-    }
-
-    #[must_use]
-    pub const fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-
-    #[must_use]
-    pub const fn space(&self) -> usize {
-        self.capacity - self.len
-    }
-
-    #[must_use]
-    pub fn as_slice(&self) -> &[u8] {
-        &self.bytes[self.skew..self.skew + self.len]
-    }
-
-    /// The first `len` bytes, to be filled.
-    pub fn fill(&mut self, len: usize) -> &mut [u8] {
-        self.len = len.min(self.capacity);
-        &mut self.bytes[self.skew..self.skew + self.len]
-    }
-
-    /// Appends as much of `bytes` as there is space for; returns how much.
-    pub fn append(&mut self, bytes: &[u8]) -> usize {
-        let n = bytes.len().min(self.space());
-        let at = self.skew + self.len;
-        self.bytes[at..at + n].copy_from_slice(&bytes[..n]);
-        self.len += n;
-        n
-    }
-
-    pub fn clear(&mut self) {
-        self.len = 0;
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::io::buffer::AlignedBuffer;
 
     #[test]
     fn aligned_and_unaligned_writes_read_back_together() {

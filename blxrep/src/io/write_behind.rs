@@ -1,6 +1,7 @@
 //! Writes carried out by a thread of their own, in order, while the next buffer is filled.
 
-use super::storage::{AlignedBuffer, DataFile, StorageError};
+use super::buffer::AlignedBuffer;
+use super::storage::{DataFile, StorageError};
 use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -95,8 +96,12 @@ impl WriteBehind {
     }
 
     fn collect(&mut self) -> Result<(), StorageError> {
+        if self.in_flight == 0 {
+            // Buffers do not come back from writes that failed: there is nothing to wait for.
+            return Err(stopped(&self.file));
+        }
         let result = self.done.recv().unwrap_or_else(|_| Err(stopped(&self.file)));
-        self.in_flight = self.in_flight.saturating_sub(1);
+        self.in_flight -= 1;
         self.failed |= result.is_err();
         self.spare.push(result?);
         Ok(())

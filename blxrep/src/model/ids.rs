@@ -144,6 +144,19 @@ pub enum DiskIdentity {
     Named(String),
 }
 
+impl DiskIdentity {
+    /// Whether a person may mean this disk: by the whole identity, or by its value without the kind.
+    #[must_use]
+    pub fn is_called(&self, text: &str) -> bool {
+        let (Self::Wwn(value)
+        | Self::Serial(value)
+        | Self::Gpt(value)
+        | Self::Mbr(value)
+        | Self::Named(value)) = self;
+        value == text || self.to_string() == text
+    }
+}
+
 impl fmt::Display for DiskIdentity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -168,6 +181,13 @@ mod tests {
         for bad in ["", "0", "0000000000000000", "+0abcdef01234567", "00abcdef0123456", "zzabcdef01234567"] {
             assert!(bad.parse::<PointId>().is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_disk_is_called_by_its_name_alone_too() {
+        let disk = DiskIdentity::Named("data".to_owned());
+        assert!(disk.is_called("data") && disk.is_called("name:data"));
+        assert!(!disk.is_called("serial:data") && !disk.is_called("dat") && !disk.is_called("name:"));
     }
 
     #[test]

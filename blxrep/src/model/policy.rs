@@ -2,6 +2,7 @@
 //!
 //! Files that people write are parsed by `config::policy`; this is the result.
 
+use super::ids::DiskIdentity;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
@@ -21,6 +22,15 @@ pub struct EffectivePolicy {
     pub bandwidth_limit: Option<u64>,
     /// Devices left out (`/dev/sdb`, names or identities).
     pub disks_excluded: Vec<String>,
+}
+
+impl EffectivePolicy {
+    /// Whether a disk is left out.
+    #[must_use]
+    pub fn excludes(&self, device: &str, identity: &DiskIdentity) -> bool {
+        let short = device.trim_start_matches("/dev/");
+        self.disks_excluded.iter().any(|text| text == device || text == short || identity.is_called(text))
+    }
 }
 
 impl Default for EffectivePolicy {

@@ -3,7 +3,8 @@
 use super::StoreError;
 use crate::format::header::{FileHeader, HEADER_BYTES};
 use crate::format::trailer::{Digest, Trailer};
-use crate::io::storage::{Access, AlignedBuffer, DataFile, Storage};
+use crate::io::buffer::AlignedBuffer;
+use crate::io::storage::{Access, DataFile, Storage};
 use std::path::Path;
 
 /// What is gathered before it is written: the length of one read of the agent.

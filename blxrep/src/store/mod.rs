@@ -42,7 +42,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// What to do about a catalog that cannot be used.
-const REMEDY: &str = "restore blxrep.redb from a copy, or run `blxrep catalog rebuild`";
+const REMEDY: &str = "put back a copy of blxrep.redb that fits the files beside it";
 
 /// Why the store did not do what it was asked.
 #[derive(Debug, thiserror::Error)]

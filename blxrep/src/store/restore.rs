@@ -4,7 +4,8 @@
 //! the end, past the page cache.
 
 use super::{Store, StoreError};
-use crate::io::storage::{Access, AlignedBuffer, DataFile, Storage};
+use crate::io::buffer::AlignedBuffer;
+use crate::io::storage::{Access, DataFile, Storage};
 use crate::io::write_behind::WriteBehind;
 use crate::model::encoding::is_zero;
 use crate::model::ids::PointId;

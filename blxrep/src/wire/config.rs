@@ -48,6 +48,8 @@ pub enum Control {
     Pause,
     Resume,
     Cancel,
+    /// The policy leaves the disk out now: leave it alone. The action stays, queued.
+    Release,
 }
 
 /// Agent to dispatcher.

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 /// Large enough to be killed in the middle at this speed.
 const BYTES: u64 = 192 * MIB;
-const SLOWLY: [&str; 2] = ["--bandwidth-limit", "32M"];
+const SLOWLY: [&str; 2] = ["--bandwidth-limit", "32MiB"];
 /// Re-read after a kill at most: what was not yet durable (8 MiB in flight on either side, a checkpoint), and reads
 /// ahead of it.
 const SLACK: u64 = 64 * MIB;

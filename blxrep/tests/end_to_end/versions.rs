@@ -75,7 +75,7 @@ fn restore_to_a_device() -> Result<()> {
     ensure_identical(disk.path(), same.path())?;
 
     let small = LoopDisk::new(BYTES - 4096)?;
-    restore(&small)?.expect(REFUSED, &["small"])?;
+    restore(&small)?.expect(REFUSED, &["larger device"])?;
 
     let mounted = LoopDisk::new(BYTES)?;
     crate::support::mount::Filesystem::Ext4.make(mounted.path())?;

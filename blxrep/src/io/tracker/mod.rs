@@ -73,11 +73,21 @@ impl TrackerOptions {
         bpffs::file_name(agent.as_str())
     }
 
+    /// For a trial of what this kernel can do, beside the pins of agents.
+    #[must_use]
+    pub fn for_doctor() -> Self {
+        Self::pinned_as("doctor")
+    }
+
     /// Pins under `/sys/fs/bpf/blxrep/<agent>`, 100 MiB of maps per TiB of disk with room for 16 TiB.
     #[must_use]
     pub fn for_agent(agent: &AgentId) -> Self {
+        Self::pinned_as(&Self::folder_of(agent))
+    }
+
+    fn pinned_as(folder: &str) -> Self {
         Self {
-            pin_dir: Path::new("/sys/fs/bpf/blxrep").join(Self::folder_of(agent)),
+            pin_dir: Path::new("/sys/fs/bpf/blxrep").join(folder),
             btf: PathBuf::from("/sys/kernel/btf/vmlinux"),
             max_map_bytes: 1600 << 20,
             buckets: object::DEFAULT_BUCKETS,

@@ -1,5 +1,7 @@
 //! `blxrep doctor`: says in words whether this host can do its part, and what to do where it cannot.
 
+mod agent;
+
 use super::error::CliError;
 use super::table::{Table, text, word};
 use super::{Common, DataDir};
@@ -88,7 +90,12 @@ pub async fn run(args: DoctorArgs) -> Result<(), CliError> {
 
 /// Everything that can be seen without the dispatcher.
 fn checks(data_dir: &DataDir) -> Vec<Check> {
-    let mut checks = vec![privileges()];
+    let privileges = privileges();
+    // Without privileges every further answer would only say so again.
+    let tracking = if privileges.verdict == Verdict::Ok { agent::tracking() } else { Vec::new() };
+    let mut checks = vec![privileges];
+    checks.extend(tracking);
+    checks.extend(agent::disks());
     checks.extend(data_dir_checks(data_dir));
     checks
 }
