@@ -18,7 +18,7 @@ use crate::config::hooks::HooksConfig;
 use crate::engine::backoff::Backoff;
 use crate::io::random;
 use crate::model::ids::{ActionId, CutId, DiskIdentity, PointId};
-use crate::model::point::CutSummary;
+use crate::model::point::{Consistency, CutSummary};
 use crate::model::policy::{CutRules, DEFAULT_LIVE_SYNC, Goal};
 use crate::wire::config::{SyncOutcome, SyncedPoint};
 use crate::wire::hello::Channel;
@@ -32,6 +32,9 @@ use tokio::sync::mpsc;
 const MAX_WAITING: usize = 64;
 /// How often change reports are sent while nothing is being cut.
 const REPORT_EVERY: Duration = Duration::from_secs(1);
+
+/// After a link that could not be made, cuts are what makes the next, and reports only after this.
+const JOIN_AGAIN: Duration = Duration::from_secs(10);
 
 /// What the cutter is told.
 #[derive(Debug)]
@@ -80,6 +83,8 @@ struct Slot {
     unit: Arc<Unit>,
     action: ActionId,
     paused: bool,
+    /// The newest point is: the next one may be better, also without a change.
+    fuzzy: bool,
     /// `None` until the first cut, after an error, and while a cut has it.
     member: Option<LiveMember>,
 }
@@ -95,6 +100,8 @@ pub struct Cutter {
     slots: Vec<Slot>,
     waiting: VecDeque<Asked>,
     due: Instant,
+    /// Links are not tried again before, only to report.
+    join_after: Instant,
     backoff: Backoff,
     failing: bool,
     events: mpsc::Sender<Event>,
@@ -111,6 +118,7 @@ impl Cutter {
             slots: Vec::new(),
             waiting: VecDeque::new(),
             due: Instant::now(),
+            join_after: Instant::now(),
             backoff: Backoff::default(),
             failing: false,
             events,
@@ -167,7 +175,7 @@ impl Cutter {
         let slot = self.slots.iter_mut().find(|slot| slot.unit.identity == unit.identity);
         let Some(slot) = slot else {
             self.due = Instant::now() + self.every;
-            self.slots.push(Slot { unit, action, paused, member: None });
+            self.slots.push(Slot { unit, action, paused, fuzzy: false, member: None });
             return false;
         };
         let interrupts = paused && !slot.paused;
@@ -230,17 +238,27 @@ impl Cutter {
         }
     }
 
-    /// Whether nothing changed on any of these disks.
+    /// Whether a point of these disks would say nothing new: nothing changed, as far as the audits can tell, and the
+    /// newest points are proven.
     async fn is_clean(&self, active: &[usize]) -> bool {
-        let units: Vec<_> = active.iter().map(|i| Arc::clone(&self.slots[*i].unit)).collect();
-        // An agent that is stopping cuts nothing.
-        on_thread((), move || units.iter().all(|unit| unit.is_clean())).await.unwrap_or(true)
+        for slot in active.iter().map(|i| &self.slots[*i]) {
+            let (unit, lease) = (Arc::clone(&slot.unit), slot.unit.lease().await);
+            // An agent that is stopping cuts nothing.
+            let clean = on_thread(lease, move || unit.is_clean() && unit.is_covered()).await.unwrap_or(true);
+            if slot.fuzzy || !clean {
+                return false;
+            }
+        }
+        true
     }
 
     async fn finish(&mut self, result: Result<Done, String>, asked: Vec<Asked>) {
         let outcome = result.map(|(members, outcomes)| {
             for member in members {
                 if let Some(slot) = self.slots.iter_mut().find(|s| Arc::ptr_eq(&s.unit, &member.unit)) {
+                    let ours = |o: &&SyncOutcome| o.identity == slot.unit.identity;
+                    let result = outcomes.iter().find(ours).and_then(|o| o.result.as_ref().ok());
+                    slot.fuzzy = result.is_some_and(|synced| synced.consistency == Consistency::Fuzzy);
                     slot.member = Some(member);
                 }
             }
@@ -292,10 +310,16 @@ impl Cutter {
         let _ = self.events.send(Event::Synced { request, outcomes }).await;
     }
 
-    /// Says what changed since the newest point, on the links that stand.
+    /// Says what changed since the newest point.
     async fn report(&mut self) {
-        for slot in &mut self.slots {
-            let Some(member) = &mut slot.member else { continue };
+        for slot in self.slots.iter_mut().filter(|slot| !slot.paused) {
+            if slot.member.is_none() && self.join_after <= Instant::now() {
+                slot.member = join(&slot.unit, &self.dialer, self.pace.clone()).await.ok();
+            }
+            let Some(member) = &mut slot.member else {
+                self.join_after = Instant::now() + JOIN_AGAIN;
+                continue;
+            };
             let unit = Arc::clone(&slot.unit);
             let Ok(dirty) = on_thread((), move || unit.dirty()).await else { return };
             let ranges = dirty.runs().take(MAX_REPORTED_RANGES).map(|r| (r.start, r.end)).collect();

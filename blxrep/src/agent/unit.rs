@@ -152,6 +152,11 @@ impl Unit {
         self.lost_coverage().is_none() && self.dirty().is_empty()
     }
 
+    /// Whether no audit speaks against that. Blocks.
+    pub fn is_covered(&self) -> bool {
+        matches!(self.audit(), Ok(AuditOutcome::Proven(_) | AuditOutcome::Unproven(_)))
+    }
+
     /// What the audit cannot see on this disk.
     pub fn notes(&self) -> Vec<String> {
         let classes = self.state().audit.not_audited();

@@ -203,7 +203,7 @@ mod tests {
     fn frozen_waits_until_the_rest_fits() {
         let frozen = plan(Goal::Frozen, true);
         assert_eq!(frozen.next(&[round(500, 100 * MIB)]), Next::Round);
-        assert_eq!(frozen.next(&[round(500, 100 * MIB), round(100, 20 * MIB)]), Next::Freeze);
+        assert_eq!(frozen.next(&[round(500, 100 * MIB), round(100, 8 * MIB)]), Next::Freeze);
         assert!(matches!(frozen.next(&[round(500, 100 * MIB); 4]), Next::GiveUp(_)));
     }
 
@@ -221,9 +221,9 @@ mod tests {
     #[test]
     fn under_a_freeze_time_and_memory_decide() {
         let rounds = [round(100, MIB)];
-        let left = Duration::from_millis(400);
-        assert!(fits_freeze(&rounds, 30 * MIB, left));
-        assert!(!fits_freeze(&rounds, 31 * MIB, left));
+        let left = Duration::from_millis(160);
+        assert!(fits_freeze(&rounds, 12 * MIB, left));
+        assert!(!fits_freeze(&rounds, 13 * MIB, left));
         assert!(!fits_freeze(&rounds, FREEZE_BYTES + 1, Duration::from_secs(5)));
         assert!(fits_freeze(&[], 10 * MIB, Duration::from_secs(1)), "a slow disk's speed is assumed");
         assert!(fits_freeze(
