@@ -211,7 +211,7 @@ impl Agent {
             (Some(a), Some(b)) => Some(a.min(b)),
             (a, b) => a.or(b),
         };
-        tracing::info!(policy = %policy.name, every = ?policy.live_sync, ?limit, "policy in force");
+        tracing::info!(policy = %policy.name, every = ?policy.live_sync, ?limit, cut = ?policy.cut, "policy in force");
         self.pace.set_rate(limit);
         self.rules = policy.cut;
         self.command(Command::Rules(policy.live_sync, policy.cut)).await;

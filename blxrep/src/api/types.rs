@@ -3,9 +3,10 @@
 //! Ids are hex digits, times RFC 3339, sizes bytes. What is not known is `null`.
 
 use crate::model::action::{ActionKind, ActionState};
+use crate::model::hook::HookResult;
 use crate::model::host::Footprint;
 use crate::model::ids::{ActionId, AgentId, CutId, DiskId, GenerationId, PointId, StoreId};
-use crate::model::point::{Consistency, Coverage, PointKind};
+use crate::model::point::{Consistency, Coverage, PointKind, Round};
 use crate::model::policy::Goal;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -142,6 +143,12 @@ pub struct PointRow {
     pub contaminated: u64,
     /// Milliseconds that filesystems were frozen.
     pub freeze_ms: Option<u32>,
+    /// What each round read, and how long that took.
+    pub each_round: Vec<Round>,
+    /// What came of the agent's hooks.
+    pub hooks: Vec<HookResult>,
+    /// Identities of the disks that were cut together.
+    pub group: Vec<String>,
     /// Why it is not `quiet`, and what the audit said.
     pub notes: Vec<String>,
 }

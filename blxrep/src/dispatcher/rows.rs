@@ -49,6 +49,9 @@ pub fn point(disk: &Disk, point: Point) -> PointRow {
         rounds: u32::try_from(summary.rounds.len()).unwrap_or(u32::MAX),
         contaminated: summary.rounds.iter().map(|r| r.contaminated).sum(),
         freeze_ms: summary.freeze_ms,
+        each_round: summary.rounds,
+        hooks: summary.hooks,
+        group: summary.group.iter().map(ToString::to_string).collect(),
         notes: summary.notes,
     }
 }

@@ -5,6 +5,7 @@
 
 mod bad_input;
 mod exactness;
+mod frozen;
 mod hostile_peer;
 mod names;
 mod order;

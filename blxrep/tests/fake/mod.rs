@@ -376,6 +376,9 @@ pub fn points() -> Vec<PointRow> {
         rounds: 3,
         contaminated: 12,
         freeze_ms: None,
+        each_round: Vec::new(),
+        hooks: Vec::new(),
+        group: Vec::new(),
         notes: Vec::new(),
     };
     let delta = PointRow {

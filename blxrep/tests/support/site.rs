@@ -48,6 +48,16 @@ pub struct PointRow {
     pub coverage: String,
     pub bytes: u64,
     pub cut_id: String,
+    pub freeze_ms: Option<u64>,
+    pub notes: Vec<String>,
+    pub hooks: Vec<HookRow>,
+}
+
+/// What came of one hook of a point.
+#[derive(Clone, Debug, Deserialize)]
+pub struct HookRow {
+    pub stage: String,
+    pub output: String,
 }
 
 /// One row of `blxrep sync --wait --json`.
@@ -136,6 +146,13 @@ impl Site {
             ),
         )?;
         Ok(site)
+    }
+
+    /// Adds keys to the policy; a dispatcher that runs takes them up by itself.
+    pub fn add_to_policy(&self, lines: &str) -> Result<()> {
+        let path = self.path("policies/all.yaml");
+        let text = fs::read_to_string(&path)?;
+        Ok(fs::write(path, format!("{lines}{text}"))?)
     }
 
     /// A file or folder of the site.
@@ -317,6 +334,13 @@ pub struct AgentHome {
 }
 
 impl AgentHome {
+    /// Adds lines to the section of the agent in its configuration.
+    pub fn add_to_config(&self, lines: &str) -> Result<()> {
+        let path = self.home.join("config.yaml");
+        let text = fs::read_to_string(&path)?;
+        Ok(fs::write(path, format!("{text}{lines}"))?)
+    }
+
     pub fn pins(&self) -> &PinDir {
         &self.pins
     }
