@@ -303,6 +303,7 @@ targets:
         let sample = parse(include_str!("../../../dist/policies/default.yaml")).unwrap();
         assert_eq!(sample.live_sync_frequency, Some(DEFAULT_LIVE_SYNC));
         assert_eq!(sample.not_in_force(), [""; 0]);
+        assert_eq!(sample.cut_rules(), CutRules::default());
     }
 
     #[test]
