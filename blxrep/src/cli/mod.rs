@@ -98,7 +98,6 @@ enum Command {
     #[command(name = crate::io::freeze::guard::COMMAND, hide = true)]
     FreezeGuard,
     /// Thaw what a crashed agent left frozen; systemd runs this when the agent has ended
-    #[command(hide = true)]
     Thaw {
         /// Folder of the records of what is frozen
         #[arg(long, value_name = "DIR")]

@@ -47,7 +47,7 @@ fn a_missing_damaged_or_foreign_catalog_is_not_opened() {
         assert!(matches!(error, StoreError::Catalog { .. }), "{what}: {error}");
         let text = error.to_string();
         assert!(text.contains(&catalog.display().to_string()), "{what}: {text}");
-        assert!(text.contains("blxrep catalog rebuild"), "{what}: {text}");
+        assert!(text.contains("put back a copy of blxrep.redb"), "{what}: {text}");
     };
     std::fs::remove_file(&catalog).unwrap();
     refused("missing");

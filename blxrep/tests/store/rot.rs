@@ -235,7 +235,7 @@ fn a_flip_under_an_open_catalog_is_found_by_verify() {
     }
     let report = backed.store.verify(None, quietly()).unwrap();
     assert!(
-        report.findings.iter().any(|f| f.file == catalog && f.what.contains("catalog rebuild")),
+        report.findings.iter().any(|f| f.file == catalog && f.what.contains("put back a copy")),
         "{report:?}"
     );
 }
