@@ -43,7 +43,8 @@ pub enum CutError {
     #[error("the audit of {disk} failed: {reason}")]
     Audit { disk: DiskIdentity, reason: String },
     #[error(
-        "{disk}: {reason}; the disk was read as a whole {MAX_WIDENINGS} times and writes were missed each time"
+        "{disk}: {reason}; the disk was read as a whole {MAX_WIDENINGS} times and writes were missed each time; \
+         if its pins were removed, restart the agent"
     )]
     NeverCovered { disk: DiskIdentity, reason: String },
     #[error("the policy wants no such point: {0}")]

@@ -8,7 +8,7 @@ use crate::model::policy::{CutRules, Goal};
 use std::time::Duration;
 
 /// What is read under a freeze is kept in memory until the thaw.
-pub const FREEZE_BYTES: u64 = 16 << 20;
+pub const FREEZE_BYTES: u64 = 24 << 20;
 /// Freezes that may be tried for one point: each stops writers for a moment.
 const MAX_FREEZES: usize = 3;
 /// Time from the second round on after which no new one begins.
@@ -104,11 +104,11 @@ impl Plan {
         stands_still(rounds) || self.again(rounds) != Next::Round
     }
 
-    /// Whether a rest like that of the last round can be read while everything stands still. Half of the bounds, as
+    /// Whether a rest like that of the last round can be read while everything stands still. Half of the time, as
     /// more will have changed until then.
     fn fits(&self, rounds: &[RoundResult]) -> bool {
         let rest = rounds.last().map_or(0, |r| r.contaminated);
-        rest <= FREEZE_BYTES / 2 && reading_time(rounds, rest) <= self.rules.max_freeze / 2
+        rest <= FREEZE_BYTES && reading_time(rounds, rest) <= self.rules.max_freeze / 2
     }
 }
 

@@ -24,6 +24,8 @@ struct Ward {
     load: Load,
     _dispatcher: Process,
     agent: Process,
+    /// Its pins are what keeps the disk tracked.
+    _home: AgentHome,
 }
 
 impl Ward {
@@ -39,7 +41,7 @@ impl Ward {
         home.add_to_config(hooks)?;
         let agent = home.start(&site, &[])?;
         site.wait_for_points("frozen", 1, 1, PATIENCE)?;
-        Ok(Self { site, disk, mount, load, _dispatcher: dispatcher, agent })
+        Ok(Self { site, disk, mount, load, _dispatcher: dispatcher, agent, _home: home })
     }
 
     /// A sync, and the row of the point that it made.
