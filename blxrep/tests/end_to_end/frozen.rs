@@ -66,10 +66,16 @@ impl Ward {
 /// Frozen points under load: each is labelled so, is clean as it was cut, and writers go on after it.
 fn frozen_points(filesystem: Filesystem, check: impl Fn(&str) -> Result<()>) -> Result<()> {
     let ward = Ward::new(filesystem, RULES, "")?;
-    let (mut freezes, end) = (Vec::new(), Instant::now() + load_time()? / 2);
+    let (mut freezes, mut missed, end) = (Vec::new(), 0, Instant::now() + load_time()? / 2);
     while freezes.len() < 3 || Instant::now() < end {
         let point = ward.sync("frozen")?;
-        ensure!(point.consistency == "frozen", "{point:?}\n{}", ward.agent.tail());
+        if point.consistency != "frozen" {
+            // A trim of all that is free can leave more to read than fits into a freeze.
+            ensure!(point.notes.iter().any(|note| note.contains("freeze")), "it does not say why: {point:?}");
+            missed += 1;
+            ensure!(missed < 20 + freezes.len(), "hardly any point is frozen: {point:?}");
+            continue;
+        }
         let millis = point.freeze_ms.context("a frozen point says how long that took")?;
         ensure!(millis <= 4 * 5000, "filesystems were frozen for {millis} ms: {point:?}");
         freezes.push(millis);
@@ -79,7 +85,7 @@ fn frozen_points(filesystem: Filesystem, check: impl Fn(&str) -> Result<()>) -> 
     }
     freezes.sort_unstable();
     println!(
-        "{}: {} freezes, median {} ms, longest {} ms",
+        "{}: {} freezes ({missed} times there was too much to read), median {} ms, longest {} ms",
         filesystem.name(),
         freezes.len(),
         freezes[freezes.len() / 2],
