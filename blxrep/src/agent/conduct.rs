@@ -36,6 +36,8 @@ pub struct Terms {
     pub actions: Vec<ActionId>,
     pub rules: CutRules,
     pub hooks: Arc<HooksConfig>,
+    /// Why other disks of the group are not in the cut, in a sentence each.
+    pub missing: Vec<String>,
 }
 
 /// Makes one cut of all members. Returns what to seal each member's point with; every frame has been handed to the
@@ -81,6 +83,7 @@ struct Conduct {
     /// Why the point is not frozen, from the last attempt.
     doubts: Vec<String>,
     notes: Vec<String>,
+    missing: Vec<String>,
     /// Of all attempts.
     frozen_for: Duration,
     hook_failed: bool,
@@ -96,6 +99,7 @@ impl Conduct {
             results: Vec::new(),
             doubts: Vec::new(),
             notes: Vec::new(),
+            missing: terms.missing.clone(),
             frozen_for: Duration::ZERO,
             hook_failed: false,
         }
@@ -123,6 +127,10 @@ impl Conduct {
             let verdict = match judged {
                 None => None,
                 Some(Judged::Stands(verdict)) => Some(verdict),
+                // The others need not wait until it is read as a whole.
+                Some(Judged::Widened { disk, reason }) if members.len() > 1 => {
+                    return Err(CutError::Lost { disk, reason });
+                }
                 Some(Judged::Widened { disk, reason }) => {
                     widenings += 1;
                     if widenings > MAX_WIDENINGS {
@@ -271,7 +279,8 @@ impl Conduct {
             Goal::Frozen => consistency == Consistency::Frozen,
             Goal::Quiet | Goal::Best => consistency != Consistency::Fuzzy,
         };
-        let mut notes = std::mem::take(&mut self.notes);
+        let mut notes = std::mem::take(&mut self.missing);
+        notes.append(&mut self.notes);
         notes.extend(ended.verdict.err());
         if !met {
             notes.extend(self.doubts.iter().map(|doubt| format!("not frozen: {doubt}")));

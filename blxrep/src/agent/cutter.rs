@@ -7,26 +7,29 @@
 //!   +-------------------------------------------+  a member was paused, cancelled or left: the cut is dropped;
 //!                                                  what it swept is still pending
 //! ```
+//!
+//! A disk whose coverage was lost leaves the group while the others are proven: it is read as a whole into a point of
+//! its own, meanwhile, and joins again with that.
 
-use super::conduct::{self, Terms};
+use super::conduct::Terms;
 use super::dialer::Dialer;
-use super::link::{Link, LinkError};
+use super::live::{Done, LiveError, LiveMember, join, perform};
 use super::pace::Pace;
-use super::round::{CutError, Member, on_thread};
+use super::round::{CutError, on_thread};
 use super::unit::Unit;
 use crate::config::hooks::HooksConfig;
 use crate::engine::backoff::Backoff;
 use crate::io::random;
-use crate::model::ids::{ActionId, CutId, DiskIdentity, PointId};
-use crate::model::point::{Consistency, CutSummary};
-use crate::model::policy::{CutRules, DEFAULT_LIVE_SYNC, Goal};
-use crate::wire::config::{SyncOutcome, SyncedPoint};
-use crate::wire::hello::Channel;
-use crate::wire::live::{MAX_REPORTED_RANGES, ToAgent, ToDispatcher};
-use std::collections::VecDeque;
+use crate::model::ids::{ActionId, CutId, DiskIdentity};
+use crate::model::point::Consistency;
+use crate::model::policy::{CutRules, DEFAULT_LIVE_SYNC, Goal, Group, Grouping};
+use crate::wire::config::SyncOutcome;
+use crate::wire::live::{MAX_REPORTED_RANGES, ToDispatcher};
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
+use tokio::task::{AbortHandle, JoinSet};
 
 /// Syncs that wait for the cut that is under way; one more is answered with an error.
 const MAX_WAITING: usize = 64;
@@ -39,8 +42,8 @@ const JOIN_AGAIN: Duration = Duration::from_secs(10);
 /// What the cutter is told.
 #[derive(Debug)]
 pub enum Command {
-    /// Between scheduled cuts, and how each is made.
-    Rules(Duration, CutRules),
+    /// Between scheduled cuts, how each is made, and which disks share one.
+    Rules { every: Duration, rules: CutRules, grouping: Grouping },
     /// The disk has a base: keep it in sync.
     Protect { unit: Arc<Unit>, action: ActionId, paused: bool },
     /// Leave the disk alone from now on.
@@ -76,7 +79,23 @@ struct Asked {
     goal: Option<Goal>,
 }
 
-type LiveMember = Member<ToDispatcher, ToAgent>;
+/// What a cut is made for.
+#[derive(Clone, Copy, Debug)]
+struct Order {
+    /// Its id, if somebody waits for it.
+    cut: Option<CutId>,
+    /// Instead of what the policy says.
+    goal: Option<Goal>,
+    /// Also where nothing changed.
+    on_demand: bool,
+}
+
+fn failed(disk: &DiskIdentity, reason: &str) -> SyncOutcome {
+    SyncOutcome { identity: disk.clone(), result: Err(reason.to_owned()) }
+}
+
+/// A pass over one disk, outside the cuts of its group.
+type Pass = (DiskIdentity, Result<Done, String>);
 
 #[derive(Debug)]
 struct Slot {
@@ -85,8 +104,32 @@ struct Slot {
     paused: bool,
     /// The newest point is: the next one may be better, also without a change.
     fuzzy: bool,
+    /// The disk is being read as a whole; no cut holds it.
+    pass: Option<AbortOnDrop>,
     /// `None` until the first cut, after an error, and while a cut has it.
     member: Option<LiveMember>,
+}
+
+impl Slot {
+    /// Why the disk is not in a cut of the others, for their points.
+    fn why_missing(&self) -> String {
+        let disk = &self.unit.identity;
+        match self.unit.lost_coverage() {
+            _ if self.paused => format!("{disk} is not in this cut: it is paused"),
+            Some(reason) => format!("{disk} is not in this cut: it is being read as a whole ({reason})"),
+            None => format!("{disk} is not in this cut: it is being read as a whole"),
+        }
+    }
+}
+
+/// Ends a pass when nobody wants it any more.
+#[derive(Debug)]
+struct AbortOnDrop(AbortHandle);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 /// The task. Ends when its commands end.
@@ -96,8 +139,10 @@ pub struct Cutter {
     pace: Pace,
     every: Duration,
     rules: CutRules,
+    grouping: Grouping,
     hooks: Arc<HooksConfig>,
     slots: Vec<Slot>,
+    passes: JoinSet<Pass>,
     waiting: VecDeque<Asked>,
     due: Instant,
     /// Links are not tried again before, only to report.
@@ -114,8 +159,10 @@ impl Cutter {
             pace,
             every: DEFAULT_LIVE_SYNC,
             rules: CutRules::default(),
+            grouping: Grouping::default(),
             hooks,
             slots: Vec::new(),
+            passes: JoinSet::new(),
             waiting: VecDeque::new(),
             due: Instant::now(),
             join_after: Instant::now(),
@@ -134,6 +181,9 @@ impl Cutter {
                     None => return,
                     Some(command) => { self.obey(command).await; }
                 },
+                Some(pass) = self.passes.join_next() => if let Ok((disk, result)) = pass {
+                    self.pass_ended(&disk, result).await;
+                },
                 () = tokio::time::sleep_until(next.into()) => {
                     if self.cut(&mut commands).await.is_none() {
                         return;
@@ -147,9 +197,9 @@ impl Cutter {
     /// Carries out a command; says whether it concerns a disk that a cut under way may hold.
     async fn obey(&mut self, command: Command) -> bool {
         match command {
-            Command::Rules(every, rules) => {
+            Command::Rules { every, rules, grouping } => {
                 self.due = self.due.min(Instant::now() + every);
-                (self.every, self.rules) = (every, rules);
+                (self.every, self.rules, self.grouping) = (every, rules, grouping);
                 false
             }
             Command::Protect { unit, action, paused } => self.protect(unit, action, paused),
@@ -164,7 +214,10 @@ impl Cutter {
                 } else {
                     let reason =
                         format!("{MAX_WAITING} syncs are waiting already; try again when they are done");
-                    self.answer(request, disk.as_ref(), &Err(reason)).await;
+                    let wanted = |slot: &&Slot| disk.as_ref().is_none_or(|disk| *disk == slot.unit.identity);
+                    let slots = self.slots.iter().filter(wanted);
+                    let outcomes: Vec<_> = slots.map(|slot| failed(&slot.unit.identity, &reason)).collect();
+                    self.answer(request, disk.as_ref(), &outcomes).await;
                 }
                 false
             }
@@ -175,49 +228,155 @@ impl Cutter {
         let slot = self.slots.iter_mut().find(|slot| slot.unit.identity == unit.identity);
         let Some(slot) = slot else {
             self.due = Instant::now() + self.every;
-            self.slots.push(Slot { unit, action, paused, fuzzy: false, member: None });
+            self.slots.push(Slot { unit, action, paused, fuzzy: false, pass: None, member: None });
             return false;
         };
         let interrupts = paused && !slot.paused;
+        let renewed = !Arc::ptr_eq(&slot.unit, &unit);
         (slot.action, slot.paused) = (action, paused);
-        if !Arc::ptr_eq(&slot.unit, &unit) {
-            (slot.unit, slot.member) = (unit, None);
-            return true;
+        if interrupts || renewed {
+            slot.pass = None;
         }
-        interrupts
+        if renewed {
+            (slot.unit, slot.member) = (unit, None);
+        }
+        interrupts || renewed
     }
 
-    /// One cut of all disks that are not paused. `None` when the commands have ended.
+    /// One cut of every group that is due or was asked for, one after the other. `None` when the commands have ended.
     async fn cut(&mut self, commands: &mut mpsc::Receiver<Command>) -> Option<()> {
         self.due = Instant::now() + self.every;
         let asked = self.next_asked();
-        let active: Vec<usize> = (0..self.slots.len()).filter(|i| !self.slots[*i].paused).collect();
-        if active.is_empty() || (asked.is_empty() && self.is_clean(&active).await) {
-            let reason = "no disk of the agent has a published base and is not paused".to_owned();
-            for Asked { request, disk, .. } in asked {
-                self.answer(request, disk.as_ref(), &Err(reason.clone())).await;
-            }
-            return Some(());
+        let mut outcomes = Vec::new();
+        for group in self.groups(&asked) {
+            // An id is that of one cut: the first is what was asked for.
+            let cut = asked.first().filter(|_| outcomes.is_empty()).map(|asked| asked.request);
+            let goal = asked.first().and_then(|asked| asked.goal);
+            let order = Order { cut, goal, on_demand: !asked.is_empty() };
+            outcomes.extend(self.cut_group(&group, order, commands).await?);
         }
-        let terms = self.terms(&asked, &active);
-        let taken =
-            active.iter().map(|i| (Arc::clone(&self.slots[*i].unit), self.slots[*i].member.take())).collect();
-        let result = {
+        for Asked { request, disk, .. } in asked {
+            self.answer(request, disk.as_ref(), &outcomes).await;
+        }
+        Some(())
+    }
+
+    fn group_of(&self, slot: &Slot) -> Group {
+        self.grouping.of(&slot.unit.device(), &slot.unit.identity)
+    }
+
+    /// The groups to cut: those of the disks that were asked for, or all.
+    fn groups(&self, asked: &[Asked]) -> BTreeSet<Group> {
+        let wanted = |slot: &&Slot| {
+            let of_group = |disk: &DiskIdentity| {
+                let named = self.slots.iter().find(|s| s.unit.identity == *disk);
+                named.is_some_and(|named| self.group_of(named) == self.group_of(slot))
+            };
+            asked.is_empty() || asked.iter().any(|a| a.disk.as_ref().is_none_or(of_group))
+        };
+        self.slots.iter().filter(wanted).map(|slot| self.group_of(slot)).collect()
+    }
+
+    /// Cuts what can be cut of a group; says what became of each disk. `None` when the commands have ended.
+    async fn cut_group(
+        &mut self,
+        group: &Group,
+        order: Order,
+        commands: &mut mpsc::Receiver<Command>,
+    ) -> Option<Vec<SyncOutcome>> {
+        for tries in 0.. {
+            let members = self.members(group, order);
+            if members.is_empty() || (!order.on_demand && self.is_clean(&members).await) {
+                break;
+            }
+            let disks: Vec<Arc<Unit>> = members.iter().map(|i| Arc::clone(&self.slots[*i].unit)).collect();
+            match self.cut_members(&members, self.terms(order, &members), commands).await? {
+                // Without the disk, which is marked by now.
+                Err(LiveError::Cut(CutError::Lost { disk, reason })) if tries < self.slots.len() => {
+                    tracing::warn!(%disk, %reason, "the disk leaves the cut: it is read as a whole by itself");
+                    disks.iter().for_each(|unit| unit.abandoned());
+                }
+                result => return Some(self.finish(&disks, result.map_err(|e| e.to_string())).await),
+            }
+        }
+        Some(Vec::new())
+    }
+
+    /// The disks of a group that share its next cut. Where coverage of some is lost and of others is not, those are
+    /// read as a whole by themselves.
+    fn members(&mut self, group: &Group, order: Order) -> Vec<usize> {
+        let is_free = |slot: &Slot| !slot.paused && slot.pass.is_none() && self.group_of(slot) == *group;
+        let active: Vec<usize> = (0..self.slots.len()).filter(|i| is_free(&self.slots[*i])).collect();
+        let (lost, proven): (Vec<usize>, Vec<usize>) =
+            active.iter().partition(|i| self.slots[**i].unit.lost_coverage().is_some());
+        if proven.is_empty() {
+            return lost;
+        }
+        for index in lost {
+            let terms = self.terms(Order { cut: None, ..order }, &[index]);
+            let slot = &mut self.slots[index];
+            let taken = vec![(Arc::clone(&slot.unit), slot.member.take())];
             let work = perform(taken, self.dialer.clone(), self.pace.clone(), terms);
-            tokio::pin!(work);
-            loop {
-                tokio::select! {
-                    result = &mut work => break result.map_err(|e| e.to_string()),
-                    command = commands.recv() => {
-                        if self.obey(command?).await {
-                            break Err("the cut was dropped: one of its disks was paused or left".to_owned());
-                        }
+            let disk = slot.unit.identity.clone();
+            let task = async move { (disk, work.await.map_err(|e| e.to_string())) };
+            slot.pass = Some(AbortOnDrop(self.passes.spawn(task)));
+        }
+        proven
+    }
+
+    /// One cut of these slots. `None` when the commands have ended.
+    async fn cut_members(
+        &mut self,
+        members: &[usize],
+        terms: Terms,
+        commands: &mut mpsc::Receiver<Command>,
+    ) -> Option<Result<Done, LiveError>> {
+        let take = |slot: &mut Slot| (Arc::clone(&slot.unit), slot.member.take());
+        let taken = members.iter().map(|i| take(&mut self.slots[*i])).collect();
+        let work = perform(taken, self.dialer.clone(), self.pace.clone(), terms);
+        tokio::pin!(work);
+        loop {
+            tokio::select! {
+                result = &mut work => return Some(result),
+                command = commands.recv() => {
+                    if self.obey(command?).await {
+                        let why = CutError::Stopped("the cut was dropped: one of its disks was paused or left");
+                        return Some(Err(why.into()));
                     }
                 }
             }
-        };
-        self.finish(result, asked).await;
-        Some(())
+        }
+    }
+
+    /// The disk is covered again, or stays as it was until the next cut.
+    async fn pass_ended(&mut self, disk: &DiskIdentity, result: Result<Done, String>) {
+        let Some(slot) = self.slots.iter_mut().find(|slot| slot.unit.identity == *disk) else { return };
+        slot.pass = None;
+        match result {
+            Ok(done) => {
+                self.keep(done);
+            }
+            Err(reason) => {
+                slot.unit.abandoned();
+                tracing::warn!(%disk, %reason, "the disk could not be read as a whole; it is tried again");
+                let actions = vec![slot.action];
+                let _ = self.events.send(Event::Failed { actions, reason }).await;
+                self.failing = true;
+            }
+        }
+    }
+
+    /// Keeps the links of a cut that was published, and what became of each disk.
+    fn keep(&mut self, (members, outcomes): Done) -> Vec<SyncOutcome> {
+        for member in members {
+            if let Some(slot) = self.slots.iter_mut().find(|s| Arc::ptr_eq(&s.unit, &member.unit)) {
+                let ours = |o: &&SyncOutcome| o.identity == slot.unit.identity;
+                let result = outcomes.iter().find(ours).and_then(|o| o.result.as_ref().ok());
+                slot.fuzzy = result.is_some_and(|synced| synced.consistency == Consistency::Fuzzy);
+                slot.member = Some(member);
+            }
+        }
+        outcomes
     }
 
     /// Requests that can share the next cut: those that ask for the same.
@@ -228,12 +387,14 @@ impl Cutter {
         now
     }
 
-    fn terms(&self, asked: &[Asked], active: &[usize]) -> Terms {
-        let goal = asked.first().and_then(|asked| asked.goal).unwrap_or(self.rules.goal);
+    fn terms(&self, order: Order, members: &[usize]) -> Terms {
+        let groups: BTreeSet<Group> = members.iter().map(|i| self.group_of(&self.slots[*i])).collect();
+        let missing = |i: &usize| !members.contains(i) && groups.contains(&self.group_of(&self.slots[*i]));
         Terms {
-            cut: asked.first().map_or_else(|| CutId(random::id()), |asked| asked.request),
-            actions: active.iter().map(|i| self.slots[*i].action).collect(),
-            rules: CutRules { goal, ..self.rules },
+            cut: order.cut.unwrap_or_else(|| CutId(random::id())),
+            actions: members.iter().map(|i| self.slots[*i].action).collect(),
+            missing: (0..self.slots.len()).filter(missing).map(|i| self.slots[i].why_missing()).collect(),
+            rules: CutRules { goal: order.goal.unwrap_or(self.rules.goal), ..self.rules },
             hooks: Arc::clone(&self.hooks),
         }
     }
@@ -252,67 +413,45 @@ impl Cutter {
         true
     }
 
-    async fn finish(&mut self, result: Result<Done, String>, asked: Vec<Asked>) {
-        let outcome = result.map(|(members, outcomes)| {
-            for member in members {
-                if let Some(slot) = self.slots.iter_mut().find(|s| Arc::ptr_eq(&s.unit, &member.unit)) {
-                    let ours = |o: &&SyncOutcome| o.identity == slot.unit.identity;
-                    let result = outcomes.iter().find(ours).and_then(|o| o.result.as_ref().ok());
-                    slot.fuzzy = result.is_some_and(|synced| synced.consistency == Consistency::Fuzzy);
-                    slot.member = Some(member);
-                }
-            }
-            outcomes
-        });
-        let actions: Vec<ActionId> = self.slots.iter().filter(|s| !s.paused).map(|s| s.action).collect();
-        match &outcome {
-            Ok(_) => {
+    /// Takes in how a cut of these disks ended; says what became of each.
+    async fn finish(&mut self, disks: &[Arc<Unit>], result: Result<Done, String>) -> Vec<SyncOutcome> {
+        let concerned =
+            self.slots.iter().filter(|slot| disks.iter().any(|unit| Arc::ptr_eq(unit, &slot.unit)));
+        let actions: Vec<ActionId> = concerned.map(|slot| slot.action).collect();
+        match result {
+            Ok(done) => {
                 self.backoff.reset();
                 if std::mem::take(&mut self.failing) {
                     let _ = self.events.send(Event::Recovered { actions }).await;
                 }
+                self.keep(done)
             }
             Err(reason) => {
-                for slot in &self.slots {
-                    slot.unit.abandoned();
-                }
+                disks.iter().for_each(|unit| unit.abandoned());
                 tracing::warn!(%reason, "no point was published; what changed stays dirty and is tried again");
                 self.due = Instant::now() + self.backoff.next(random::id()).min(self.every);
                 self.failing = true;
                 let _ = self.events.send(Event::Failed { actions, reason: reason.clone() }).await;
+                disks.iter().map(|unit| failed(&unit.identity, &reason)).collect()
             }
-        }
-        for Asked { request, disk, .. } in asked {
-            self.answer(request, disk.as_ref(), &outcome).await;
         }
     }
 
-    /// Answers a sync: with what became of each disk, or with one reason for all that it asked for.
-    async fn answer(
-        &self,
-        request: CutId,
-        disk: Option<&DiskIdentity>,
-        outcome: &Result<Vec<SyncOutcome>, String>,
-    ) {
-        let outcomes = match outcome {
-            Ok(outcomes) => outcomes.clone(),
-            Err(reason) => {
-                let all =
-                    self.slots.iter().map(|s| &s.unit.identity).filter(|i| disk.is_none_or(|d| d == *i));
-                let named: Vec<DiskIdentity> = match (disk, all.cloned().collect::<Vec<_>>()) {
-                    (Some(disk), known) if known.is_empty() => vec![disk.clone()],
-                    (_, known) => known,
-                };
-                let failed = |identity| SyncOutcome { identity, result: Err(reason.clone()) };
-                named.into_iter().map(failed).collect()
-            }
-        };
-        let _ = self.events.send(Event::Synced { request, outcomes }).await;
+    /// Answers a sync: with what became of each disk, and why the others that it asked for were not cut.
+    async fn answer(&self, request: CutId, disk: Option<&DiskIdentity>, outcomes: &[SyncOutcome]) {
+        let wanted = |slot: &&Slot| disk.is_none_or(|disk| *disk == slot.unit.identity);
+        let apart = self.slots.iter().filter(|slot| slot.pass.is_some()).filter(wanted);
+        let mut all = outcomes.to_vec();
+        all.extend(apart.map(|slot| failed(&slot.unit.identity, &slot.why_missing())));
+        if let Some(disk) = disk.filter(|disk| all.iter().all(|outcome| outcome.identity != **disk)) {
+            all.push(failed(disk, "the disk has no published base, or is paused"));
+        }
+        let _ = self.events.send(Event::Synced { request, outcomes: all }).await;
     }
 
     /// Says what changed since the newest point.
     async fn report(&mut self) {
-        for slot in self.slots.iter_mut().filter(|slot| !slot.paused) {
+        for slot in self.slots.iter_mut().filter(|slot| !slot.paused && slot.pass.is_none()) {
             if slot.member.is_none() && self.join_after <= Instant::now() {
                 slot.member = join(&slot.unit, &self.dialer, self.pace.clone()).await.ok();
             }
@@ -329,122 +468,4 @@ impl Cutter {
             }
         }
     }
-}
-
-type Done = (Vec<LiveMember>, Vec<SyncOutcome>);
-
-/// Why a cut was not published.
-#[derive(Debug, thiserror::Error)]
-enum LiveError {
-    #[error(transparent)]
-    Cut(#[from] CutError),
-    #[error("{disk}: the dispatcher refused the point: {reason}")]
-    Refused { disk: DiskIdentity, reason: String },
-    #[error("{disk}: cannot keep the tracking record: {reason}")]
-    Record { disk: DiskIdentity, reason: String },
-}
-
-impl From<LinkError> for LiveError {
-    fn from(error: LinkError) -> Self {
-        Self::Cut(error.into())
-    }
-}
-
-/// Opens a point on every disk, runs the rounds, seals, and waits until all are published together.
-async fn perform(
-    disks: Vec<(Arc<Unit>, Option<LiveMember>)>,
-    dialer: Dialer,
-    pace: Pace,
-    terms: Terms,
-) -> Result<Done, LiveError> {
-    let mut members = Vec::with_capacity(disks.len());
-    let mut points = Vec::with_capacity(disks.len());
-    // Nobody else holds one lease and waits for another.
-    let mut leases = Vec::with_capacity(disks.len());
-    for (unit, _) in &disks {
-        leases.push(unit.lease().await);
-    }
-    for ((unit, member), lease) in disks.into_iter().zip(leases) {
-        let mut member = match member {
-            Some(member) => member,
-            None => join(&unit, &dialer, pace.clone()).await?,
-        };
-        member.lease = Some(lease);
-        points.push(open(&mut member, terms.cut).await?);
-        members.push(member);
-    }
-    let summaries = conduct::run(&mut members, terms).await?;
-    for (member, summary) in members.iter_mut().zip(&summaries) {
-        let granules = member.open.carried().len();
-        member.link.say(&ToDispatcher::Seal { summary: summary.clone(), granules }).await?;
-        member.link.end().await?;
-    }
-    let mut outcomes = Vec::with_capacity(members.len());
-    for ((member, point), summary) in members.iter_mut().zip(points).zip(&summaries) {
-        published(member, point).await?;
-        outcomes.push(outcome(member, point, summary));
-    }
-    Ok((members, outcomes))
-}
-
-async fn join(unit: &Arc<Unit>, dialer: &Dialer, pace: Pace) -> Result<LiveMember, LiveError> {
-    let (connection, _) = dialer.dial(Channel::Live).await.map_err(LinkError::from)?;
-    let mut link = Link::new(connection, pace);
-    let (disk, device) = (unit.identity.clone(), unit.device());
-    let (bytes, granule_shift) = (unit.bytes(), unit.granule().shift());
-    link.say(&ToDispatcher::Disk { disk, device, bytes, granule_shift }).await?;
-    Ok(Member::new(Arc::clone(unit), link))
-}
-
-/// Opens the disk's next point; one that carries the whole disk if the dispatcher cannot go on from what it has.
-async fn open(member: &mut LiveMember, cut: CutId) -> Result<PointId, LiveError> {
-    let point = PointId(random::id());
-    let disk = member.unit.identity.clone();
-    let mut whole = member.unit.lost_coverage();
-    // The second answer cannot be `Discontinuous`: a whole point stands on any parent.
-    for _ in 0..2 {
-        let (acked, open) = member.unit.continuity();
-        let (epoch, whole_now) = (member.unit.epoch(), whole.clone());
-        member.link.say(&ToDispatcher::Begin { point, cut, epoch, acked, open, whole: whole_now }).await?;
-        match member.link.hear().await? {
-            ToAgent::Accept { point: accepted, parent } if accepted == point => {
-                let record = |reason| LiveError::Record { disk: disk.clone(), reason };
-                member.unit.opened(point, Some(parent)).map_err(record)?;
-                member.reset(whole);
-                return Ok(point);
-            }
-            ToAgent::Discontinuous { reason } if whole.is_none() => {
-                tracing::warn!(%disk, %reason, "the disk is read as a whole into the next point");
-                member.unit.lose_coverage(&reason);
-                whole = Some(reason);
-            }
-            ToAgent::Refuse { reason } | ToAgent::Discontinuous { reason } => {
-                return Err(LiveError::Refused { disk, reason });
-            }
-            other => return Err(LinkError::Unexpected(format!("{other:?}")).into()),
-        }
-    }
-    Err(LiveError::Refused { disk, reason: "it accepted neither a delta nor the whole disk".to_owned() })
-}
-
-async fn published(member: &mut LiveMember, point: PointId) -> Result<(), LiveError> {
-    let disk = member.unit.identity.clone();
-    match member.link.hear().await? {
-        ToAgent::Published { point: done } if done == point => {
-            let (unit, carried) = (Arc::clone(&member.unit), member.open.carried().clone());
-            let kept = on_thread(member.lease.take(), move || unit.published(point, &carried)).await?;
-            kept.map_err(|reason| LiveError::Record { disk, reason })
-        }
-        other => Err(LinkError::Unexpected(format!("{other:?}")).into()),
-    }
-}
-
-fn outcome(member: &LiveMember, point: PointId, summary: &CutSummary) -> SyncOutcome {
-    let synced = SyncedPoint {
-        point,
-        consistency: summary.consistency,
-        bytes: member.open.carried().len() * member.unit.granule().bytes(),
-        rounds: u32::try_from(summary.rounds.len()).unwrap_or(u32::MAX),
-    };
-    SyncOutcome { identity: member.unit.identity.clone(), result: Ok(synced) }
 }

@@ -19,6 +19,7 @@ pub mod freeze;
 pub mod hooks;
 mod image;
 mod link;
+mod live;
 mod pace;
 mod roll;
 mod round;
@@ -214,7 +215,8 @@ impl Agent {
         tracing::info!(policy = %policy.name, every = ?policy.live_sync, ?limit, cut = ?policy.cut, "policy in force");
         self.pace.set_rate(limit);
         self.rules = policy.cut;
-        self.command(Command::Rules(policy.live_sync, policy.cut)).await;
+        let (every, rules, grouping) = (policy.live_sync, policy.cut, policy.group.clone());
+        self.command(Command::Rules { every, rules, grouping }).await;
     }
 
     async fn image(&mut self, action: ActionId, disk: DiskIdentity) {
@@ -242,6 +244,7 @@ impl Agent {
             actions: vec![action],
             rules: self.rules,
             hooks: Arc::clone(&self.hooks),
+            missing: Vec::new(),
         };
         let task = self.attempts.spawn(async move {
             tokio::time::sleep(delay).await;

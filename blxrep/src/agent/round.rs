@@ -47,6 +47,8 @@ pub enum CutError {
          if its pins were removed, restart the agent"
     )]
     NeverCovered { disk: DiskIdentity, reason: String },
+    #[error("coverage of {disk} is lost: {reason}")]
+    Lost { disk: DiskIdentity, reason: String },
     #[error("the policy wants no such point: {0}")]
     Unmet(String),
     #[error("{0}")]

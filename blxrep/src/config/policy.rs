@@ -7,7 +7,9 @@
 use super::pattern::Pattern;
 use super::{ConfigError, quantity, yaml};
 use crate::model::ids::AgentId;
-use crate::model::policy::{CutRules, DEFAULT_LIVE_SYNC, EffectivePolicy, FREEZE_CAP, Goal, MIN_LIVE_SYNC};
+use crate::model::policy::{
+    CutRules, DEFAULT_LIVE_SYNC, EffectivePolicy, FREEZE_CAP, Goal, Grouping, MIN_LIVE_SYNC,
+};
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -38,6 +40,21 @@ pub struct TimeOfDay {
     pub second: u8,
 }
 
+/// `all`, `each`, or lists of disks.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(untagged, expecting = "`all`, `each`, or lists of disks such as `[[/dev/sdb, /dev/sdc]]`")]
+enum GroupField {
+    Word(GroupWord),
+    Lists(Vec<Vec<String>>),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum GroupWord {
+    All,
+    Each,
+}
+
 /// Agents that a policy is for.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -65,6 +82,7 @@ pub struct Policy {
     pub max_rounds: Option<u32>,
     /// Whether a point that is not what was asked for is left out, instead of published with its true label.
     pub skip_unmet: Option<bool>,
+    group: Option<GroupField>,
     #[serde(default, deserialize_with = "quantity::duration_field")]
     pub archive_interval: Option<Duration>,
     pub snapshot_frequency: Option<SnapshotFrequency>,
@@ -119,6 +137,14 @@ impl Policy {
             max_freeze: self.max_freeze_ms.map_or(usual.max_freeze, Duration::from_millis),
             max_rounds: self.max_rounds.unwrap_or(usual.max_rounds),
             skip_unmet: self.skip_unmet.unwrap_or(usual.skip_unmet),
+        }
+    }
+
+    fn grouping(&self) -> Grouping {
+        match &self.group {
+            None | Some(GroupField::Word(GroupWord::All)) => Grouping::All,
+            Some(GroupField::Word(GroupWord::Each)) => Grouping::Each,
+            Some(GroupField::Lists(lists)) => Grouping::Lists(lists.clone()),
         }
     }
 
@@ -209,6 +235,7 @@ impl Policies {
             bandwidth_limit: policy.bandwidth_limit.filter(|limit| *limit > 0),
             disks_excluded: target.disks_excluded.clone(),
             cut: policy.cut_rules(),
+            group: policy.grouping(),
         };
         Some(Chosen { policy, notes })
     }
@@ -287,6 +314,7 @@ targets:
             bandwidth_limit: Some(100_000_000),
             disks_excluded: vec!["/dev/xvdz".to_owned()],
             cut: CutRules::default(),
+            group: Grouping::All,
         };
         assert_eq!(chosen.policy, expected);
         let [note] = &chosen.notes[..] else { panic!("{:?}", chosen.notes) };
@@ -357,6 +385,11 @@ targets:
         };
         assert_eq!(rules.cut_rules(), expected);
         assert_eq!(with("").unwrap().cut_rules(), CutRules::default());
+        assert_eq!(with("group: each").unwrap().grouping(), Grouping::Each);
+        let lists = with("group: [[/dev/sdb, log], [sdd]]").unwrap().grouping();
+        assert_eq!(lists, Grouping::Lists(vec![vec!["/dev/sdb".into(), "log".into()], vec!["sdd".into()]]));
+        let told = with("group: some").unwrap_err().to_string();
+        assert!(told.contains("`each`, or lists of disks"), "{told}");
         for bad in [
             "consistency: solid",
             "max_freeze_ms: 0",

@@ -54,6 +54,44 @@ impl Default for CutRules {
     }
 }
 
+/// Which disks of an agent share a cut, so that their points are one state.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Grouping {
+    #[default]
+    All,
+    /// Every disk is cut by itself.
+    Each,
+    /// These together, and everything that none of the lists names.
+    Lists(Vec<Vec<String>>),
+}
+
+/// A group of one agent's disks. Groups are cut in this order.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Group {
+    List(usize),
+    Single(DiskIdentity),
+    Rest,
+}
+
+impl Grouping {
+    #[must_use]
+    pub fn of(&self, device: &str, identity: &DiskIdentity) -> Group {
+        match self {
+            Self::All => Group::Rest,
+            Self::Each => Group::Single(identity.clone()),
+            Self::Lists(lists) => {
+                let named = |list: &Vec<String>| list.iter().any(|text| is_meant(text, device, identity));
+                lists.iter().position(named).map_or(Group::Rest, Group::List)
+            }
+        }
+    }
+}
+
+/// Whether a policy means this disk: by device, with or without `/dev/`, or by identity.
+fn is_meant(text: &str, device: &str, identity: &DiskIdentity) -> bool {
+    text == device || Some(text) == device.strip_prefix("/dev/") || identity.is_called(text)
+}
+
 /// What the dispatcher asks of one agent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EffectivePolicy {
@@ -66,14 +104,14 @@ pub struct EffectivePolicy {
     /// Devices left out (`/dev/sdb`, names or identities).
     pub disks_excluded: Vec<String>,
     pub cut: CutRules,
+    pub group: Grouping,
 }
 
 impl EffectivePolicy {
     /// Whether a disk is left out.
     #[must_use]
     pub fn excludes(&self, device: &str, identity: &DiskIdentity) -> bool {
-        let short = device.trim_start_matches("/dev/");
-        self.disks_excluded.iter().any(|text| text == device || text == short || identity.is_called(text))
+        self.disks_excluded.iter().any(|text| is_meant(text, device, identity))
     }
 }
 
@@ -85,6 +123,24 @@ impl Default for EffectivePolicy {
             bandwidth_limit: None,
             disks_excluded: Vec::new(),
             cut: CutRules::default(),
+            group: Grouping::default(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn disks_are_grouped_as_the_policy_says() {
+        let disk = |name: &str| DiskIdentity::Named(name.to_owned());
+        let lists = Grouping::Lists(vec![vec!["/dev/sdb".into(), "log".into()], vec!["sdd".into()]]);
+        assert_eq!(lists.of("/dev/sdb", &disk("data")), Group::List(0));
+        assert_eq!(lists.of("/dev/sdc", &disk("log")), Group::List(0));
+        assert_eq!(lists.of("/dev/sdd", &disk("x")), Group::List(1));
+        assert_eq!(lists.of("/dev/sde", &disk("y")), Group::Rest);
+        assert_eq!(Grouping::All.of("/dev/sdb", &disk("a")), Grouping::All.of("/dev/sdc", &disk("b")));
+        assert_ne!(Grouping::Each.of("/dev/sdb", &disk("a")), Grouping::Each.of("/dev/sdb", &disk("b")));
     }
 }

@@ -6,6 +6,7 @@
 mod bad_input;
 mod exactness;
 mod frozen;
+mod groups;
 mod hostile_peer;
 mod names;
 mod order;
