@@ -35,7 +35,7 @@ impl Ward {
         let disk = LoopDisk::new(BYTES)?;
         filesystem.make(disk.path())?;
         let mount = Mount::new(filesystem.name(), disk.path(), "defaults")?;
-        let load = Load::start(Ground::Folder(mount.path().to_owned()), &site.logs())?;
+        let load = Load::start_gently(Ground::Folder(mount.path().to_owned()), &site.logs())?;
         let dispatcher = site.dispatcher()?;
         let home: AgentHome = site.agent("frozen", &[(&disk, "disk")])?;
         home.add_to_config(hooks)?;
@@ -201,7 +201,7 @@ fn an_agent_killed_while_it_freezes_leaves_nothing_frozen() -> Result<()> {
     let disk = LoopDisk::new(BYTES)?;
     Filesystem::Ext4.make(disk.path())?;
     let mount = Mount::new("ext4", disk.path(), "defaults")?;
-    let load = Load::start(Ground::Folder(mount.path().to_owned()), &site.logs())?;
+    let load = Load::start_gently(Ground::Folder(mount.path().to_owned()), &site.logs())?;
     let _dispatcher = site.dispatcher()?;
     let home = site.agent("frozen", &[(&disk, "disk")])?;
     let mut agent = home.start(&site, &[])?;

@@ -26,39 +26,41 @@ pub enum Ground {
 #[derive(Debug)]
 pub struct Load {
     fio: Process,
-    churn: Background,
+    churn: Option<Background>,
     ground: Ground,
 }
+
+/// What no disk of a test keeps up with for long, whatever else the machine does.
+const HARD: &str = "--rate=24m";
+/// What leaves a rest that can be read in a moment on any machine.
+const GENTLE: &str = "--rate=1m";
 
 impl Load {
     /// Starts fio (direct, buffered and mapped random writes of 4 KiB to 1 MiB; discards on a device) and a thread
     /// that discards and writes zeroes. It ends when it is stopped, or after an hour.
     pub fn start(ground: Ground, logs: &Path) -> Result<Self> {
+        let fio = Self::fio(&ground, HARD, logs)?;
+        let churn = match ground.clone() {
+            Ground::Folder(folder) => Background::start(move |round| churn_files(&folder, round)),
+            Ground::Device(device) => Background::start(move |round| churn_device(&device, round)),
+        };
+        Ok(Self { fio, churn: Some(churn), ground })
+    }
+
+    /// The same writers, but slow ones, and nothing besides: filesystems trim all that is free again and again.
+    pub fn start_gently(ground: Ground, logs: &Path) -> Result<Self> {
+        let fio = Self::fio(&ground, GENTLE, logs)?;
+        Ok(Self { fio, churn: None, ground })
+    }
+
+    fn fio(ground: &Ground, rate: &str, logs: &Path) -> Result<Process> {
         let mut fio = Command::new("fio");
-        fio.args([
-            "--time_based",
-            "--runtime=3600",
-            "--randrepeat=0",
-            "--thread",
-            "--rw=randwrite",
-            "--rate=24m",
-        ]);
-        match &ground {
+        fio.args(["--time_based", "--runtime=3600", "--randrepeat=0", "--thread", "--rw=randwrite", rate]);
+        match ground {
             Ground::Folder(folder) => fio.arg(format!("--directory={}", folder.display())).args(ON_FILES),
             Ground::Device(device) => fio.arg(format!("--filename={}", device.display())).args(ON_DEVICE),
         };
-        let fio = Process::spawn("fio", &mut fio, logs)?;
-        let churn = match &ground {
-            Ground::Folder(folder) => {
-                let folder = folder.clone();
-                Background::start(move |round| churn_files(&folder, round))
-            }
-            Ground::Device(device) => {
-                let device = device.clone();
-                Background::start(move |round| churn_device(&device, round))
-            }
-        };
-        Ok(Self { fio, churn, ground })
+        Process::spawn("fio", &mut fio, logs)
     }
 
     /// Ends the load. What it wrote to a device through the page cache is flushed; a filesystem is left to its
@@ -71,8 +73,9 @@ impl Load {
         let report = self.fio.output();
         let jobs = if matches!(self.ground, Ground::Folder(_)) { JOBS_ON_FILES } else { JOBS_ON_DEVICE };
         ensure!(report.matches("err= 0").count() == jobs, "not all of fio's jobs went well\n{report}");
-        let rounds = self.churn.stop()?;
-        ensure!(rounds > 0, "no discard and no write-zeroes was done under the load");
+        if let Some(churn) = &mut self.churn {
+            ensure!(churn.stop()? > 0, "no discard and no write-zeroes was done under the load");
+        }
         if let Ground::Device(device) = &self.ground {
             sh("blockdev", &["--flushbufs", &device.to_string_lossy()])?;
         }
