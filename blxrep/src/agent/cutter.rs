@@ -117,7 +117,7 @@ impl Slot {
         match self.unit.lost_coverage() {
             _ if self.paused => format!("{disk} is not in this cut: it is paused"),
             Some(reason) => format!("{disk} is not in this cut: it is being read as a whole ({reason})"),
-            None => format!("{disk} is not in this cut: it is being read as a whole"),
+            None => format!("{disk} is not in this cut: this disk is read as a whole by itself"),
         }
     }
 }
