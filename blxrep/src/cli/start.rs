@@ -4,6 +4,7 @@ use super::DATA_DIR_VARIABLE;
 use super::error::CliError;
 use crate::config::file::{AgentSection, DiskChoice, DispatcherSection};
 use crate::config::quantity;
+use crate::io::buffer::give_memory_back;
 use crate::model::ids::AgentId;
 use crate::observe::LogFormat;
 use clap::{Args, ValueEnum};
@@ -89,6 +90,7 @@ pub struct DispatcherArgs {
 
 /// Runs the role until it ends.
 pub async fn run(args: StartArgs) -> Result<(), CliError> {
+    give_memory_back();
     match args.mode {
         Mode::Agent => crate::agent::run(args.into_agent()?).await,
         Mode::Dispatcher => crate::dispatcher::run(args.into_dispatcher()?).await,

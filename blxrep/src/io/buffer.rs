@@ -9,6 +9,24 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 /// Alignment of every buffer: the largest logical block size there is.
 pub const ALIGN: usize = 4096;
 
+/// Above this, freed memory goes back to the kernel at once.
+#[cfg(target_env = "gnu")]
+const RETURNED_BYTES: libc::c_int = 256 << 10;
+/// Heaps that threads share: each keeps the peak of what was freed into it.
+#[cfg(target_env = "gnu")]
+const HEAPS: libc::c_int = 2;
+
+/// Keeps glibc from holding on to what passes have freed: left to itself it raises its limit with the largest buffer it
+/// has seen, and keeps several times the memory that was ever in use.
+pub fn give_memory_back() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: sets two numbers of the allocator; documented to be callable at any time.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, RETURNED_BYTES);
+        libc::mallopt(libc::M_ARENA_MAX, HEAPS);
+    }
+}
+
 /// Zeroed bytes at an aligned address.
 pub struct AlignedBuf {
     at: NonNull<u8>,
