@@ -8,11 +8,15 @@ use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 /// Suites with these names load eBPF programs and keep disks busy: their tests run one after the other, so that the
 /// load of one does not starve the other's program on a machine with two cores.
 const SERIAL: [&str; 3] = ["privileged", "end_to_end", "fixtures"];
+
+/// After this a suite hangs: ten times what the longest takes. Its processes are killed, and it has failed.
+const SUITE_LIMIT: Duration = Duration::from_secs(20 * 60);
 
 /// How one suite or check went.
 #[derive(Debug, Default)]
@@ -101,7 +105,8 @@ fn run_suite(suite: &Executable, tag: &str, folder: &Path) -> Result<Outcome> {
     command.env(RUN_VARIABLE, tag).env(SKIPS_VARIABLE, &skips).env("TMPDIR", folder);
     let package =
         suite.package.rsplit(['/', '#']).nth(usize::from(suite.package.contains('#'))).unwrap_or("");
-    let mut outcome = run_harness(&format!("{package} {} {}", suite.kind, suite.target), &mut command)?;
+    let mut outcome =
+        run_harness(&format!("{package} {} {}", suite.kind, suite.target), &mut command, SUITE_LIMIT)?;
     if skips.exists() {
         outcome.skipped = fs::read_to_string(&skips)?.lines().map(str::to_owned).collect();
         outcome.passed = outcome.passed.saturating_sub(outcome.skipped.len() as u64);
@@ -111,11 +116,11 @@ fn run_suite(suite: &Executable, tag: &str, folder: &Path) -> Result<Outcome> {
 }
 
 fn run_doc_tests() -> Result<Outcome> {
-    run_harness("documentation", cargo().args(["test", "--quiet", "--workspace", "--doc"]))
+    run_harness("documentation", cargo().args(["test", "--quiet", "--workspace", "--doc"]), SUITE_LIMIT)
 }
 
-/// Runs tests and counts what their harness says. A suite that dies without a word has failed once.
-fn run_harness(name: &str, command: &mut Command) -> Result<Outcome> {
+/// Runs tests and counts what their harness says. A suite that dies without a word, or hangs, has failed once.
+fn run_harness(name: &str, command: &mut Command, limit: Duration) -> Result<Outcome> {
     println!("\n=== {name}");
     let mut outcome = Outcome { name: name.to_owned(), ..Outcome::default() };
     let start = Instant::now();
@@ -125,6 +130,14 @@ fn run_harness(name: &str, command: &mut Command) -> Result<Outcome> {
         .spawn()
         .with_context(|| format!("running {command:?}"))?;
     let output = child.stdout.take().context("no output of the tests")?;
+    let (ended, end) = mpsc::channel::<()>();
+    let (pid, what) = (child.id(), name.to_owned());
+    let watch = std::thread::spawn(move || {
+        if end.recv_timeout(limit) == Err(mpsc::RecvTimeoutError::Timeout) {
+            println!("{what}: FAILED: it hangs since {limit:?}; its processes are killed");
+            kill_family(pid);
+        }
+    });
     for line in BufReader::new(output).split(b'\n') {
         let line = String::from_utf8_lossy(&line?).into_owned();
         println!("{line}");
@@ -134,11 +147,34 @@ fn run_harness(name: &str, command: &mut Command) -> Result<Outcome> {
             outcome.skipped.extend((0..ignored).map(|_| "ignored".to_owned()));
         }
     }
+    drop(ended);
+    let _ = watch.join();
     if !child.wait()?.success() && outcome.failed == 0 {
         outcome.failed = 1;
     }
     outcome.took = start.elapsed();
     Ok(outcome)
+}
+
+/// Kills a process and all that descend from it, so that nothing that tests started goes on without them.
+fn kill_family(pid: u32) {
+    let children = |parent: u32| -> Vec<u32> {
+        let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+        let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+        pids.filter(|pid| parent_of(*pid) == Some(parent)).collect()
+    };
+    // Stopped first: it cannot start another while its children are found.
+    let target = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap_or(0));
+    let signal = |signal| target.map(|target| rustix::process::kill_process(target, signal));
+    let _ = signal(rustix::process::Signal::STOP);
+    children(pid).into_iter().for_each(kill_family);
+    let _ = signal(rustix::process::Signal::KILL);
+}
+
+fn parent_of(pid: u32) -> Option<u32> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name in brackets may hold anything.
+    stat.rsplit_once(") ")?.1.split(' ').nth(1)?.parse().ok()
 }
 
 /// The counts in `test result: ok. 3 passed; 0 failed; 1 ignored; ...`: passed, failed, ignored.
@@ -196,11 +232,18 @@ mod tests {
 
     #[test]
     fn a_suite_that_dies_has_failed_and_a_check_counts_once() {
-        let died = run_harness("dies", Command::new("sh").args(["-c", "kill -9 $$"])).unwrap();
+        let died = run_harness("dies", Command::new("sh").args(["-c", "kill -9 $$"]), SUITE_LIMIT).unwrap();
         assert_eq!((died.passed, died.failed), (0, 1));
         let line = "test result: ok. 2 passed; 0 failed; 1 ignored; 0 measured";
-        let lived = run_harness("lives", Command::new("echo").arg(line)).unwrap();
+        let lived = run_harness("lives", Command::new("echo").arg(line), SUITE_LIMIT).unwrap();
         assert_eq!((lived.passed, lived.failed, lived.skipped.len()), (2, 0, 1));
+        let mut hangs = Command::new("sh");
+        let start = Instant::now();
+        let hung =
+            run_harness("hangs", hangs.args(["-c", "sleep 600 & sleep 600"]), Duration::from_millis(200))
+                .unwrap();
+        assert_eq!((hung.passed, hung.failed), (0, 1));
+        assert!(start.elapsed() < Duration::from_secs(60), "its children kept the output open");
         let check = Outcome::of_check("fails", || anyhow::bail!("as it should"));
         assert_eq!((check.passed, check.failed), (0, 1));
     }
