@@ -104,6 +104,9 @@ struct Slot {
     paused: bool,
     /// The newest point is: the next one may be better, also without a change.
     fuzzy: bool,
+    /// The dispatcher at the other end of this link has taken a point: its newest is the one that is known here. Before
+    /// that it may have been set back, and a disk on which nothing changed may lack everything.
+    confirmed: bool,
     /// The disk is being read as a whole; no cut holds it.
     pass: Option<AbortOnDrop>,
     /// `None` until the first cut, after an error, and while a cut has it.
@@ -228,7 +231,15 @@ impl Cutter {
         let slot = self.slots.iter_mut().find(|slot| slot.unit.identity == unit.identity);
         let Some(slot) = slot else {
             self.due = Instant::now() + self.every;
-            self.slots.push(Slot { unit, action, paused, fuzzy: false, pass: None, member: None });
+            self.slots.push(Slot {
+                unit,
+                action,
+                paused,
+                fuzzy: false,
+                confirmed: false,
+                pass: None,
+                member: None,
+            });
             return false;
         };
         let interrupts = paused && !slot.paused;
@@ -372,6 +383,7 @@ impl Cutter {
             if let Some(slot) = self.slots.iter_mut().find(|s| Arc::ptr_eq(&s.unit, &member.unit)) {
                 let ours = |o: &&SyncOutcome| o.identity == slot.unit.identity;
                 let result = outcomes.iter().find(ours).and_then(|o| o.result.as_ref().ok());
+                slot.confirmed = result.is_some();
                 slot.fuzzy = result.is_some_and(|synced| synced.consistency == Consistency::Fuzzy);
                 slot.member = Some(member);
             }
@@ -406,7 +418,7 @@ impl Cutter {
             let (unit, lease) = (Arc::clone(&slot.unit), slot.unit.lease().await);
             // An agent that is stopping cuts nothing.
             let clean = on_thread(lease, move || unit.is_clean() && unit.is_covered()).await.unwrap_or(true);
-            if slot.fuzzy || !clean {
+            if slot.fuzzy || !slot.confirmed || slot.member.is_none() || !clean {
                 return false;
             }
         }
@@ -453,6 +465,7 @@ impl Cutter {
     async fn report(&mut self) {
         for slot in self.slots.iter_mut().filter(|slot| !slot.paused && slot.pass.is_none()) {
             if slot.member.is_none() && self.join_after <= Instant::now() {
+                slot.confirmed = false;
                 slot.member = join(&slot.unit, &self.dialer, self.pace.clone()).await.ok();
             }
             let Some(member) = &mut slot.member else {

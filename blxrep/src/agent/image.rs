@@ -21,6 +21,8 @@ use std::time::Instant;
 pub enum ImageError {
     #[error(transparent)]
     Cut(#[from] CutError),
+    #[error("the disk cannot be tracked: {0}")]
+    Untracked(String),
     #[error("the dispatcher refused the image: {0}")]
     Refused(String),
     #[error("cannot keep the tracking record of the disk: {0}")]

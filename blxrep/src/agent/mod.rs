@@ -98,6 +98,13 @@ struct Image {
 /// How an attempt at an image ended.
 type ImageEnd = (DiskIdentity, ActionId, Result<PointId, ImageError>);
 
+/// Continuous protection of a disk, as it was asked for.
+#[derive(Clone, Copy, Debug)]
+struct Live {
+    action: ActionId,
+    paused: bool,
+}
+
 struct Agent {
     dialer: Dialer,
     pace: Pace,
@@ -111,7 +118,7 @@ struct Agent {
     roll: Roll,
     images: BTreeMap<DiskIdentity, Image>,
     attempts: JoinSet<ImageEnd>,
-    lives: BTreeMap<DiskIdentity, ActionId>,
+    lives: BTreeMap<DiskIdentity, Live>,
     /// What the dispatcher was told last.
     offers: Vec<Offer>,
     outbound: mpsc::Sender<ToDispatcher>,
@@ -233,10 +240,7 @@ impl Agent {
 
     /// Starts the next attempt at an image after `delay`.
     async fn attempt(&mut self, action: ActionId, disk: DiskIdentity, backoff: Backoff, delay: Duration) {
-        let unit = match self.roll.unit(&disk).await {
-            Ok(unit) => unit,
-            Err(reason) => return self.state(action, ActionState::Failed, reason).await,
-        };
+        let unit = self.roll.unit(&disk).await.map_err(ImageError::Untracked);
         let (dialer, pace, name) = (self.dialer.clone(), self.pace.clone(), disk.clone());
         let readers = self.readers;
         let terms = Terms {
@@ -248,7 +252,10 @@ impl Agent {
         };
         let task = self.attempts.spawn(async move {
             tokio::time::sleep(delay).await;
-            let ended = image::attempt(unit, &dialer, pace, readers, action, terms).await;
+            let ended = match unit {
+                Ok(unit) => image::attempt(unit, &dialer, pace, readers, action, terms).await,
+                Err(error) => Err(error),
+            };
             (name, action, ended)
         });
         self.images.insert(disk, Image { action, task, backoff });
@@ -274,18 +281,23 @@ impl Agent {
     async fn protect(&mut self, action: ActionId, disk: DiskIdentity, paused: bool) {
         match self.roll.unit(&disk).await {
             Ok(unit) => {
-                self.lives.insert(disk, action);
+                self.lives.insert(disk, Live { action, paused });
                 self.command(Command::Protect { unit, action, paused }).await;
                 let state = if paused { ActionState::Paused } else { ActionState::Running };
                 self.state(action, state, String::new()).await;
             }
-            Err(reason) => self.state(action, ActionState::Failed, reason).await,
+            // It stays on the list of what is looked at again.
+            Err(reason) => {
+                tracing::warn!(%disk, %reason, "the disk cannot be tracked; it is tried again");
+                self.lives.insert(disk, Live { action, paused });
+                self.state(action, ActionState::Running, format!("trying again: {reason}")).await;
+            }
         }
     }
 
     async fn control(&mut self, action: ActionId, control: Control) {
         let imaged = self.images.iter().find(|(_, i)| i.action == action).map(|(d, _)| d.clone());
-        let live = self.lives.iter().find(|(_, a)| **a == action).map(|(d, _)| d.clone());
+        let live = self.lives.iter().find(|(_, live)| live.action == action).map(|(d, _)| d.clone());
         match (control, imaged, live) {
             (Control::Pause | Control::Cancel | Control::Release, Some(disk), _) => {
                 if let Some(image) = self.images.remove(&disk) {
@@ -338,11 +350,11 @@ impl Agent {
         if offers != self.offers {
             self.say_inventory((footprint, offers)).await;
         }
-        for (disk, action) in self.lives.clone() {
+        for (disk, Live { action, paused }) in self.lives.clone() {
             if !self.roll.is_current(&disk) {
                 // Its cut ends first.
                 self.command(Command::Release(disk.clone())).await;
-                self.protect(action, disk, false).await;
+                self.protect(action, disk, paused).await;
             }
         }
     }

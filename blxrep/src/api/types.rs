@@ -67,6 +67,10 @@ pub enum DiskState {
     Imaging,
     /// It has a base and points are cut.
     Protected,
+    /// A person has paused its snapshot or its points; changes go on being tracked.
+    Paused,
+    /// The policy leaves it out.
+    Excluded,
     /// It should be protected and is not; `problem` says why and what to do.
     Problem,
     /// Known from earlier; its agent does not offer it now or is not connected.
@@ -79,6 +83,8 @@ impl fmt::Display for DiskState {
             Self::Offered => "offered",
             Self::Imaging => "imaging",
             Self::Protected => "protected",
+            Self::Paused => "paused",
+            Self::Excluded => "excluded",
             Self::Problem => "problem",
             Self::Absent => "absent",
         })

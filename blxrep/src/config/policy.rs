@@ -185,6 +185,12 @@ pub struct Chosen {
 }
 
 impl Policies {
+    /// Whether nobody is protected by a policy.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.files.is_empty()
+    }
+
     /// Reads every policy of a directory. A directory that does not exist holds none.
     pub fn load(dir: &Path) -> Result<Self, ConfigError> {
         let failed = |source| ConfigError::Read { path: dir.to_owned(), source };

@@ -290,15 +290,19 @@ impl Hub {
                     && a.agent.as_ref() == Some(agent)
             })
             .filter_map(|a| a.disk)
+            .filter(|disk| {
+                !self.open.values().any(|a| a.kind == ActionKind::Snapshot && a.disk == Some(*disk))
+            })
             .collect();
-        let disks = self.store.disks()?;
+        let mut disks = self.store.disks()?;
+        disks.retain(|disk| self.offer(disk).is_ok_and(|problem| problem.is_none()) && !self.excludes(disk));
         let rows: Vec<SyncRow> =
             disks.iter().filter(|d| live.contains(&d.id)).map(|d| rows::sync(d, cut)).collect();
-        let wanted = request.disk.is_none_or(|id| live.contains(&id));
+        let wanted = request.disk.is_none_or(|id| rows.iter().any(|row| row.disk == id));
         if rows.is_empty() || !wanted {
             return Err(ApiError::refused(format!(
-                "nothing to sync on agent {agent}: the disk has no published base yet, or its live action is paused; \
-                 see `blxrep actions`, then `blxrep snapshot` or `blxrep resume`"
+                "nothing to sync on agent {agent}: the disk has no published base yet, is not there, is excluded by the \
+                 policy, or its action is paused; see `blxrep disks` and `blxrep actions`"
             )));
         }
         self.sync(agent, disk.map(|d| d.identity), request.goal, cut, reply);

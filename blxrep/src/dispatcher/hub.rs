@@ -81,7 +81,7 @@ pub struct Session {
     to_agent: mpsc::Sender<ToAgent>,
     pub offers: Vec<Offer>,
     pub status: BTreeMap<DiskIdentity, DiskStatus>,
-    policy: Option<EffectivePolicy>,
+    pub policy: Option<EffectivePolicy>,
 }
 
 struct Sync {

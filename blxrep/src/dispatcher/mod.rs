@@ -87,6 +87,9 @@ impl Shared {
     }
 }
 
+/// How often the catalog is asked whether it can still be written.
+const LOOK_FOR_LOSS: Duration = Duration::from_secs(1);
+
 /// Runs the dispatcher until it is told to stop.
 pub async fn run(args: DispatcherArgs) -> anyhow::Result<()> {
     let settings = Settings::load(args)?;
@@ -113,15 +116,37 @@ pub async fn run(args: DispatcherArgs) -> anyhow::Result<()> {
     let api = tokio::spawn(server::serve(socket, control, stopped));
     let greeter = Greeter::new(listener, shared, &settings);
     tracing::info!(%address, data_dir = %settings.data_dir.display(), store = %store.id(), "dispatcher started");
-    greeter.serve(async move { stop.requested().await }, STOP_PATIENCE).await;
+    let watched = store.clone();
+    let end = async move {
+        tokio::select! {
+            () = stop.requested() => {}
+            () = lost(&watched) => {}
+        }
+    };
+    greeter.serve(end, STOP_PATIENCE).await;
     let _ = stopping.send(true);
     let _ = api.await;
     tasks.shutdown().await;
     let _ = notes.send(Note::Stop).await;
     let _ = tokio::task::spawn_blocking(move || hub.join()).await;
     settings.remove_address();
+    anyhow::ensure!(
+        !store.is_lost(),
+        "the catalog under {} could not be written, and a new start is needed to go on: see the error above; if the \
+         disk is full, make room first",
+        settings.data_dir.display()
+    );
     tracing::info!("dispatcher stopped");
     Ok(())
+}
+
+/// Comes when the catalog has met an error that only opening it again can mend, as after a full disk: nothing could be
+/// published any more.
+async fn lost(store: &Store) {
+    let mut every = tokio::time::interval(LOOK_FOR_LOSS);
+    while !store.is_lost() {
+        every.tick().await;
+    }
 }
 
 async fn open_store(settings: &Settings) -> anyhow::Result<(Store, crate::store::recovery::OpenReport)> {

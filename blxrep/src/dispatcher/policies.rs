@@ -37,6 +37,10 @@ impl PolicyBook {
     /// Reads the files again. If one cannot be used, those in force stay.
     pub fn reload(&mut self) {
         match Policies::load(&self.dir) {
+            // More likely a filesystem that is not mounted now than somebody's wish to protect nothing any more.
+            Ok(policies) if policies.is_empty() && !self.policies.is_empty() => {
+                self.complain("there are none any more: remove their targets to protect nobody".to_owned());
+            }
             Ok(policies) => {
                 self.trouble = None;
                 if policies != self.policies {
@@ -44,13 +48,15 @@ impl PolicyBook {
                     self.policies = policies;
                 }
             }
-            Err(error) => {
-                let trouble = error.to_string();
-                if self.trouble.as_ref() != Some(&trouble) {
-                    tracing::warn!(%error, "policies were not read again; those in force stay");
-                }
-                self.trouble = Some(trouble);
-            }
+            Err(error) => self.complain(error.to_string()),
         }
+    }
+
+    fn complain(&mut self, trouble: String) {
+        if self.trouble.as_ref() != Some(&trouble) {
+            let dir = self.dir.display();
+            tracing::warn!(%dir, %trouble, "policies were not read again; those in force stay");
+        }
+        self.trouble = Some(trouble);
     }
 }

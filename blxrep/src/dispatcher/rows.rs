@@ -111,10 +111,12 @@ pub fn disk(hub: &Hub, disk: &Disk) -> Result<DiskRow, StoreError> {
         state,
         coverage: status
             .map(|s| s.coverage.clone())
-            .or(newest_coverage)
+            // Nothing is known of a disk that an agent offers and does not track.
+            .or(newest_coverage.filter(|_| session.is_none()))
             .unwrap_or_else(|| Coverage::Unknown("the disk is not tracked".to_owned())),
         lag_seconds: lag,
-        backlog: hub.backlog.get(&disk.id).copied(),
+        // Only a disk that is kept in sync is reported on.
+        backlog: hub.backlog.get(&disk.id).copied().filter(|_| state == DiskState::Protected),
         newest_point: newest.as_ref().map(|p| p.id),
         newest_cut: newest.as_ref().map(|p| p.summary.at),
         points,
@@ -135,9 +137,17 @@ fn disk_state(
     if let Some(problem) = &offer.problem {
         return (DiskState::Problem, Some(problem.clone()));
     }
+    let policy = session.and_then(|s| s.policy.as_ref());
+    if policy.is_some_and(|policy| policy.excludes(&disk.device, &disk.identity)) {
+        return (DiskState::Excluded, None);
+    }
     let open = |kind| hub.open.values().find(|a| a.disk == Some(disk.id) && a.kind == kind);
     let troubled =
         |a: &Action| (a.state == ActionState::Running && !a.reason.is_empty()).then(|| a.reason.clone());
+    let paused = |a: Option<&Action>| a.is_some_and(|a| a.state == ActionState::Paused);
+    if paused(open(ActionKind::Snapshot)) || paused(open(ActionKind::Live)) {
+        return (DiskState::Paused, None);
+    }
     if let Some(snapshot) = open(ActionKind::Snapshot) {
         return match troubled(snapshot) {
             Some(reason) => (DiskState::Problem, Some(reason)),

@@ -39,6 +39,10 @@ impl Settings {
         refuse_exposed(config.listen)?;
         let secret = Secret::load(&config.secret_file)?;
         let policies = Policies::load(&config.policy_dir)?;
+        if policies.is_empty() {
+            let dir = config.policy_dir.display();
+            tracing::warn!(%dir, "no policy (*.yaml) is there: no disk is protected unless `blxrep snapshot` asks for it");
+        }
         std::fs::create_dir_all(&config.data_dir).with_context(|| {
             format!("cannot make data directory {}; choose another --data-dir", config.data_dir.display())
         })?;

@@ -13,6 +13,7 @@ use std::io;
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::RwLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Longest record: a footprint with some hundred disks and interfaces is a tenth of it.
 pub const MAX_RECORD_BYTES: usize = 1 << 20;
@@ -60,6 +61,8 @@ pub struct Db {
     path: PathBuf,
     /// Written only by [`Self::check`], which must be alone.
     inner: RwLock<redb::Database>,
+    /// An error of the file has ended all writing until it is opened again.
+    lost: AtomicBool,
 }
 
 impl Db {
@@ -88,7 +91,7 @@ impl Db {
         // The check covers what redb trusts; should a panic be left in it, a damaged file is still only an error.
         let opened = std::panic::catch_unwind(std::panic::AssertUnwindSafe(open));
         match opened {
-            Ok(Ok(inner)) => Ok(Self { path, inner: RwLock::new(inner) }),
+            Ok(Ok(inner)) => Ok(Self { path, inner: RwLock::new(inner), lost: AtomicBool::new(false) }),
             Ok(Err(redb::DatabaseError::Storage(redb::StorageError::Io(e)))) if !is_damage(&e) => {
                 Err(failed(&path, e))
             }
@@ -178,11 +181,22 @@ impl Db {
     ) -> std::result::Result<T, E> {
         let guard =
             self.inner.read().map_err(|_| failed(&self.path, "a thread died while it checked the file"))?;
-        let mut tx = guard.begin_write().map_err(|e| failed(&self.path, e))?;
+        let mut tx = guard.begin_write().map_err(|e| self.lose(e))?;
         tx.set_durability(redb::Durability::Immediate).map_err(|e| failed(&self.path, e))?;
         let value = f(&Transaction { tx: &tx, path: &self.path })?;
-        tx.commit().map_err(|e| DbError::Commit { path: self.path.clone(), reason: e.to_string() })?;
+        tx.commit().map_err(|e| self.lose(e))?;
         Ok(value)
+    }
+
+    /// Whether nothing can be written any more, whatever room there is by now.
+    #[must_use]
+    pub fn is_lost(&self) -> bool {
+        self.lost.load(Ordering::Relaxed)
+    }
+
+    fn lose(&self, error: impl ToString) -> DbError {
+        self.lost.store(true, Ordering::Relaxed);
+        DbError::Commit { path: self.path.clone(), reason: error.to_string() }
     }
 
     /// Walks the whole file. `Ok(Some(what))` says what is wrong with it.

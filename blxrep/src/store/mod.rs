@@ -140,6 +140,12 @@ impl Store {
         self.0.layout.root()
     }
 
+    /// Whether the catalog can no longer be written until the store is opened again.
+    #[must_use]
+    pub fn is_lost(&self) -> bool {
+        self.0.db.is_lost()
+    }
+
     fn db(&self) -> &Db {
         &self.0.db
     }

@@ -58,6 +58,15 @@ pub struct RestoreReport {
     pub verified: u64,
 }
 
+/// A name of a device that does not exist would become a file in the memory that `/dev` is.
+fn refuse_memory(target: &Path) -> Result<(), StoreError> {
+    let parent = target.parent().and_then(|parent| parent.canonicalize().ok()).unwrap_or_default();
+    if parent.starts_with("/dev") && !parent.starts_with("/dev/shm") {
+        return refuse(target, "there is no such device; `lsblk` lists those that are there");
+    }
+    Ok(())
+}
+
 /// What a restore to a path would do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
@@ -71,7 +80,11 @@ impl Store {
     pub fn check_target(&self, id: PointId, target: &Path) -> Result<Target, StoreError> {
         let point = self.point(id)?;
         let Ok(meta) = std::fs::metadata(target) else {
+            if target.is_symlink() {
+                return refuse(target, "it is a link to nothing");
+            }
             self.part_of(target)?;
+            refuse_memory(target)?;
             return Ok(Target { device: false, overwrites: None });
         };
         if meta.is_file() {

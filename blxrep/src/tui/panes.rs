@@ -225,6 +225,8 @@ fn disk_state(state: DiskState) -> &'static str {
         DiskState::Offered => "○ offered",
         DiskState::Imaging => "◐ imaging",
         DiskState::Protected => "● protected",
+        DiskState::Paused => "◌ paused",
+        DiskState::Excluded => "- excluded",
         DiskState::Problem => "! problem",
         DiskState::Absent => "? absent",
     }
