@@ -6,11 +6,14 @@ use crate::io::channel::{Connection, Incoming, Receiver, Sender};
 use crate::io::random;
 use crate::wire::config::{ToAgent, ToDispatcher};
 use crate::wire::hello::{Accepted, Channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
 /// The dispatcher pings every ten seconds; silence for three of them means that it is gone.
 const SILENCE: Duration = Duration::from_secs(30);
+
+/// A session that lasts so long was no accident.
+const STEADY: Duration = Duration::from_secs(5);
 
 /// What the session says to the agent.
 #[derive(Debug)]
@@ -31,15 +34,17 @@ pub async fn run(dialer: Dialer, heard: mpsc::Sender<Heard>, mut outbound: mpsc:
         let error = match dialer.dial(Channel::Config).await {
             Ok((connection, accepted)) => {
                 tracing::info!(dispatcher = %dialer.address, "connected");
-                backoff.reset();
-                last_error.clear();
+                let began = Instant::now();
                 if heard.send(Heard::Connected(accepted)).await.is_err() {
                     return;
                 }
-                match talk(connection, &heard, &mut outbound).await {
-                    Some(error) => error,
-                    None => return,
+                let Some(error) = talk(connection, &heard, &mut outbound).await else { return };
+                // One that ends at once is tried again more and more rarely: another host may have the same id.
+                if began.elapsed() >= STEADY {
+                    backoff.reset();
+                    last_error.clear();
                 }
+                error
             }
             Err(error) => error.to_string(),
         };

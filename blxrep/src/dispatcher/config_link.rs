@@ -30,7 +30,9 @@ pub async fn serve(
                     break error.to_string();
                 },
                 // The hub has let the session go: a newer one took its place, or it took no messages.
-                None => break "this session was ended by the dispatcher".to_owned(),
+                None => break "another agent has connected with this id, or this one did not take its messages; no two \
+                               hosts may have the same --id"
+                    .to_owned(),
             },
             incoming = tokio::time::timeout(SILENCE, connection.receiver.recv()) => match incoming {
                 Ok(Ok(Incoming::Control(message))) => {

@@ -189,8 +189,8 @@ impl Hub {
         to_agent: mpsc::Sender<ToAgent>,
         reply: oneshot::Sender<u64>,
     ) {
-        if self.sessions.contains_key(&agent) {
-            tracing::info!(%agent, %address, "the agent connects anew: its older session ends");
+        if let Some(older) = self.sessions.get(&agent) {
+            tracing::warn!(%agent, %address, older = %older.address, "the agent connects anew: its older session ends");
             self.left(&agent);
         }
         let number = self.next_session;
