@@ -11,6 +11,7 @@ mod hostile_peer;
 mod names;
 mod order;
 mod restart;
+mod setbacks;
 #[path = "../support/mod.rs"]
 mod support;
 mod versions;

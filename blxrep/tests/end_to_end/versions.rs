@@ -8,7 +8,7 @@ use crate::{MIB, PATIENCE, program, require_root, summarize};
 use anyhow::Result;
 use std::fs;
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 const BYTES: u64 = 32 * MIB;
 
@@ -76,6 +76,10 @@ fn restore_to_a_device() -> Result<()> {
 
     let small = LoopDisk::new(BYTES - 4096)?;
     restore(&small)?.expect(REFUSED, &["larger device"])?;
+
+    let typo = "/dev/blxrep-no-such-disk";
+    site.cli(&["restore", &point, "--to", typo, "--yes"])?.expect(REFUSED, &["no such device"])?;
+    assert!(!Path::new(typo).exists(), "a file was made in the memory that /dev is");
 
     let mounted = LoopDisk::new(BYTES)?;
     crate::support::mount::Filesystem::Ext4.make(mounted.path())?;
