@@ -4,7 +4,9 @@
 //! `BLXREP_SOAK_SECONDS=120`.
 
 mod bad_input;
+mod databases;
 mod exactness;
+mod filesystems;
 mod frozen;
 mod hostile_peer;
 mod names;
@@ -13,6 +15,7 @@ mod restart;
 #[path = "../support/mod.rs"]
 mod support;
 mod versions;
+mod ward;
 
 use anyhow::{Context, Result, ensure};
 use std::path::Path;
