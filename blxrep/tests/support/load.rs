@@ -34,6 +34,20 @@ impl Load {
     /// Starts fio (direct, buffered and mapped random writes of 4 KiB to 1 MiB; discards on a device) and a thread
     /// that discards and writes zeroes. It ends when it is stopped, or after an hour.
     pub fn start(ground: Ground, logs: &Path) -> Result<Self> {
+        Self::with_churn(ground, logs, churn_files)
+    }
+
+    /// The same on files, but without a trim of the whole filesystem ten times a second, after each of which a round
+    /// has everything to read again.
+    pub fn without_trim(folder: &Path, logs: &Path) -> Result<Self> {
+        Self::with_churn(Ground::Folder(folder.to_owned()), logs, change_files)
+    }
+
+    fn with_churn(
+        ground: Ground,
+        logs: &Path,
+        mut on_files: impl FnMut(&Path, u64) -> Result<()> + Send + 'static,
+    ) -> Result<Self> {
         let mut fio = Command::new("fio");
         fio.args([
             "--time_based",
@@ -51,7 +65,7 @@ impl Load {
         let churn = match &ground {
             Ground::Folder(folder) => {
                 let folder = folder.clone();
-                Background::start(move |round| churn_files(&folder, round))
+                Background::start(move |round| on_files(&folder, round))
             }
             Ground::Device(device) => {
                 let device = device.clone();
@@ -119,8 +133,14 @@ const ON_DEVICE: [&str; 17] = [
     "--rate=,,16m",
 ];
 
-/// A file is written, punched, zeroed and truncated; then the filesystem discards what is free.
+/// Files are changed; then the filesystem discards what is free.
 fn churn_files(folder: &Path, round: u64) -> Result<()> {
+    change_files(folder, round)?;
+    sh("fstrim", &[&folder.to_string_lossy()]).map(drop)
+}
+
+/// A file is written, punched, zeroed and truncated.
+fn change_files(folder: &Path, round: u64) -> Result<()> {
     const MIB: u64 = 1 << 20;
     let file = File::create(folder.join("churn"))?;
     let text: Vec<u8> = (0..MIB).map(|i| (i * (round + 1)) as u8).collect();
@@ -134,7 +154,7 @@ fn churn_files(folder: &Path, round: u64) -> Result<()> {
     rustix::fs::fallocate(&file, FallocateFlags::ZERO_RANGE, 4 * MIB + 4096, MIB)?;
     file.sync_all()?;
     file.set_len(MIB)?;
-    sh("fstrim", &[&folder.to_string_lossy()]).map(drop)
+    Ok(())
 }
 
 /// A discard and a write-zeroes on a moving part of the device.
