@@ -1,7 +1,6 @@
 //! Databases that are written to while points are made: each restored one is sound and has every transaction that was
 //! acknowledged before the cut.
 
-use crate::require_root;
 use crate::support::cluster::Cluster;
 use crate::support::disk::Disk;
 use crate::support::fixture::{run, sh};
@@ -9,6 +8,7 @@ use crate::support::ledger::{self, Ledger};
 use crate::support::mount::{Filesystem, Mount};
 use crate::support::site::PointRow;
 use crate::ward::{RULES, Series, Volume, Ward};
+use crate::{is_soak, require_root};
 use anyhow::{Context, Result, ensure};
 use std::cell::Cell;
 use std::fs;
@@ -29,7 +29,7 @@ const PACE: Duration = Duration::from_millis(2);
 const CLIENTS: usize = 2;
 
 fn least() -> usize {
-    if std::env::var_os("BLXREP_SOAK_SECONDS").is_some() { LEAST_IN_SOAK } else { LEAST }
+    if is_soak() { LEAST_IN_SOAK } else { LEAST }
 }
 
 /// How many transactions of each client a point must have: those acknowledged before it was cut, and it was not cut

@@ -31,6 +31,11 @@ fn program() -> &'static Path {
     Path::new(env!("CARGO_BIN_EXE_blxrep"))
 }
 
+/// Whether this is `cargo xtask soak`.
+fn is_soak() -> bool {
+    std::env::var_os("BLXREP_SOAK_SECONDS").is_some()
+}
+
 /// How long a load lasts.
 fn load_time() -> Result<Duration> {
     let seconds = match std::env::var("BLXREP_SOAK_SECONDS") {
