@@ -18,7 +18,7 @@ const LONGEST: Duration = Duration::from_secs(20);
 /// Points under load with this label: each is clean, and writers go on after it.
 fn clean(filesystem: Filesystem, label: &str) -> Result<()> {
     let volume = Volume::new(filesystem, RULES)?;
-    let load = Load::without_trim(volume.mount.path(), &volume.site.logs())?;
+    let load = volume.busy()?;
     let ward = volume.protect(load, "")?;
     let series = ward.series(label, LEAST, |point, _, copy| {
         fs::write(ward.volume.mount.path().join("after"), &point.id)?;

@@ -7,7 +7,7 @@ use crate::support::mount::{Filesystem, Mount};
 use crate::support::site::{DONE, FAILED, Site, SyncRow};
 use crate::ward::{RULES, Volume, Ward};
 use crate::{MIB, PATIENCE, load_time, program, require_root, summarize};
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use std::fs;
 use std::time::{Duration, Instant};
 
@@ -66,10 +66,16 @@ fn hooks_are_run_around_the_freeze_and_kept_with_the_point() -> Result<()> {
     let point = ward.sync("frozen")?;
     ensure!(point.consistency == "frozen", "{point:?}");
     let stages: Vec<&str> = point.hooks.iter().map(|hook| hook.stage.as_str()).collect();
-    ensure!(stages == ["pre", "freeze", "thaw", "post"], "{point:?}");
+    // On a busy machine, a freeze in which too much is left to read is given up and tried again.
+    let [first, tries @ .., last] = &stages[..] else { bail!("{point:?}") };
+    ensure!(*first == "pre" && *last == "post" && !tries.is_empty(), "{point:?}");
+    ensure!(tries.chunks(2).all(|pair| pair == ["freeze", "thaw"]), "{point:?}");
     ensure!(point.hooks.iter().all(|hook| hook.output == "said name:disk\n"), "{point:?}");
     let ran = fs::read_to_string(&log)?;
-    ensure!(ran.lines().all(|line| line.ends_with(&point.cut_id)) && ran.lines().count() == 4, "{ran}");
+    ensure!(
+        ran.lines().all(|line| line.ends_with(&point.cut_id)) && ran.lines().count() == stages.len(),
+        "{ran}"
+    );
     let quiet = ward.sync("quiet")?;
     let stages: Vec<&str> = quiet.hooks.iter().map(|hook| hook.stage.as_str()).collect();
     ensure!(stages == ["pre", "post"], "nothing is frozen for a quiet point: {quiet:?}");

@@ -56,10 +56,10 @@ impl Course {
         Self { plan, place: Place::Raw, interfere: false }
     }
 
-    /// Whether there must be a proven point: not where a hot granule is all that is written, and cannot be frozen.
+    /// Whether there must be a proven point: not at any speed, and not where a hot granule cannot be frozen.
     fn is_provable(&self) -> bool {
-        let calm = self.plan.rate.is_some_and(|rate| rate <= CALM);
-        self.place == Place::Files || calm || matches!(self.plan.pattern, Pattern::Uniform)
+        let uniform = matches!(self.plan.pattern, Pattern::Uniform);
+        self.plan.rate.is_some_and(|rate| rate <= CALM || uniform || self.place == Place::Files)
     }
 }
 

@@ -1,7 +1,7 @@
 //! A mounted disk with something that writes to it, under protection.
 
 use crate::support::disk::{Disk, LoopDisk};
-use crate::support::load::{Ground, Load};
+use crate::support::load::Load;
 use crate::support::mount::{Filesystem, Mount};
 use crate::support::process::Process;
 use crate::support::site::{AgentHome, PointRow, Site, SyncRow};
@@ -33,9 +33,9 @@ impl Volume {
         Ok(Self { mount, disk, site })
     }
 
-    /// Every kind of write, on files of this volume.
+    /// Writes of every kind, but few enough that what is left of them fits into a freeze.
     pub fn busy(&self) -> Result<Load> {
-        Load::start(Ground::Folder(self.mount.path().to_owned()), &self.site.logs())
+        Load::gentle(self.mount.path(), &self.site.logs())
     }
 
     /// Protects the disk while `load` writes to it, and waits for the base.

@@ -34,29 +34,24 @@ impl Load {
     /// Starts fio (direct, buffered and mapped random writes of 4 KiB to 1 MiB; discards on a device) and a thread
     /// that discards and writes zeroes. It ends when it is stopped, or after an hour.
     pub fn start(ground: Ground, logs: &Path) -> Result<Self> {
-        Self::with_churn(ground, logs, churn_files)
+        Self::with_churn(ground, "24m", logs, churn_files)
     }
 
-    /// The same on files, but without a trim of the whole filesystem ten times a second, after each of which a round
-    /// has everything to read again.
-    pub fn without_trim(folder: &Path, logs: &Path) -> Result<Self> {
-        Self::with_churn(Ground::Folder(folder.to_owned()), logs, change_files)
+    /// The same on files, but at a quarter of the rate, and without a trim of the whole filesystem ten times a second:
+    /// what is left of such writes fits into a freeze.
+    pub fn gentle(folder: &Path, logs: &Path) -> Result<Self> {
+        Self::with_churn(Ground::Folder(folder.to_owned()), "6m", logs, change_files)
     }
 
     fn with_churn(
         ground: Ground,
+        rate: &str,
         logs: &Path,
         mut on_files: impl FnMut(&Path, u64) -> Result<()> + Send + 'static,
     ) -> Result<Self> {
         let mut fio = Command::new("fio");
-        fio.args([
-            "--time_based",
-            "--runtime=3600",
-            "--randrepeat=0",
-            "--thread",
-            "--rw=randwrite",
-            "--rate=24m",
-        ]);
+        fio.args(["--time_based", "--runtime=3600", "--randrepeat=0", "--thread", "--rw=randwrite"]);
+        fio.arg(format!("--rate={rate}"));
         match &ground {
             Ground::Folder(folder) => fio.arg(format!("--directory={}", folder.display())).args(ON_FILES),
             Ground::Device(device) => fio.arg(format!("--filename={}", device.display())).args(ON_DEVICE),
