@@ -4,6 +4,7 @@ use crate::cargo::cargo;
 use crate::support::fixture::is_root;
 use anyhow::{Context, Result, bail, ensure};
 use std::collections::BTreeSet;
+use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -19,7 +20,7 @@ const fn tool(program: &'static str, package: &'static str) -> Tool {
 }
 
 /// What the privileged tests, the soak and the demo use.
-pub const FOR_TESTS: [Tool; 18] = [
+pub const FOR_TESTS: [Tool; 21] = [
     tool("fio", "fio"),
     tool("mkfs.ext4", "e2fsprogs"),
     tool("e2fsck", "e2fsprogs"),
@@ -38,7 +39,15 @@ pub const FOR_TESTS: [Tool; 18] = [
     tool("sfdisk", "fdisk"),
     tool("bpftrace", "bpftrace"),
     tool("modprobe", "kmod"),
+    tool("setpriv", "util-linux"),
+    tool("sqlite3", "sqlite3"),
+    tool("initdb", "postgresql"),
 ];
+
+/// Where Debian keeps the programs of each version of a PostgreSQL server; none of them is on the path.
+const POSTGRESQL: &str = "/usr/lib/postgresql";
+/// Settings of Debian for new clusters. The package of the server makes and starts one unless they say otherwise.
+const CLUSTERS: &str = "/etc/postgresql-common/createcluster.conf";
 
 /// What the bench compares with.
 pub const FOR_BENCH: [Tool; 6] = [
@@ -63,6 +72,9 @@ pub fn ensure_tools(tools: &[Tool]) -> Result<()> {
         bail!("some tools are missing, and this is not Debian; install what `{remedy}` would install there");
     }
     println!("installing {}", packages.join(", "));
+    if packages.contains(&"postgresql") {
+        without_cluster()?;
+    }
     if install(&packages).is_err() {
         apt(&["update"]).context("apt-get update")?;
         install(&packages).with_context(|| remedy)?;
@@ -87,7 +99,28 @@ pub fn ensure_rust_components() -> Result<()> {
 }
 
 fn install(packages: &[&str]) -> Result<()> {
-    apt(&[&["install", "--yes", "--quiet", "--no-install-recommends"], packages].concat())
+    // Settings that are there already stay, without a question.
+    const OPTIONS: [&str; 5] = [
+        "install",
+        "--yes",
+        "--quiet",
+        "--no-install-recommends",
+        "--option=Dpkg::Options::=--force-confold",
+    ];
+    apt(&[&OPTIONS, packages].concat())
+}
+
+/// The tests make clusters of their own: on a machine that never had PostgreSQL, none is made and started with the
+/// package.
+fn without_cluster() -> Result<()> {
+    let path = Path::new(CLUSTERS);
+    if path.exists() {
+        return Ok(());
+    }
+    let folder = path.parent().context("no folder")?;
+    fs::create_dir_all(folder)
+        .and_then(|()| fs::write(path, "create_main_cluster = false\n"))
+        .with_context(|| format!("{CLUSTERS}: writing"))
 }
 
 fn apt(args: &[&str]) -> Result<()> {
@@ -102,7 +135,8 @@ fn is_there(program: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     // Administration tools are not on everybody's path.
     let more = ["/usr/sbin", "/sbin"].map(Path::new).map(Path::to_owned);
-    std::env::split_paths(&path).chain(more).any(|folder| folder.join(program).is_file())
+    let versions = fs::read_dir(POSTGRESQL).into_iter().flatten().flatten().map(|v| v.path().join("bin"));
+    std::env::split_paths(&path).chain(more).chain(versions).any(|folder| folder.join(program).is_file())
 }
 
 #[cfg(test)]

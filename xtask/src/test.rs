@@ -4,8 +4,9 @@ use crate::cargo::{Executable, build_tests, cargo};
 use crate::support::fixture::{RUN_VARIABLE, SKIPS_VARIABLE, is_root};
 use crate::{build_ebpf, leftovers, packages};
 use anyhow::{Context, Result, ensure};
-use std::fs;
+use std::fs::{self, Permissions};
 use std::io::{BufRead, BufReader};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 use std::sync::mpsc;
@@ -67,8 +68,12 @@ pub fn run() -> Result<ExitCode> {
         Ok(())
     }));
     let tag = format!("run{}", std::process::id());
-    let folder =
-        tempfile::Builder::new().prefix("blxrep-test-").tempdir().context("making a folder for tests")?;
+    // A database server that a test runs as another user has its mount points in there.
+    let folder = tempfile::Builder::new()
+        .prefix("blxrep-test-")
+        .permissions(Permissions::from_mode(0o711))
+        .tempdir()
+        .context("making a folder for tests")?;
     // The suites that say most about a change in the least time come first.
     suites.sort_by_key(|suite| (is_serial(suite), suite.kind != "lib", suite.target.clone()));
     for suite in &suites {

@@ -1,124 +1,17 @@
 //! Points for which filesystems were frozen, and the operator's hooks around them.
 
 use crate::support::disk::{Disk, LoopDisk};
-use crate::support::fixture::{pause, sh};
+use crate::support::fixture::pause;
 use crate::support::load::{Ground, Load};
 use crate::support::mount::{Filesystem, Mount};
-use crate::support::process::Process;
-use crate::support::site::{AgentHome, DONE, FAILED, PointRow, Site, SyncRow};
+use crate::support::site::{DONE, FAILED, Site, SyncRow};
+use crate::ward::{RULES, Volume, Ward};
 use crate::{MIB, PATIENCE, load_time, program, require_root, summarize};
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use std::fs;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 const BYTES: u64 = 384 * MIB;
-/// What a freeze may take on a machine that is busy with other tests: only the label depends on it.
-const RULES: &str = "max_freeze_ms: 5000\n";
-
-/// A mounted disk with a base and, for as long as this lives, writers.
-struct Ward {
-    site: Site,
-    disk: LoopDisk,
-    mount: Mount,
-    load: Load,
-    _dispatcher: Process,
-    agent: Process,
-    /// Its pins are what keeps the disk tracked.
-    _home: AgentHome,
-}
-
-impl Ward {
-    fn new(filesystem: Filesystem, rules: &str, hooks: &str) -> Result<Self> {
-        let site = Site::new(program(), "1h")?;
-        site.add_to_policy(rules)?;
-        let disk = LoopDisk::new(BYTES)?;
-        filesystem.make(disk.path())?;
-        let mount = Mount::new(filesystem.name(), disk.path(), "defaults")?;
-        let load = Load::start_gently(Ground::Folder(mount.path().to_owned()), &site.logs())?;
-        let dispatcher = site.dispatcher()?;
-        let home: AgentHome = site.agent("frozen", &[(&disk, "disk")])?;
-        home.add_to_config(hooks)?;
-        let agent = home.start(&site, &[])?;
-        site.wait_for_points("frozen", 1, 1, PATIENCE)?;
-        Ok(Self { site, disk, mount, load, _dispatcher: dispatcher, agent, _home: home })
-    }
-
-    /// A sync, and the row of the point that it made.
-    fn sync(&self, consistency: &str) -> Result<PointRow> {
-        let rows: Vec<SyncRow> =
-            self.site.cli(&["sync", "frozen", "--wait", "--consistency", consistency])?.parse()?;
-        let point = rows[0].point.clone().with_context(|| format!("{rows:?}\n{}", self.agent.tail()))?;
-        let points = self.site.points("frozen")?;
-        points.into_iter().find(|row| row.id == point).context("the point is not listed")
-    }
-
-    fn end(self) -> Result<()> {
-        self.load.stop()?;
-        self.mount.unmount()?;
-        summarize(&self.site.points("frozen")?)?;
-        drop(self.disk);
-        self.site.done();
-        Ok(())
-    }
-}
-
-/// Frozen points under load: each is labelled so, is clean as it was cut, and writers go on after it.
-fn frozen_points(filesystem: Filesystem, check: impl Fn(&str) -> Result<()>) -> Result<()> {
-    let ward = Ward::new(filesystem, RULES, "")?;
-    let (mut freezes, mut missed, end) = (Vec::new(), 0, Instant::now() + load_time()? / 2);
-    while freezes.len() < 3 || Instant::now() < end {
-        let point = ward.sync("frozen")?;
-        if point.consistency != "frozen" {
-            // A trim of all that is free can leave more to read than fits into a freeze.
-            ensure!(point.notes.iter().any(|note| note.contains("freeze")), "it does not say why: {point:?}");
-            missed += 1;
-            ensure!(missed < 20 + freezes.len(), "hardly any point is frozen: {point:?}");
-            continue;
-        }
-        let millis = point.freeze_ms.context("a frozen point says how long that took")?;
-        ensure!(millis <= 4 * 5000, "filesystems were frozen for {millis} ms: {point:?}");
-        freezes.push(millis);
-        let copy = LoopDisk::over(ward.site.restore(&point.id)?)?;
-        check(&copy.name()).with_context(|| format!("{point:?}"))?;
-        fs::write(ward.mount.path().join("after"), point.id).context("writing after the thaw")?;
-    }
-    freezes.sort_unstable();
-    println!(
-        "{}: {} freezes ({missed} times there was too much to read), median {} ms, longest {} ms",
-        filesystem.name(),
-        freezes.len(),
-        freezes[freezes.len() / 2],
-        freezes[freezes.len() - 1]
-    );
-    ward.end()
-}
-
-#[test]
-fn ext4_points_are_clean_without_replay() -> Result<()> {
-    require_root!();
-    frozen_points(Filesystem::Ext4, |device| {
-        let features = sh("dumpe2fs", &["-h", device])?;
-        ensure!(!features.contains("needs_recovery"), "the journal is not empty");
-        sh("e2fsck", &["-f", "-n", device]).map(drop)
-    })
-}
-
-#[test]
-fn btrfs_points_are_clean_without_replay() -> Result<()> {
-    require_root!();
-    frozen_points(Filesystem::Btrfs, |device| sh("btrfs", &["check", "--readonly", device]).map(drop))
-}
-
-#[test]
-fn xfs_points_are_clean_after_replay() -> Result<()> {
-    require_root!();
-    frozen_points(Filesystem::Xfs, |device| {
-        // The original has the same UUID and may be mounted.
-        Mount::new("xfs", Path::new(device), "nouuid")?.unmount()?;
-        sh("xfs_repair", &["-n", device]).map(drop)
-    })
-}
 
 /// A disk without a filesystem has nothing to freeze: the point says so and is quiet all the same, or is not made where
 /// the policy wants nothing less.
@@ -150,6 +43,13 @@ fn without_a_filesystem_there_is_nothing_to_freeze() -> Result<()> {
     Ok(())
 }
 
+/// ext4 under load, with hooks.
+fn guarded(hooks: &str) -> Result<Ward<Load>> {
+    let volume = Volume::new(Filesystem::Ext4, RULES)?;
+    let load = volume.busy()?;
+    volume.protect(load, hooks)
+}
+
 /// What hooks are run, in which order, and what a point says of them.
 #[test]
 fn hooks_are_run_around_the_freeze_and_kept_with_the_point() -> Result<()> {
@@ -161,19 +61,25 @@ fn hooks_are_run_around_the_freeze_and_kept_with_the_point() -> Result<()> {
         format!("    {stage}: {{command: [/bin/sh, -c, '{script}'], timeout: 20s}}\n")
     };
     let hooks = format!("  hooks:\n{}", ["pre", "freeze", "thaw", "post"].map(hook).concat());
-    let ward = Ward::new(Filesystem::Ext4, RULES, &hooks)?;
+    let ward = guarded(&hooks)?;
     fs::write(&log, "")?;
     let point = ward.sync("frozen")?;
     ensure!(point.consistency == "frozen", "{point:?}");
     let stages: Vec<&str> = point.hooks.iter().map(|hook| hook.stage.as_str()).collect();
-    ensure!(stages == ["pre", "freeze", "thaw", "post"], "{point:?}");
+    // On a busy machine, a freeze in which too much is left to read is given up and tried again.
+    let [first, tries @ .., last] = &stages[..] else { bail!("{point:?}") };
+    ensure!(*first == "pre" && *last == "post" && !tries.is_empty(), "{point:?}");
+    ensure!(tries.chunks(2).all(|pair| pair == ["freeze", "thaw"]), "{point:?}");
     ensure!(point.hooks.iter().all(|hook| hook.output == "said name:disk\n"), "{point:?}");
     let ran = fs::read_to_string(&log)?;
-    ensure!(ran.lines().all(|line| line.ends_with(&point.cut_id)) && ran.lines().count() == 4, "{ran}");
+    ensure!(
+        ran.lines().all(|line| line.ends_with(&point.cut_id)) && ran.lines().count() == stages.len(),
+        "{ran}"
+    );
     let quiet = ward.sync("quiet")?;
     let stages: Vec<&str> = quiet.hooks.iter().map(|hook| hook.stage.as_str()).collect();
     ensure!(stages == ["pre", "post"], "nothing is frozen for a quiet point: {quiet:?}");
-    ward.end()
+    ward.end(Load::stop)
 }
 
 /// A hook that hangs is killed; what it was to prepare is undone, nothing stays frozen, and the point says so.
@@ -182,14 +88,14 @@ fn a_hook_that_hangs_leaves_everything_thawed() -> Result<()> {
     require_root!();
     let hooks = "  hooks:\n    freeze: {command: [/bin/sh, -c, 'echo waiting; sleep 600'], timeout: 1s}\n    \
                  thaw: {command: [/bin/true]}\n";
-    let ward = Ward::new(Filesystem::Ext4, RULES, hooks)?;
+    let ward = guarded(hooks)?;
     let point = ward.sync("frozen")?;
     ensure!(point.consistency != "frozen", "{point:?}");
     ensure!(point.notes.iter().any(|note| note.contains("freeze hook")), "{point:?}");
     let stages: Vec<&str> = point.hooks.iter().map(|hook| hook.stage.as_str()).collect();
     ensure!(stages == ["freeze", "thaw"], "what a hook began is ended: {point:?}");
-    fs::write(ward.mount.path().join("after"), "thawed").context("writing after the hook")?;
-    ward.end()
+    fs::write(ward.volume.mount.path().join("after"), "thawed").context("writing after the hook")?;
+    ward.end(Load::stop)
 }
 
 /// The agent is killed in the middle of freezes, again and again: writers go on, and the next points are right.
@@ -201,7 +107,7 @@ fn an_agent_killed_while_it_freezes_leaves_nothing_frozen() -> Result<()> {
     let disk = LoopDisk::new(BYTES)?;
     Filesystem::Ext4.make(disk.path())?;
     let mount = Mount::new("ext4", disk.path(), "defaults")?;
-    let load = Load::start_gently(Ground::Folder(mount.path().to_owned()), &site.logs())?;
+    let load = Load::start(Ground::Folder(mount.path().to_owned()), &site.logs())?;
     let _dispatcher = site.dispatcher()?;
     let home = site.agent("frozen", &[(&disk, "disk")])?;
     let mut agent = home.start(&site, &[])?;

@@ -4,7 +4,9 @@
 //! `BLXREP_SOAK_SECONDS=120`.
 
 mod bad_input;
+mod databases;
 mod exactness;
+mod filesystems;
 mod frozen;
 mod groups;
 mod hostile_peer;
@@ -15,6 +17,7 @@ mod setbacks;
 #[path = "../support/mod.rs"]
 mod support;
 mod versions;
+mod ward;
 
 use anyhow::{Context, Result, ensure};
 use std::path::Path;
@@ -28,6 +31,11 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// The program under test.
 fn program() -> &'static Path {
     Path::new(env!("CARGO_BIN_EXE_blxrep"))
+}
+
+/// Whether this is `cargo xtask soak`.
+fn is_soak() -> bool {
+    std::env::var_os("BLXREP_SOAK_SECONDS").is_some()
 }
 
 /// How long a load lasts.

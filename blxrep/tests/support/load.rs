@@ -26,41 +26,48 @@ pub enum Ground {
 #[derive(Debug)]
 pub struct Load {
     fio: Process,
-    churn: Option<Background>,
+    churn: Background,
     ground: Ground,
 }
-
-/// What no disk of a test keeps up with for long, whatever else the machine does.
-const HARD: &str = "--rate=24m";
-/// What leaves a rest that can be read in a moment on any machine.
-const GENTLE: &str = "--rate=1m";
 
 impl Load {
     /// Starts fio (direct, buffered and mapped random writes of 4 KiB to 1 MiB; discards on a device) and a thread
     /// that discards and writes zeroes. It ends when it is stopped, or after an hour.
     pub fn start(ground: Ground, logs: &Path) -> Result<Self> {
-        let fio = Self::fio(&ground, HARD, logs)?;
-        let churn = match ground.clone() {
-            Ground::Folder(folder) => Background::start(move |round| churn_files(&folder, round)),
-            Ground::Device(device) => Background::start(move |round| churn_device(&device, round)),
-        };
-        Ok(Self { fio, churn: Some(churn), ground })
+        Self::with_churn(ground, "24m", logs, churn_files)
     }
 
-    /// The same writers, but slow ones, and nothing besides: filesystems trim all that is free again and again.
-    pub fn start_gently(ground: Ground, logs: &Path) -> Result<Self> {
-        let fio = Self::fio(&ground, GENTLE, logs)?;
-        Ok(Self { fio, churn: None, ground })
+    /// The same on files, but at an eighth of the rate, and without a trim of the whole filesystem ten times a second:
+    /// what is left of such writes fits into a freeze.
+    pub fn gentle(folder: &Path, logs: &Path) -> Result<Self> {
+        Self::with_churn(Ground::Folder(folder.to_owned()), "3m", logs, change_files)
     }
 
-    fn fio(ground: &Ground, rate: &str, logs: &Path) -> Result<Process> {
+    fn with_churn(
+        ground: Ground,
+        rate: &str,
+        logs: &Path,
+        mut on_files: impl FnMut(&Path, u64) -> Result<()> + Send + 'static,
+    ) -> Result<Self> {
         let mut fio = Command::new("fio");
-        fio.args(["--time_based", "--runtime=3600", "--randrepeat=0", "--thread", "--rw=randwrite", rate]);
-        match ground {
+        fio.args(["--time_based", "--runtime=3600", "--randrepeat=0", "--thread", "--rw=randwrite"]);
+        fio.arg(format!("--rate={rate}"));
+        match &ground {
             Ground::Folder(folder) => fio.arg(format!("--directory={}", folder.display())).args(ON_FILES),
             Ground::Device(device) => fio.arg(format!("--filename={}", device.display())).args(ON_DEVICE),
         };
-        Process::spawn("fio", &mut fio, logs)
+        let fio = Process::spawn("fio", &mut fio, logs)?;
+        let churn = match &ground {
+            Ground::Folder(folder) => {
+                let folder = folder.clone();
+                Background::start(move |round| on_files(&folder, round))
+            }
+            Ground::Device(device) => {
+                let device = device.clone();
+                Background::start(move |round| churn_device(&device, round))
+            }
+        };
+        Ok(Self { fio, churn, ground })
     }
 
     /// Ends the load. What it wrote to a device through the page cache is flushed; a filesystem is left to its
@@ -73,9 +80,8 @@ impl Load {
         let report = self.fio.output();
         let jobs = if matches!(self.ground, Ground::Folder(_)) { JOBS_ON_FILES } else { JOBS_ON_DEVICE };
         ensure!(report.matches("err= 0").count() == jobs, "not all of fio's jobs went well\n{report}");
-        if let Some(churn) = &mut self.churn {
-            ensure!(churn.stop()? > 0, "no discard and no write-zeroes was done under the load");
-        }
+        let rounds = self.churn.stop()?;
+        ensure!(rounds > 0, "no discard and no write-zeroes was done under the load");
         if let Ground::Device(device) = &self.ground {
             sh("blockdev", &["--flushbufs", &device.to_string_lossy()])?;
         }
@@ -122,8 +128,14 @@ const ON_DEVICE: [&str; 17] = [
     "--rate=,,16m",
 ];
 
-/// A file is written, punched, zeroed and truncated; then the filesystem discards what is free.
+/// Files are changed; then the filesystem discards what is free.
 fn churn_files(folder: &Path, round: u64) -> Result<()> {
+    change_files(folder, round)?;
+    sh("fstrim", &[&folder.to_string_lossy()]).map(drop)
+}
+
+/// A file is written, punched, zeroed and truncated.
+fn change_files(folder: &Path, round: u64) -> Result<()> {
     const MIB: u64 = 1 << 20;
     let file = File::create(folder.join("churn"))?;
     let text: Vec<u8> = (0..MIB).map(|i| (i * (round + 1)) as u8).collect();
@@ -137,7 +149,7 @@ fn churn_files(folder: &Path, round: u64) -> Result<()> {
     rustix::fs::fallocate(&file, FallocateFlags::ZERO_RANGE, 4 * MIB + 4096, MIB)?;
     file.sync_all()?;
     file.set_len(MIB)?;
-    sh("fstrim", &[&folder.to_string_lossy()]).map(drop)
+    Ok(())
 }
 
 /// A discard and a write-zeroes on a moving part of the device.

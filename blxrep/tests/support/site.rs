@@ -48,6 +48,7 @@ pub struct PointRow {
     pub coverage: String,
     pub bytes: u64,
     pub cut_id: String,
+    pub rounds: u32,
     pub freeze_ms: Option<u64>,
     pub notes: Vec<String>,
     pub hooks: Vec<HookRow>,
