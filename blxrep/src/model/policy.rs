@@ -16,8 +16,9 @@ pub const DEFAULT_MAX_FREEZE: Duration = Duration::from_millis(500);
 /// What no policy can exceed: services time out, and watchdogs bark, after about ten seconds.
 pub const FREEZE_CAP: Duration = Duration::from_secs(5);
 /// Rounds of a cut unless a policy says otherwise: they shrink geometrically while the disk is read faster than it is
-/// written, so after these the rest is a few granules that are rewritten all the time.
-pub const DEFAULT_MAX_ROUNDS: u32 = 32;
+/// written. What is left then is a few granules that are rewritten all the time, and a round of them takes 2 ms: this many
+/// are half a second in which writers have to pause once for so long.
+pub const DEFAULT_MAX_ROUNDS: u32 = 256;
 
 /// What a cut tries to reach.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
