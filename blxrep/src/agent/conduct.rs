@@ -119,6 +119,8 @@ impl Conduct {
             };
             self.results.push(step.result);
             let judged = match (self.plan.next(&self.results), step.judged) {
+                // Whatever the plan says: nothing that was read counts any more.
+                (_, Some(widened @ Judged::Widened { .. })) => Some(widened),
                 (Next::Round | Next::Freeze, _) => None,
                 (Next::Audit, Some(judged)) => Some(judged),
                 (Next::Audit, None) => Some(round::audit(members, Ok(())).await?),
@@ -230,7 +232,8 @@ impl Conduct {
             self.doubts.push(format!("{bytes} bytes were written past the frozen filesystems"));
         }
         result.frozen = self.doubts.is_empty();
-        let judged = judged.filter(|_| result.frozen);
+        // A freeze that did not hold proves nothing; a gap that was found under it stays found.
+        let judged = judged.filter(|judged| result.frozen || matches!(judged, Judged::Widened { .. }));
         Ok(Step { at: formed.at, result, held, judged })
     }
 

@@ -365,7 +365,9 @@ impl Cutter {
         slot.pass = None;
         match result {
             Ok(done) => {
+                let actions = vec![slot.action];
                 self.keep(done);
+                let _ = self.events.send(Event::Recovered { actions }).await;
             }
             Err(reason) => {
                 slot.unit.abandoned();
