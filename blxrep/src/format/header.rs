@@ -17,6 +17,8 @@ pub const VERSION: u32 = 1;
 pub const MAX_IDENTITY_BYTES: u16 = 512;
 /// Longest agent name (see [`AgentId`]).
 const MAX_AGENT_BYTES: u16 = 64;
+/// Longest path of a device that is kept; the rest of a longer one is left out.
+const MAX_DEVICE_BYTES: u16 = 128;
 /// Position of the header's own checksum.
 const CHECKSUM_AT: usize = HEADER_BYTES - 4;
 const PART: &str = "the file header";
@@ -69,9 +71,13 @@ pub struct FileHeader {
     /// `None` in the files of a base.
     pub parent: Option<PointId>,
     pub sequence: u64,
+    /// Position among all points of the disk, in the order of publication.
+    pub number: u64,
     pub epoch: Epoch,
     pub disk_bytes: u64,
     pub granule: GranuleSize,
+    /// Where the agent saw the disk, as `/dev/sda`.
+    pub device: String,
     /// `None` while the image is being made.
     pub cut: Option<CutFacts>,
 }
@@ -90,11 +96,13 @@ impl FileHeader {
         }
         out.extend_from_slice(&self.sequence.to_le_bytes());
         out.extend_from_slice(&self.disk_bytes.to_le_bytes());
+        out.extend_from_slice(&self.number.to_le_bytes());
         put_cut(&mut out, self.cut);
         let (code, text) = identity_parts(&self.identity);
         out.push(code);
         put_text(&mut out, text, MAX_IDENTITY_BYTES);
         put_text(&mut out, self.agent.as_str(), MAX_AGENT_BYTES);
+        put_text(&mut out, &self.device, MAX_DEVICE_BYTES);
         let mut header = [0; HEADER_BYTES];
         header[..out.len()].copy_from_slice(&out);
         let crc = crc32c::crc32c(&header[..CHECKSUM_AT]);
@@ -120,13 +128,14 @@ impl FileHeader {
         let epoch = Epoch(c.u128()?);
         let (disk, generation) = (DiskId(c.u64()?), GenerationId(c.u64()?));
         let (point, parent) = (PointId(c.u64()?), c.u64()?);
-        let (sequence, disk_bytes) = (c.u64()?, c.u64()?);
+        let (sequence, disk_bytes, number) = (c.u64()?, c.u64()?, c.u64()?);
         let cut = take_cut(&mut c)?;
         let code = c.u8()?;
         let text = c.text("the disk identity", MAX_IDENTITY_BYTES)?.to_owned();
         let identity = identity_from(code, text).ok_or(field("the kind of identity", u64::from(code)))?;
         let agent = c.text("the agent", MAX_AGENT_BYTES)?;
         let agent = agent.parse().map_err(|_| FormatError::Text { part: PART, field: "the agent" })?;
+        let device = c.text("the device", MAX_DEVICE_BYTES)?.to_owned();
         c.rest_is_zero()?;
         let parent = (parent != 0).then_some(PointId(parent));
         Ok(Self {
@@ -139,9 +148,11 @@ impl FileHeader {
             point,
             parent,
             sequence,
+            number,
             epoch,
             disk_bytes,
             granule,
+            device,
             cut,
         })
     }
@@ -217,9 +228,11 @@ pub(crate) mod tests {
             point: PointId(3),
             parent: (kind != FileKind::Sidecar).then_some(PointId(9)),
             sequence: 4,
+            number: 11,
             epoch: Epoch(5),
             disk_bytes: 1_000_448,
             granule: GranuleSize::default(),
+            device: "/dev/sda".to_owned(),
             cut: Some(CutFacts {
                 cut: CutId(6),
                 at: "2026-11-05T10:11:12.000345678Z".parse().unwrap(),
@@ -238,6 +251,17 @@ pub(crate) mod tests {
         let mut open = sample(FileKind::Sidecar);
         open.cut = None;
         assert_eq!(FileHeader::parse(&open.encode()), Ok(open));
+    }
+
+    #[test]
+    fn the_longest_texts_fit() {
+        let header = FileHeader {
+            agent: "a".repeat(usize::from(MAX_AGENT_BYTES)).parse().unwrap(),
+            identity: DiskIdentity::Serial("s".repeat(usize::from(MAX_IDENTITY_BYTES))),
+            device: "d".repeat(usize::from(MAX_DEVICE_BYTES)),
+            ..sample(FileKind::Delta)
+        };
+        assert_eq!(FileHeader::parse(&header.encode()), Ok(header));
     }
 
     #[test]

@@ -106,6 +106,8 @@ pub struct Point {
     pub parent: Option<PointId>,
     /// Position in the generation: 0 for the base.
     pub sequence: u64,
+    /// Position among all points of the disk, in the order of publication.
+    pub number: u64,
     pub epoch: Epoch,
     pub summary: CutSummary,
     pub published: Timestamp,

@@ -37,6 +37,8 @@ pub struct BaseSpec {
 pub struct BaseWriter {
     row: Generation,
     disk: Disk,
+    /// Position that the point will have among those of the disk.
+    number: u64,
     lease: Lease,
     sidecar: Sidecar,
     image: WriteBehind,
@@ -117,6 +119,7 @@ impl Store {
             front: row.durable(),
             untouched_from: if resumed { row.bytes } else { 0 },
             row,
+            number: self.next_number(disk.id)?,
             disk,
             lease,
             sidecar,
@@ -283,6 +286,7 @@ impl BaseWriter {
             kind: PointKind::Base,
             parent: None,
             sequence: 0,
+            number: self.number,
             epoch: self.row.epoch,
             published: summary.at,
             summary,
@@ -322,9 +326,11 @@ impl BaseWriter {
             point: self.row.base,
             parent: None,
             sequence: 0,
+            number: self.number,
             epoch: self.row.epoch,
             disk_bytes: self.row.bytes,
             granule: self.sidecar.granule(),
+            device: self.disk.device.clone(),
             cut,
         }
     }

@@ -243,6 +243,12 @@ impl Store {
         Ok(count)
     }
 
+    /// The number that the next point of a disk gets.
+    pub(super) fn next_number(&self, disk: DiskId) -> Result<u64, StoreError> {
+        let moment = self.db().last::<Moment>(within(&of_disk(disk)))?;
+        Ok(moment.map_or(0, |moment| moment.number + 1))
+    }
+
     pub fn newest_point(&self, disk: DiskId) -> Result<Option<Point>, StoreError> {
         let moment = self.db().last::<Moment>(within(&of_disk(disk)))?;
         moment.map(|moment| self.point(moment.point)).transpose()
@@ -365,7 +371,7 @@ impl DiskOffer<'_> {
     }
 }
 
-/// The newest point of a disk, within a transaction.
+/// The number that the next point of a disk gets, and its newest point, within a transaction.
 pub(super) fn newest_in(tx: &Transaction<'_>, disk: DiskId) -> Result<(u64, Option<PointId>), StoreError> {
     let last = tx.last::<Moment>(within(&of_disk(disk)))?;
     Ok(last.map_or((0, None), |moment| (moment.number + 1, Some(moment.point))))

@@ -43,6 +43,7 @@ pub struct DeltaWriter {
     disk: Disk,
     generation: GenerationId,
     sequence: u64,
+    number: u64,
     /// The disk had another size at the parent: everything must be sent.
     resized: bool,
     extents: Extents,
@@ -82,6 +83,7 @@ impl Store {
             spec,
             generation: generation.id,
             sequence: parent.sequence + 1,
+            number: self.next_number(disk.id)?,
             resized: parent.disk_bytes != disk.bytes,
             extents: Extents::create(self.storage(), &delta.part, granule, disk.bytes)?,
             delta,
@@ -162,6 +164,7 @@ impl DeltaWriter {
             kind: PointKind::Delta,
             parent: Some(self.spec.parent),
             sequence: self.sequence,
+            number: self.number,
             epoch: self.spec.epoch,
             published: summary.at,
             summary,
@@ -202,9 +205,11 @@ impl DeltaWriter {
             point: self.spec.point,
             parent: Some(self.spec.parent),
             sequence: self.sequence,
+            number: self.number,
             epoch: self.spec.epoch,
             disk_bytes: self.disk.bytes,
             granule: self.extents.granule,
+            device: self.disk.device.clone(),
             cut: Some(facts(summary)),
         }
     }
@@ -415,6 +420,7 @@ pub(super) mod tests {
             kind: PointKind::Delta,
             parent: Some(PointId(2)),
             sequence: 1,
+            number: 1,
             epoch: Epoch(1),
             published: summary.at,
             summary,

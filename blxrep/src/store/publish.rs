@@ -133,6 +133,9 @@ fn commit(tx: &Transaction<'_>, ready: &ReadyPoint) -> Result<(), StoreError> {
     if point.parent.is_some() && newest != point.parent {
         return refuse("its parent is not the newest point any more");
     }
+    if point.number != number {
+        return refuse("another point was published meanwhile");
+    }
     if let Step::Base(row) = &ready.step {
         tx.put(&Generation { state: GenerationState::Published, ..row.clone() })?;
     }
