@@ -53,7 +53,7 @@ where
     let _ = conduct.hook(HookStage::Pre).await?;
     let ended = conduct.rounds(members).await?;
     let sealing = conduct.seal(ended).await?;
-    Ok(members.iter().map(|m| m.summary(&sealing, &group)).collect())
+    members.iter().map(|m| m.summary(&sealing, &group)).collect()
 }
 
 /// The round that ended a cut.

@@ -47,6 +47,11 @@ pub enum CutError {
          if its pins were removed, restart the agent"
     )]
     NeverCovered { disk: DiskIdentity, reason: String },
+    #[error(
+        "{disk}: {granules} granules of the point were not read as its label says; it is not published, and what \
+         changed stays dirty: this is a mistake of the program, please report it"
+    )]
+    Unread { disk: DiskIdentity, granules: u64 },
     #[error("coverage of {disk} is lost: {reason}")]
     Lost { disk: DiskIdentity, reason: String },
     #[error("the policy wants no such point: {0}")]
@@ -165,8 +170,12 @@ where
         Ok(held)
     }
 
-    /// What the point is sealed with.
-    pub fn summary(&self, sealing: &Sealing, group: &[DiskIdentity]) -> CutSummary {
+    /// What the point is sealed with, if what was read bears it out.
+    pub fn summary(&self, sealing: &Sealing, group: &[DiskIdentity]) -> Result<CutSummary, CutError> {
+        let granules = self.open.check(sealing.consistency);
+        if granules > 0 {
+            return Err(CutError::Unread { disk: self.unit.identity.clone(), granules });
+        }
         // An audit that was asked again says the same again.
         let mut notes: Vec<String> = Vec::new();
         for note in self.notes.iter().chain(&sealing.notes) {
@@ -174,7 +183,7 @@ where
                 notes.push(note.clone());
             }
         }
-        CutSummary {
+        Ok(CutSummary {
             cut: sealing.cut,
             at: sealing.at,
             consistency: sealing.consistency,
@@ -184,7 +193,7 @@ where
             freeze_ms: sealing.freeze_ms,
             hooks: sealing.hooks.clone(),
             group: group.to_vec(),
-        }
+        })
     }
 }
 

@@ -13,11 +13,12 @@
 //! When nothing is contaminated on any disk of the group and the audit proves the issue witness, the point is
 //! `quiet`. Otherwise another round makes a new cut, until `plan::Plan::next` says that it is not worth it.
 //!
-//! Invariant of [`OpenPoint`]: `valid` is a subset of `carried`, and the content that was sent last for a valid
-//! granule is its content at the instant of the latest sweep.
+//! Invariant of [`OpenPoint`]: `valid` is a subset of `read`, `read` of `carried`, and the content that was sent last
+//! for a valid granule is its content at the instant of the latest sweep. [`OpenPoint::check`] holds a label against it.
 
 use crate::model::bitmap::Bitmap;
 use crate::model::granules::GranuleSet;
+use crate::model::point::Consistency;
 
 /// The witnesses of one disk. The agent's tracker implements it over the kernel's maps, tests over vectors.
 pub trait Witnesses {
@@ -94,6 +95,8 @@ pub fn acknowledge<W: Witnesses + ?Sized>(disk: &W, carried: &GranuleSet) {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct OpenPoint {
     carried: GranuleSet,
+    /// Read for this point at least once, validly or not.
+    read: GranuleSet,
     valid: GranuleSet,
 }
 
@@ -107,7 +110,7 @@ impl OpenPoint {
     /// A point that carries the whole disk of `granules`, because coverage was lost.
     #[must_use]
     pub fn whole(granules: u32) -> Self {
-        Self { carried: GranuleSet::full(granules), valid: GranuleSet::new() }
+        Self { carried: GranuleSet::full(granules), ..Self::default() }
     }
 
     /// Makes the point carry the whole disk. What was read validly stays valid only as far as the witnesses are
@@ -143,9 +146,20 @@ impl OpenPoint {
     pub fn validate(&mut self, swept: &Swept, read: &GranuleSet, issued: &GranuleSet) -> GranuleSet {
         let mut contaminated = read & issued;
         contaminated.union_with(&swept.again);
+        self.read.union_with(read);
         self.valid.union_with(read);
         self.valid.subtract(&contaminated);
         contaminated
+    }
+
+    /// The last look before a point is sealed, whatever led there: how many granules it would name without their
+    /// content, or call proven without a valid read. 0 is the only good answer.
+    #[must_use]
+    pub fn check(&self, consistency: Consistency) -> u64 {
+        match consistency {
+            Consistency::Fuzzy => (&self.carried - &self.read).len(),
+            Consistency::Quiet | Consistency::Frozen => self.missing().len(),
+        }
     }
 }
 
@@ -234,6 +248,26 @@ mod tests {
         let read = point.form(&second);
         assert_eq!(read, set(&[2]));
         assert!(point.validate(&second, &read, &set(&[1])).is_empty());
+    }
+
+    #[test]
+    fn a_point_is_not_sealed_with_what_was_never_read_nor_called_proven_with_what_is_not_valid() {
+        let mut point = OpenPoint::new();
+        let swept = Swept { issued: set(&[1, 2]), pending: set(&[1, 2]), ..Swept::default() };
+        let read = point.form(&swept);
+        assert_eq!(point.check(Consistency::Fuzzy), 2, "swept, and not read");
+        point.validate(&swept, &read, &set(&[2]));
+        assert_eq!(point.check(Consistency::Fuzzy), 0, "read, if not validly");
+        assert_eq!((point.check(Consistency::Quiet), point.check(Consistency::Frozen)), (1, 1));
+        let read = point.form(&swept);
+        point.validate(&swept, &read, &set(&[]));
+        assert_eq!(point.check(Consistency::Quiet), 0);
+        point.widen(GRANULES);
+        assert_eq!(
+            point.check(Consistency::Fuzzy),
+            u64::from(GRANULES),
+            "nothing that was read counts any more"
+        );
     }
 
     #[test]

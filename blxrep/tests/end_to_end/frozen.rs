@@ -1,12 +1,12 @@
 //! Points for which filesystems were frozen, and the operator's hooks around them.
 
 use crate::support::disk::{Disk, LoopDisk};
-use crate::support::fixture::pause;
+use crate::support::fixture::{pause, sh};
 use crate::support::load::{Ground, Load};
 use crate::support::mount::{Filesystem, Mount};
 use crate::support::site::{DONE, FAILED, Site, SyncRow};
 use crate::ward::{RULES, Volume, Ward};
-use crate::{MIB, PATIENCE, load_time, program, require_root, summarize};
+use crate::{MIB, PATIENCE, is_soak, load_time, program, require_root, spread, summarize};
 use anyhow::{Context, Result, bail, ensure};
 use std::fs;
 use std::time::{Duration, Instant};
@@ -95,6 +95,41 @@ fn a_hook_that_hangs_leaves_everything_thawed() -> Result<()> {
     let stages: Vec<&str> = point.hooks.iter().map(|hook| hook.stage.as_str()).collect();
     ensure!(stages == ["freeze", "thaw"], "what a hook began is ended: {point:?}");
     fs::write(ward.volume.mount.path().join("after"), "thawed").context("writing after the hook")?;
+    ward.end(Load::stop)
+}
+
+/// How long a freeze takes in which there are 10 MiB to read, under a load: the freeze hook writes them, after the last
+/// round and before the freeze. Only the label is judged; the figures are printed.
+#[test]
+fn freezes_with_a_rest_to_read() -> Result<()> {
+    require_root!();
+    let volume = Volume::new(Filesystem::Ext4, RULES)?;
+    let rest = volume.mount.path().join("rest");
+    let write = format!("dd if=/dev/urandom of={} bs=1M count=10 oflag=direct conv=notrunc", rest.display());
+    sh("sh", &["-c", &write])?;
+    let load = volume.busy()?;
+    let ward =
+        volume.protect(load, &format!("  hooks:\n    freeze: {{command: [/bin/sh, -c, '{write}']}}\n"))?;
+    let wanted = if is_soak() { 500 } else { 5 };
+    let (mut bytes, mut millis, mut others) = (Vec::new(), Vec::new(), 0);
+    while millis.len() < wanted {
+        let point = ward.sync("frozen")?;
+        if point.consistency != "frozen" {
+            others += 1;
+            ensure!(others <= wanted, "hardly any point is frozen: {point:?}");
+            continue;
+        }
+        let last = point.each_round.last().with_context(|| format!("no round: {point:?}"))?;
+        ensure!(last.bytes >= 10 * MIB, "what the hook wrote was not read under the freeze: {point:?}");
+        bytes.push(last.bytes);
+        millis.push(point.freeze_ms.with_context(|| format!("it does not say for how long: {point:?}"))?);
+    }
+    println!(
+        "ext4 under fio, 10 MiB and more to read: {wanted} freezes, ms p50/p99/max {}; bytes read under them {}; \
+         {others} points were not frozen",
+        spread(&mut millis),
+        spread(&mut bytes)
+    );
     ward.end(Load::stop)
 }
 

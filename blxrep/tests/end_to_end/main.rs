@@ -47,6 +47,16 @@ fn load_time() -> Result<Duration> {
     Ok(Duration::from_secs(seconds))
 }
 
+/// Median, 99th percentile and maximum.
+fn spread(values: &mut [u64]) -> String {
+    values.sort_unstable();
+    let at = |percent: usize| values.get((values.len() * percent / 100).min(values.len().saturating_sub(1)));
+    match (at(50), at(99), values.last()) {
+        (Some(median), Some(high), Some(max)) => format!("{median}/{high}/{max}"),
+        _ => "none".to_owned(),
+    }
+}
+
 /// One line about the points that were made, and the promise that no disk had a second full image.
 fn summarize(points: &[PointRow]) -> Result<()> {
     let count = |consistency: &str| points.iter().filter(|p| p.consistency == consistency).count();

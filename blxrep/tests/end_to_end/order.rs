@@ -10,7 +10,7 @@ use crate::support::mount::{Filesystem, Mount};
 use crate::support::order::{History, Window, Write};
 use crate::support::site::{PointRow, Site};
 use crate::support::stamper::{Clock, Pattern, Plan, Stamper};
-use crate::{MIB, PATIENCE, is_soak, load_time, program, require_root, summarize};
+use crate::{MIB, PATIENCE, is_soak, load_time, program, require_root, spread, summarize};
 use anyhow::{Context, Result, ensure};
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -184,16 +184,6 @@ fn latency(log: &[Write], issued: &std::ops::Range<u64>) -> String {
     let writes = log.iter().filter(|w| issued.contains(&w.issued));
     let mut micros: Vec<_> = writes.map(|w| (w.completed - w.issued) / 1000).collect();
     format!("{} writes, us: {}", micros.len(), spread(&mut micros))
-}
-
-/// Median, 99th percentile and maximum.
-fn spread(values: &mut [u64]) -> String {
-    values.sort_unstable();
-    let at = |percent: usize| values.get((values.len() * percent / 100).min(values.len().saturating_sub(1)));
-    match (at(50), at(99), values.last()) {
-        (Some(median), Some(high), Some(max)) => format!("{median}/{high}/{max}"),
-        _ => "none".to_owned(),
-    }
 }
 
 /// The stamps of a restored point. The fields are in the order in which they have to go.

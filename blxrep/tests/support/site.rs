@@ -49,9 +49,16 @@ pub struct PointRow {
     pub bytes: u64,
     pub cut_id: String,
     pub rounds: u32,
+    pub each_round: Vec<RoundRow>,
     pub freeze_ms: Option<u64>,
     pub notes: Vec<String>,
     pub hooks: Vec<HookRow>,
+}
+
+/// What one round of a point read.
+#[derive(Clone, Debug, Deserialize)]
+pub struct RoundRow {
+    pub bytes: u64,
 }
 
 /// What came of one hook of a point.
