@@ -252,3 +252,15 @@ fn another_user_is_refused_with_a_reason() {
     assert!(answer.starts_with("HTTP/1.1 403"), "{answer}");
     assert!(answer.contains("user 65534") && !answer.contains("web1"), "{answer}");
 }
+
+#[tokio::test]
+async fn the_files_of_a_point_are_told_by_the_beginning_of_its_id() {
+    let dispatcher = FakeDispatcher::start();
+    let client = Client::new(dispatcher.path());
+    let chain = client.chain("4F0C2a9bffff").await.unwrap();
+    assert_eq!(chain.point, DELTA);
+    let files = chain.files(client.data_dir()).unwrap();
+    assert!(files.base.image.starts_with(dispatcher.path()), "{files:?}");
+    assert_eq!(code(client.chain("beef").await).0, ErrorCode::NotFound);
+    assert_eq!(code(client.chain("4f0").await).0, ErrorCode::Invalid);
+}

@@ -1,5 +1,6 @@
 //! What the API needs of the dispatcher.
 
+use super::chain::PointChain;
 use super::error::Result;
 use super::types::{
     ActionRow, AgentDetail, AgentRow, Control, DiskRow, DispatcherStatus, PointRow, SyncRow, VerifyReport,
@@ -56,6 +57,9 @@ pub trait Backend: Send + Sync + 'static {
 
     /// Oldest cut first.
     fn points(&self, filter: Filter) -> impl Future<Output = Result<Vec<PointRow>>> + Send;
+
+    /// The files that a point is made of.
+    fn chain(&self, point: PointId) -> impl Future<Output = Result<PointChain>> + Send;
 
     /// Oldest first.
     fn actions(&self, filter: Filter) -> impl Future<Output = Result<Vec<ActionRow>>> + Send;

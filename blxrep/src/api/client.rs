@@ -1,5 +1,6 @@
 //! The API's client: one connection per request, every answer bounded in size and time.
 
+use super::chain::PointChain;
 use super::error::{ApiError, ErrorBody};
 use super::socket::{connect, socket_path};
 use super::types::{
@@ -60,6 +61,12 @@ impl Client {
         Self { data_dir: data_dir.to_owned(), socket: socket_path(data_dir) }
     }
 
+    /// The data directory of the dispatcher that it talks to.
+    #[must_use]
+    pub fn data_dir(&self) -> &Path {
+        &self.data_dir
+    }
+
     /// The socket it talks to.
     #[must_use]
     pub fn socket(&self) -> &Path {
@@ -84,6 +91,11 @@ impl Client {
 
     pub async fn points(&self, query: &ListQuery) -> Result<Vec<PointRow>> {
         self.get(&with_query("/api/v1/points", query)).await
+    }
+
+    /// `point` is an id or the beginning of one.
+    pub async fn chain(&self, point: &str) -> Result<PointChain> {
+        self.get(&format!("/api/v1/points/{}/chain", Encoded(point))).await
     }
 
     pub async fn actions(&self, query: &ListQuery) -> Result<Vec<ActionRow>> {

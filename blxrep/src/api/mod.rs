@@ -9,6 +9,7 @@
 //! | `GET /api/v1/agents`, `GET /api/v1/agents/{agent}` | `[`[`types::AgentRow`]`]`, [`types::AgentDetail`] |
 //! | `GET /api/v1/disks?agent=` | `[`[`types::DiskRow`]`]` |
 //! | `GET /api/v1/points?agent=&disk=&newest=` | `[`[`types::PointRow`]`]`, oldest cut first |
+//! | `GET /api/v1/points/{point}/chain` | [`chain::PointChain`]: its files, for a process on the same host |
 //! | `GET /api/v1/actions?agent=&disk=&newest=`, `GET /api/v1/actions/{action}` | `[`[`types::ActionRow`]`]`, oldest first; one |
 //! | `GET /api/v1/actions/{action}/report` | [`types::VerifyReport`] of a verify |
 //! | `POST /api/v1/actions/{action}/pause`, `/resume`, `/cancel` | [`types::ActionRow`] |
@@ -21,6 +22,7 @@
 //! is not done is answered with the status of its [`error::ErrorCode`] and `{"error":{"code","message"}}`.
 
 pub mod backend;
+pub mod chain;
 pub mod client;
 pub mod error;
 pub mod resolve;

@@ -1,6 +1,7 @@
 //! The API as HTTP: routes, what they accept, and how an error looks. Where they are served is [`super::server`]'s.
 
 use super::backend::{Backend, Filter, RestoreRequest, SyncRequest};
+use super::chain::PointChain;
 use super::error::{ApiError, ErrorBody, ErrorCode, Result};
 use super::resolve;
 use super::types::{
@@ -34,6 +35,7 @@ pub fn router<B: Backend>(backend: Arc<B>) -> Router {
         .route("/api/v1/agents/{agent}", get(agent::<B>))
         .route("/api/v1/disks", get(disks::<B>))
         .route("/api/v1/points", get(points::<B>))
+        .route("/api/v1/points/{point}/chain", get(chain::<B>))
         .route("/api/v1/actions", get(actions::<B>))
         .route("/api/v1/actions/{action}", get(action::<B>))
         .route("/api/v1/actions/{action}/report", get(report::<B>))
@@ -106,6 +108,11 @@ async fn disks<B: Backend>(State(b): State<Arc<B>>, uri: Uri) -> Answer<Vec<Disk
 async fn points<B: Backend>(State(b): State<Arc<B>>, uri: Uri) -> Answer<Vec<PointRow>> {
     let filter = filter(&*b, &query(&uri)?).await?;
     b.points(filter).await.map(Json)
+}
+
+async fn chain<B: Backend>(State(b): State<Arc<B>>, Path(text): Path<String>) -> Answer<PointChain> {
+    let point = point_id(&*b, &text).await?;
+    b.chain(point).await.map(Json)
 }
 
 async fn actions<B: Backend>(State(b): State<Arc<B>>, uri: Uri) -> Answer<Vec<ActionRow>> {

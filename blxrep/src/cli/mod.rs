@@ -12,6 +12,7 @@ mod output;
 mod progress;
 pub mod start;
 mod table;
+pub mod view;
 
 pub use error::{CliError, exit_code};
 

@@ -3,6 +3,7 @@
 use super::hub::{Hub, Note};
 use super::rows;
 use crate::api::backend::{Backend, Filter, RestoreRequest, SyncRequest};
+use crate::api::chain::PointChain;
 use crate::api::error::{ApiError, Result};
 use crate::api::types::{
     ActionRow, AgentDetail, AgentRow, Control as Order, DiskRow, DispatcherStatus, PointRow, SyncRow,
@@ -123,6 +124,15 @@ impl Backend for Control {
                 disks.iter().find(|d| d.id == p.disk).map(|disk| rows::point(disk, p.clone()))
             };
             Ok(found.into_iter().filter_map(row).collect())
+        })
+        .await
+    }
+
+    async fn chain(&self, point: PointId) -> Result<PointChain> {
+        self.ask(move |hub| {
+            let point = hub.store.point(point)?;
+            let agent = hub.store.disk(point.disk)?.agent;
+            PointChain::new(&point, agent, &hub.store.chain(&point)?, hub.store.data_dir())
         })
         .await
     }

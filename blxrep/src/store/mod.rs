@@ -184,7 +184,7 @@ impl Store {
     }
 
     /// The files that a point is made of.
-    fn chain(&self, point: &Point) -> Result<Chain, StoreError> {
+    pub fn chain(&self, point: &Point) -> Result<Chain, StoreError> {
         let generation = self.generation(point.disk, point.generation)?;
         let granule = self.granule_of(point.disk, generation.granule_shift)?;
         let mut deltas = Vec::new();

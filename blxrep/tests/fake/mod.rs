@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, dead_code, reason = "test code, of which each test uses a part")]
 
 use blxrep::api::backend::{Backend, Filter, RestoreRequest, SyncRequest};
+use blxrep::api::chain::{BaseLink, PointChain};
 use blxrep::api::error::{ApiError, Result};
 use blxrep::api::server;
 use blxrep::api::socket::ControlSocket;
@@ -130,6 +131,28 @@ impl Backend for Fake {
         let mut rows: Vec<_> = points().into_iter().filter(wanted).collect();
         rows.drain(..rows.len().saturating_sub(filter.newest.unwrap_or(usize::MAX)));
         Ok(rows)
+    }
+
+    async fn chain(&self, point: PointId) -> Result<PointChain> {
+        let row = points().into_iter().find(|row| row.id == point).unwrap();
+        let file = |ending: &str| format!("snapshot/{}/{}.{ending}", row.disk, row.generation);
+        let base = BaseLink {
+            image: file("img"),
+            sidecar: file("sum"),
+            root: "5a".repeat(32),
+            bytes: row.disk_bytes,
+        };
+        Ok(PointChain {
+            point,
+            agent: row.agent,
+            disk: row.disk,
+            generation: row.generation,
+            sequence: row.sequence,
+            bytes: row.disk_bytes,
+            granule: 4096,
+            base,
+            deltas: Vec::new(),
+        })
     }
 
     async fn actions(&self, _: Filter) -> Result<Vec<ActionRow>> {
