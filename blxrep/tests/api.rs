@@ -6,10 +6,12 @@ mod fake;
 
 use blxrep::api::client::{Client, ClientError};
 use blxrep::api::error::ErrorCode;
+use blxrep::api::events::Event;
 use blxrep::api::socket::{ControlSocket, SocketError, connect, socket_path};
 use blxrep::api::types::{Control, ListQuery, RestoreBody, SnapshotBody, SyncBody};
 use fake::{DELTA, FakeDispatcher, LIVE, SDA};
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -101,6 +103,58 @@ async fn actions_are_controlled_and_say_no() {
     assert_eq!(code(client.snapshot(&problem).await).0, ErrorCode::Refused);
     let absent = SnapshotBody { agent: "db1".into(), disk: "sda".into() };
     assert_eq!(code(client.snapshot(&absent).await).0, ErrorCode::Unavailable);
+}
+
+/// What is between the head and the end of an answer over TCP.
+fn scraped(address: SocketAddr, path: &str) -> (String, String) {
+    let mut stream = TcpStream::connect(address).unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    (head.to_owned(), body.to_owned())
+}
+
+#[test]
+fn metrics_are_read_over_tcp_and_nothing_else_is() {
+    let dispatcher = FakeDispatcher::start();
+    let (head, body) = scraped(dispatcher.metrics(), "/metrics");
+    assert!(head.starts_with("HTTP/1.1 200") && head.contains("openmetrics-text"), "{head}");
+    // The order within a family is any.
+    let mut lines: Vec<_> = body.lines().collect();
+    lines.sort_unstable();
+    insta::assert_snapshot!("metrics", lines.join("\n"));
+    for path in ["/api/v1/status", "/api/v1/points", "/"] {
+        let (head, body) = scraped(dispatcher.metrics(), path);
+        assert!(head.starts_with("HTTP/1.1 404"), "{path}: {head}\n{body}");
+    }
+    let on_the_socket =
+        raw(dispatcher.path(), b"GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+    assert!(on_the_socket.contains("blxrep_disk_lag_seconds{"), "{on_the_socket}");
+}
+
+#[test]
+fn events_are_heard_as_they_happen_until_the_dispatcher_stops() {
+    let mut dispatcher = FakeDispatcher::start();
+    let mut stream = connect(&socket_path(dispatcher.path())).unwrap();
+    stream.set_nonblocking(false).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    stream.write_all(b"GET /api/v1/events HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").unwrap();
+    let mut lines = BufReader::new(stream).lines().map(Result::unwrap);
+    assert!(lines.by_ref().any(|line| line.starts_with("content-type: text/event-stream")));
+    // Whoever has the head of the answer listens already.
+    dispatcher.feed().say(Event::Agent {
+        at: "2026-01-02T03:04:05Z".parse().unwrap(),
+        agent: "web1".parse().unwrap(),
+        online: true,
+    });
+    assert!(lines.by_ref().any(|line| line == "event: agent"));
+    let data = lines.by_ref().find_map(|line| Some(line.strip_prefix("data: ")?.to_owned())).unwrap();
+    assert_eq!(data, r#"{"event":"agent","at":"2026-01-02T03:04:05Z","agent":"web1","online":true}"#);
+    let start = Instant::now();
+    dispatcher.stop();
+    assert_eq!(lines.find(|line| line.starts_with("event:")), None, "the stream ends");
+    println!("a dispatcher with a listener stopped within {:?}", start.elapsed());
 }
 
 #[test]

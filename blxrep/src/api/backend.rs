@@ -2,6 +2,7 @@
 
 use super::chain::PointChain;
 use super::error::Result;
+use super::events::Ear;
 use super::types::{
     ActionRow, AgentDetail, AgentRow, Control, DiskRow, DispatcherStatus, PointRow, SyncRow, VerifyReport,
 };
@@ -46,6 +47,9 @@ pub struct RestoreRequest {
 /// so a method given an id of something that does not exist (any more) answers `ApiError::not_found`.
 pub trait Backend: Send + Sync + 'static {
     fn status(&self) -> impl Future<Output = Result<DispatcherStatus>> + Send;
+
+    /// Hears what happens from here on.
+    fn events(&self) -> Ear;
 
     /// Ordered by id.
     fn agents(&self) -> impl Future<Output = Result<Vec<AgentRow>>> + Send;

@@ -5,6 +5,8 @@
 //!
 //! | request | answer |
 //! |---|---|
+//! | `GET /metrics` | gauges as OpenMetrics text ([`metrics`]); also over TCP, if configured |
+//! | `GET /api/v1/events` | server-sent [`events::Event`]s from here on, until the caller goes |
 //! | `GET /api/v1/status` | [`types::DispatcherStatus`] |
 //! | `GET /api/v1/agents`, `GET /api/v1/agents/{agent}` | `[`[`types::AgentRow`]`]`, [`types::AgentDetail`] |
 //! | `GET /api/v1/disks?agent=` | `[`[`types::DiskRow`]`]` |
@@ -25,6 +27,8 @@ pub mod backend;
 pub mod chain;
 pub mod client;
 pub mod error;
+pub mod events;
+pub mod metrics;
 pub mod resolve;
 mod routes;
 pub mod server;

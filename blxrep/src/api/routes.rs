@@ -3,6 +3,8 @@
 use super::backend::{Backend, Filter, RestoreRequest, SyncRequest};
 use super::chain::PointChain;
 use super::error::{ApiError, ErrorBody, ErrorCode, Result};
+use super::events;
+use super::metrics::{self, Scrape};
 use super::resolve;
 use super::types::{
     ActionRow, AgentDetail, AgentRow, Control, DiskRow, DispatcherStatus, ListQuery, PointRow, RestoreBody,
@@ -11,25 +13,37 @@ use super::types::{
 use crate::model::ids::{ActionId, PointId};
 use axum::body::{Bytes, HttpBody};
 use axum::extract::{FromRequest, Path, Query, Request, State};
+use axum::http::header::{CONTENT_TYPE, HeaderName};
 use axum::http::{StatusCode, Uri};
+use axum::response::sse::{KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::de::DeserializeOwned;
+use std::future::ready;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::watch;
 use tokio::time::timeout;
 
+/// Where monitoring systems look.
+const METRICS_PATH: &str = "/metrics";
 /// Request bodies are a few names and a path; the longest path is 4 KiB.
 const MAX_BODY_BYTES: usize = 64 << 10;
 /// A body that fits one packet and does not come within this will not come.
 const BODY_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Every route of the API over one backend.
-pub fn router<B: Backend>(backend: Arc<B>) -> Router {
+/// Streams of events end when `stop` is true.
+pub fn router<B: Backend>(backend: Arc<B>, stop: watch::Receiver<bool>) -> Router {
+    let ear = Arc::clone(&backend);
+    let events =
+        move || ready(Sse::new(events::stream(ear.events(), stop.clone())).keep_alive(KeepAlive::default()));
     Router::new()
+        .route(METRICS_PATH, get(metrics::<B>))
+        .route("/api/v1/events", get(events))
         .route("/api/v1/status", get(status::<B>))
         .route("/api/v1/agents", get(agents::<B>))
         .route("/api/v1/agents/{agent}", get(agent::<B>))
@@ -51,10 +65,15 @@ pub fn router<B: Backend>(backend: Arc<B>) -> Router {
         .with_state(backend)
 }
 
+/// What may be read without being allowed to control anything.
+pub(super) fn metrics_only<B: Backend>(backend: Arc<B>) -> Router {
+    Router::new().route(METRICS_PATH, get(metrics::<B>)).fallback(no_route).with_state(backend)
+}
+
 /// Answers every request with a refusal: for a caller that may not use the API at all.
 pub(super) fn refusal(message: String) -> Router {
     let error = ApiError::refused(message);
-    Router::new().fallback(move || std::future::ready((StatusCode::FORBIDDEN, error_body(error.clone()))))
+    Router::new().fallback(move || ready((StatusCode::FORBIDDEN, error_body(error.clone()))))
 }
 
 type Answer<T> = Result<Json<T>>;
@@ -82,6 +101,10 @@ async fn no_route(request: Request) -> ApiError {
         request.method(),
         request.uri().path()
     ))
+}
+
+async fn metrics<B: Backend>(State(b): State<Arc<B>>) -> Result<([(HeaderName, &'static str); 1], String)> {
+    Ok(([(CONTENT_TYPE, metrics::CONTENT_TYPE)], Scrape::take(&*b).await?.text()?))
 }
 
 async fn status<B: Backend>(State(b): State<Arc<B>>) -> Answer<DispatcherStatus> {

@@ -11,12 +11,15 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::{UnixListener, UnixStream};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 
 /// Connections served at once: some people, their scripts and their waiting syncs. More wait in the backlog.
 pub const MAX_CONNECTIONS: usize = 64;
+/// A scraper or two, and a person who looks. More wait in the backlog.
+pub const MAX_SCRAPERS: usize = 8;
 /// A request's head fits one packet; also how long a connection may be idle.
 const HEAD_PATIENCE: Duration = Duration::from_secs(10);
 /// Head and body are read through this; hyper takes no less than 8 KiB.
@@ -34,14 +37,15 @@ pub async fn serve<B: Backend>(
 ) -> Result<(), SocketError> {
     let failed = |source| SocketError::Io { action: "serve", path: socket.path().to_owned(), source };
     let listener = socket.listener().and_then(UnixListener::from_std).map_err(failed)?;
-    let routes = routes::router(backend);
+    let routes = routes::router(backend, stop.clone());
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
             () = stopped(&mut stop) => break,
             Some((stream, place)) = accept(&listener, &places) => {
-                connections.spawn(connection(stream, place, routes.clone(), stop.clone()));
+                let routes = for_peer(&stream, routes.clone());
+                connections.spawn(connection(stream, place, routes, stop.clone()));
             }
             Some(_) = connections.join_next() => {}
         }
@@ -52,6 +56,37 @@ pub async fn serve<B: Backend>(
         tracing::info!("control connections that still wait for an answer are closed");
     }
     Ok(())
+}
+
+/// Serves the metrics, and nothing else, to whoever asks: they may be read without being allowed to control anything.
+pub async fn serve_metrics<B: Backend>(
+    listener: TcpListener,
+    backend: Arc<B>,
+    mut stop: watch::Receiver<bool>,
+) {
+    let routes = routes::metrics_only(backend);
+    let places = Arc::new(Semaphore::new(MAX_SCRAPERS));
+    let mut connections = JoinSet::new();
+    loop {
+        let accepted = async {
+            let place = Arc::clone(&places).acquire_owned().await.ok()?;
+            match listener.accept().await {
+                Ok((stream, _)) => Some((stream, place)),
+                Err(error) => {
+                    tracing::warn!("cannot accept a request for the metrics: {error}");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    None
+                }
+            }
+        };
+        tokio::select! {
+            () = stopped(&mut stop) => return,
+            Some((stream, place)) = accepted => {
+                connections.spawn(connection(stream, place, routes.clone(), stop.clone()));
+            }
+            Some(_) = connections.join_next() => {}
+        }
+    }
 }
 
 /// Ends when `stop` is true or its sender is gone.
@@ -77,12 +112,11 @@ async fn accept(
 }
 
 async fn connection(
-    stream: UnixStream,
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     _place: OwnedSemaphorePermit,
     routes: Router,
     mut stop: watch::Receiver<bool>,
 ) {
-    let routes = for_peer(&stream, routes);
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_PATIENCE)

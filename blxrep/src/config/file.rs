@@ -203,6 +203,8 @@ pub struct DispatcherSection {
     pub data_dir: Option<PathBuf>,
     pub policy_dir: Option<PathBuf>,
     pub secret_file: Option<PathBuf>,
+    /// Where the metrics can be read; not given is nowhere but on the control socket.
+    pub metrics_listen: Option<SocketAddr>,
     /// Who may connect with the secret; not given is every agent.
     pub agents: Option<Vec<Pattern>>,
 }
@@ -214,6 +216,7 @@ pub struct DispatcherConfig {
     pub data_dir: PathBuf,
     pub policy_dir: PathBuf,
     pub secret_file: PathBuf,
+    pub metrics_listen: Option<SocketAddr>,
     pub agents: Option<Vec<Pattern>>,
 }
 
@@ -225,6 +228,7 @@ impl DispatcherConfig {
             data_dir: typed.data_dir.or(file.data_dir).unwrap_or_else(|| DEFAULT_DATA.into()),
             policy_dir: typed.policy_dir.or(file.policy_dir).unwrap_or_else(|| DEFAULT_POLICIES.into()),
             secret_file: typed.secret_file.or(file.secret_file).unwrap_or_else(|| DEFAULT_SECRET.into()),
+            metrics_listen: typed.metrics_listen.or(file.metrics_listen),
             agents: typed.agents.or(file.agents),
         })
     }
@@ -258,7 +262,7 @@ mod tests {
             "{AGENT}  secret_file: /s\n  disks:\n    - device: /dev/sdb\n      name: data\n    - {{device: /dev/sdc}}\n  \
              bandwidth_limit: 50\n  pin_dir: /p\n  idle_io: true\n  max_map_memory: 1GiB\n  \
              read_threads: 8\n  hooks: {{freeze: {{command: [/h]}}}}\ndispatcher:\n  listen: 127.0.0.1:9000\n  data_dir: /d\n  policy_dir: /y\n  \
-             secret_file: /z\n  agents: [\"web[1-3]\", db]\n"
+             secret_file: /z\n  metrics_listen: 127.0.0.1:9185\n  agents: [\"web[1-3]\", db]\n"
         );
         let file = file(&text).unwrap();
         let agent = AgentConfig::new(AgentSection::default(), file.agent).unwrap();
@@ -269,6 +273,7 @@ mod tests {
         assert_eq!(agent.hooks.freeze.unwrap().command, ["/h"]);
         let dispatcher = DispatcherConfig::new(DispatcherSection::default(), file.dispatcher).unwrap();
         assert_eq!(dispatcher.listen.port(), 9000);
+        assert_eq!(dispatcher.metrics_listen.unwrap().port(), 9185);
         assert!(dispatcher.agents.unwrap()[0].matches("web2"));
     }
 

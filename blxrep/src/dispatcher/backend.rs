@@ -5,6 +5,7 @@ use super::rows;
 use crate::api::backend::{Backend, Filter, RestoreRequest, SyncRequest};
 use crate::api::chain::PointChain;
 use crate::api::error::{ApiError, Result};
+use crate::api::events::{Ear, Feed};
 use crate::api::types::{
     ActionRow, AgentDetail, AgentRow, Control as Order, DiskRow, DispatcherStatus, PointRow, SyncRow,
     VerifyReport,
@@ -34,6 +35,7 @@ pub struct HouseFacts {
 pub struct Control {
     notes: mpsc::Sender<Note>,
     facts: HouseFacts,
+    feed: Feed,
 }
 
 impl From<StoreError> for ApiError {
@@ -51,8 +53,8 @@ fn stopping() -> ApiError {
 }
 
 impl Control {
-    pub const fn new(notes: mpsc::Sender<Note>, facts: HouseFacts) -> Self {
-        Self { notes, facts }
+    pub const fn new(notes: mpsc::Sender<Note>, facts: HouseFacts, feed: Feed) -> Self {
+        Self { notes, facts, feed }
     }
 
     /// Runs a question or an order on the hub's thread.
@@ -90,6 +92,10 @@ impl Backend for Control {
             })
         })
         .await
+    }
+
+    fn events(&self) -> Ear {
+        self.feed.listen()
     }
 
     async fn agents(&self) -> Result<Vec<AgentRow>> {

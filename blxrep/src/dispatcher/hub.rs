@@ -4,6 +4,7 @@
 use super::jobs::{JobEnd, Jobs};
 use super::policies::PolicyBook;
 use crate::api::error::ApiError;
+use crate::api::events::{Event, Feed};
 use crate::api::types::{SyncRow, VerifyReport};
 use crate::engine::duty::{Duty, Facts, duty};
 use crate::io::random;
@@ -102,11 +103,12 @@ pub struct Hub {
     syncs: BTreeMap<CutId, Sync>,
     next_session: u64,
     pings: u64,
+    feed: Feed,
 }
 
 impl Hub {
     /// Takes up the actions that were open when the dispatcher stopped.
-    pub fn new(store: Store, policies: PolicyBook, jobs: Jobs) -> Result<Self, StoreError> {
+    pub fn new(store: Store, policies: PolicyBook, jobs: Jobs, feed: Feed) -> Result<Self, StoreError> {
         let mut hub = Self {
             store,
             policies,
@@ -118,6 +120,7 @@ impl Hub {
             syncs: BTreeMap::new(),
             next_session: 1,
             pings: 0,
+            feed,
         };
         for action in hub.store.actions()? {
             if action.state.is_final() {
@@ -199,6 +202,7 @@ impl Hub {
         let session = Session { number, address, to_agent, offers, status, policy: None };
         self.sessions.insert(agent.clone(), session);
         tracing::info!(%agent, %address, "agent connected");
+        self.feed.say(Event::Agent { at: Timestamp::now(), agent: agent.clone(), online: true });
         if reply.send(number).is_err() {
             self.left(&agent);
         }
@@ -209,6 +213,7 @@ impl Hub {
             return;
         }
         tracing::info!(%agent, "agent disconnected");
+        self.feed.say(Event::Agent { at: Timestamp::now(), agent: agent.clone(), online: false });
         let running: Vec<ActionId> = self.of_agent(agent, |a| a.state == ActionState::Running);
         for action in running {
             self.set_state(action, ActionState::Queued, waiting_for_agent());
@@ -362,6 +367,7 @@ impl Hub {
             total: 0,
         };
         self.store.put_action(&action)?;
+        self.feed.say(Event::of_action(&action));
         let id = action.id;
         self.open.insert(id, action);
         Ok(id)
@@ -376,6 +382,7 @@ impl Hub {
         }
         (action.state, action.reason, action.updated) = (state, reason, Timestamp::now());
         tracing::info!(action = %id, kind = %action.kind, %state, reason = %action.reason, "action");
+        self.feed.say(Event::of_action(action));
         if let Err(error) = self.store.put_action(action) {
             tracing::error!(action = %id, %error, "cannot keep the action's state");
         }
@@ -389,6 +396,7 @@ impl Hub {
         tracing::info!(point = %id, disk = %point.disk, kind = %point.kind, consistency = %point.summary.consistency,
             bytes = point.bytes, %cut, "point published");
         self.backlog.insert(point.disk, 0);
+        self.feed.say(Event::of_point(point));
     }
 
     fn base_done(&mut self, action: ActionId, disk: DiskId) {

@@ -23,6 +23,7 @@ mod rows;
 mod settings;
 mod snapshot_link;
 
+use crate::api::events::Feed;
 use crate::api::server;
 use crate::api::socket::ControlSocket;
 use crate::cli::start::DispatcherArgs;
@@ -101,8 +102,9 @@ pub async fn run(args: DispatcherArgs) -> anyhow::Result<()> {
     let address = listener.local_addr().context("cannot tell the address that is listened on")?;
     settings.write_address(address)?;
     let (notes, queue) = mpsc::channel(hub::QUEUE);
+    let feed = Feed::default();
     let policies = PolicyBook::new(settings.policy_dir.clone(), settings.policies.clone());
-    let hub = Hub::new(store.clone(), policies, Jobs::new(store.clone(), notes.clone()))
+    let hub = Hub::new(store.clone(), policies, Jobs::new(store.clone(), notes.clone()), feed.clone())
         .context("cannot read the open actions")?;
     let hub = std::thread::Builder::new().name("hub".to_owned()).spawn(move || hub.run(queue))?;
     let (publisher, publishing) = Publisher::new(store.clone());
@@ -112,7 +114,13 @@ pub async fn run(args: DispatcherArgs) -> anyhow::Result<()> {
     let mut tasks = JoinSet::new();
     tasks.spawn(publishing);
     tasks.spawn(tick(notes.clone()));
-    let control = Arc::new(Control::new(notes.clone(), settings.facts(address, store.id())));
+    let control = Arc::new(Control::new(notes.clone(), settings.facts(address, store.id()), feed));
+    if let Some(address) = settings.metrics_listen {
+        let listener = tokio::net::TcpListener::bind(address).await;
+        let listener =
+            listener.with_context(|| format!("cannot listen on {address} for requests for the metrics"))?;
+        tasks.spawn(server::serve_metrics(listener, Arc::clone(&control), stopped.clone()));
+    }
     let api = tokio::spawn(server::serve(socket, control, stopped));
     let greeter = Greeter::new(listener, shared, &settings);
     tracing::info!(%address, data_dir = %settings.data_dir.display(), store = %store.id(), "dispatcher started");

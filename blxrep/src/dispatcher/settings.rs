@@ -23,6 +23,7 @@ const ADDRESS_FILE: &str = "address";
 pub struct Settings {
     pub data_dir: PathBuf,
     pub listen: SocketAddr,
+    pub metrics_listen: Option<SocketAddr>,
     pub policy_dir: PathBuf,
     pub policies: Policies,
     pub access: Access,
@@ -36,7 +37,8 @@ impl Settings {
     pub fn load(args: DispatcherArgs) -> anyhow::Result<Self> {
         let file = ConfigFile::load(args.config.as_deref())?;
         let config = DispatcherConfig::new(args.typed, file.dispatcher)?;
-        refuse_exposed(config.listen)?;
+        refuse_exposed("dispatcher.listen", config.listen)?;
+        config.metrics_listen.map_or(Ok(()), |listen| refuse_exposed("dispatcher.metrics_listen", listen))?;
         let secret = Secret::load(&config.secret_file)?;
         let policies = Policies::load(&config.policy_dir)?;
         if policies.is_empty() {
@@ -54,6 +56,7 @@ impl Settings {
         Ok(Self {
             data_dir: config.data_dir,
             listen: config.listen,
+            metrics_listen: config.metrics_listen,
             policy_dir: config.policy_dir,
             policies,
             access: Access { secret, agents: config.agents },
@@ -98,14 +101,14 @@ impl Settings {
 }
 
 /// Without encryption, everything that agents send could be read and changed on its way.
-fn refuse_exposed(listen: SocketAddr) -> Result<(), ConfigError> {
+fn refuse_exposed(key: &'static str, listen: SocketAddr) -> Result<(), ConfigError> {
     if listen.ip().is_loopback() {
         return Ok(());
     }
     let problem = format!(
-        "{listen} is no loopback address: this version does not encrypt, so disks and secrets would cross the \
-         network in the clear; use --listen 127.0.0.1:{} and carry it through ssh or WireGuard",
+        "{listen} is no loopback address: this version does not encrypt, so what is sent would cross the network in \
+         the clear; use 127.0.0.1:{} and carry it through ssh or WireGuard",
         listen.port()
     );
-    Err(ConfigError::Value { key: "dispatcher.listen", problem })
+    Err(ConfigError::Value { key, problem })
 }

@@ -5,6 +5,7 @@
 use blxrep::api::backend::{Backend, Filter, RestoreRequest, SyncRequest};
 use blxrep::api::chain::{BaseLink, PointChain};
 use blxrep::api::error::{ApiError, Result};
+use blxrep::api::events::{Ear, Feed};
 use blxrep::api::server;
 use blxrep::api::socket::ControlSocket;
 use blxrep::api::types::*;
@@ -15,6 +16,7 @@ use blxrep::model::point::{Consistency, Coverage, PointKind};
 use jiff::{SignedDuration, Timestamp};
 use std::collections::BTreeMap;
 use std::future::pending;
+use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -48,6 +50,7 @@ fn ago(seconds: i64) -> Timestamp {
 #[derive(Debug)]
 pub struct Fake {
     data_dir: String,
+    feed: Feed,
     actions: Mutex<BTreeMap<ActionId, (ActionRow, End)>>,
 }
 
@@ -64,6 +67,7 @@ impl Fake {
         let actions = [(live(), End::Never), (failed(), End::Fails)];
         Self {
             data_dir: data_dir.display().to_string(),
+            feed: Feed::default(),
             actions: Mutex::new(actions.map(|(row, end)| (row.id, (row, end))).into()),
         }
     }
@@ -108,6 +112,10 @@ impl Fake {
 impl Backend for Fake {
     async fn status(&self) -> Result<DispatcherStatus> {
         Ok(DispatcherStatus { data_dir: self.data_dir.clone(), ..status() })
+    }
+
+    fn events(&self) -> Ear {
+        self.feed.listen()
     }
 
     async fn agents(&self) -> Result<Vec<AgentRow>> {
@@ -239,6 +247,8 @@ impl Backend for Fake {
 #[derive(Debug)]
 pub struct FakeDispatcher {
     path: PathBuf,
+    metrics: SocketAddr,
+    feed: Feed,
     folder: Option<TempDir>,
     stop: watch::Sender<bool>,
     thread: Option<JoinHandle<()>>,
@@ -257,15 +267,34 @@ impl FakeDispatcher {
         let (stop, stopped) = watch::channel(false);
         let socket = ControlSocket::bind(path).unwrap();
         let fake = Arc::new(Fake::new(path));
+        let feed = fake.feed.clone();
+        let metrics = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        metrics.set_nonblocking(true).unwrap();
+        let address = metrics.local_addr().unwrap();
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            runtime.block_on(server::serve(socket, fake, stopped)).unwrap();
+            runtime.block_on(async {
+                let metrics = tokio::net::TcpListener::from_std(metrics).unwrap();
+                let scraped = server::serve_metrics(metrics, Arc::clone(&fake), stopped.clone());
+                let (served, ()) = tokio::join!(server::serve(socket, fake, stopped), scraped);
+                served.unwrap();
+            });
         });
-        Self { path: path.to_owned(), folder: None, stop, thread: Some(thread) }
+        Self { path: path.to_owned(), metrics: address, feed, folder: None, stop, thread: Some(thread) }
     }
 
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Where it says what happens.
+    pub fn feed(&self) -> &Feed {
+        &self.feed
+    }
+
+    /// Where the metrics can be read.
+    pub fn metrics(&self) -> SocketAddr {
+        self.metrics
     }
 
     /// Returns when it has ended.
