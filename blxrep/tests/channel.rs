@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod channel_peers;
+#[path = "support/mod.rs"]
+mod support;
 
 use blxrep::io::channel::{ChannelError, Incoming, connect};
 use blxrep::model::encoding::Encoding;
@@ -10,9 +12,12 @@ use blxrep::model::ids::{ActionId, CutId, DiskIdentity};
 use blxrep::wire::config::{Control, SyncOutcome, ToAgent, ToDispatcher};
 use blxrep::wire::frame::Data;
 use blxrep::wire::hello::{Channel, Refusal, RefusalCode};
+use blxrep::wire::pulse::SILENCE;
 use bytes::Bytes;
-use channel_peers::{frame, hello, listener, pair, rogue};
+use channel_peers::{frame, hello, listener, pair, pair_on, rogue};
+use std::net::SocketAddr;
 use std::time::Duration;
+use support::proxy::{Event, Proxy};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 #[tokio::test]
@@ -229,4 +234,53 @@ async fn a_server_that_is_no_dispatcher_is_told_as_such() {
     let ((), client) = tokio::join!(server, connect::<ToDispatcher, ToAgent>(&address, &hello));
     let error = client.err().unwrap();
     assert!(matches!(error, ChannelError::NotADispatcher { status: 403, .. }), "{error}");
+}
+
+/// A middlebox that goes on acknowledging bytes for a peer that it has forgotten: TCP has nothing to complain of.
+#[tokio::test]
+async fn a_half_open_connection_is_found_by_both_ends_on_every_channel() {
+    let (listener, address) = listener().await;
+    let proxy = Proxy::start(&address.to_string()).unwrap();
+    let through: SocketAddr = proxy.address().parse().unwrap();
+    let mut waiting = tokio::task::JoinSet::new();
+    for channel in [Channel::Config, Channel::Snapshot, Channel::Live] {
+        let (mut server, mut client) = pair_on(&listener, through, channel).await;
+        waiting.spawn(async move {
+            let client = &mut client;
+            client.receiver.recv().await.unwrap_err()
+        });
+        // Its owner listens in short turns.
+        waiting.spawn(async move {
+            let server = &mut server;
+            loop {
+                let turn = tokio::time::timeout(Duration::from_millis(300), server.receiver.recv());
+                if let Ok(heard) = turn.await {
+                    return heard.unwrap_err();
+                }
+            }
+        });
+    }
+    // Nobody has anything to say meanwhile.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(waiting.try_join_next().is_none());
+    proxy.happen(Event::Forget);
+    while let Some(found) = waiting.join_next().await {
+        let error = found.unwrap();
+        assert!(matches!(error, ChannelError::Silent { .. }), "{error}");
+    }
+}
+
+/// What nobody uses for longer than a silence may last, lives on: both ends beat.
+#[tokio::test]
+async fn an_idle_connection_lives_on() {
+    let (mut server, mut client) = pair(Channel::Live).await;
+    let waits = tokio::spawn(async move {
+        let client = &mut client;
+        client.receiver.recv().await
+    });
+    // Neither listens nor sends.
+    tokio::time::sleep(SILENCE + Duration::from_secs(2)).await;
+    assert!(!waits.is_finished());
+    server.sender.send_control(&ToAgent::Ping(3)).await.unwrap();
+    assert_eq!(waits.await.unwrap().unwrap(), Incoming::Control(ToAgent::Ping(3)));
 }

@@ -78,6 +78,11 @@ pub struct SendCost {
     pub waited: Duration,
 }
 
+/// Returns when nothing is taken any more, because the listener has ended.
+async fn ended(taken: &mut watch::Receiver<u64>) {
+    while taken.changed().await.is_ok() {}
+}
+
 /// One disk's connection to `/ws/snapshot` or `/ws/live`.
 #[derive(Debug)]
 pub struct Link<S, R> {
@@ -154,9 +159,16 @@ where
             }
         }
         self.sent += bytes;
-        match self.sender.send_data(frame.bytes).await {
-            Ok(()) => Ok(SendCost { waited: started.elapsed() }),
-            Err(error) => Err(self.why(error)),
+        // A peer that is gone is first heard to be silent; the kernel goes on trying to send for longer.
+        let sent = tokio::select! {
+            biased;
+            sent = self.sender.send_data(frame.bytes) => Some(sent),
+            () = ended(&mut self.taken) => None,
+        };
+        match sent {
+            Some(Ok(())) => Ok(SendCost { waited: started.elapsed() }),
+            Some(Err(error)) => Err(self.why(error)),
+            None => Err(self.why_closed().await),
         }
     }
 

@@ -8,9 +8,11 @@ use crate::wire::config::{ToAgent, ToDispatcher};
 use std::net::SocketAddr;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
-/// Pings go out every ten seconds and are answered; silence for three of them means that the agent is gone.
-const SILENCE: Duration = Duration::from_secs(35);
+/// Pings go out every ten seconds and are answered; an agent that answers none of two hangs, though its connection
+/// beats.
+const SILENCE: Duration = Duration::from_secs(30);
 
 /// Serves the connection until it ends.
 pub async fn serve(
@@ -23,6 +25,8 @@ pub async fn serve(
     let (reply, joined) = oneshot::channel();
     shared.note(Note::Joined { agent: agent.clone(), address, to_agent, reply }).await;
     let Ok(session) = joined.await else { return };
+    // Counted from message to message: what is sent meanwhile does not put it off.
+    let mut silent_at = Instant::now() + SILENCE;
     let reason = loop {
         tokio::select! {
             message = messages.recv() => match message {
@@ -34,8 +38,9 @@ pub async fn serve(
                                hosts may have the same --id"
                     .to_owned(),
             },
-            incoming = tokio::time::timeout(SILENCE, connection.receiver.recv()) => match incoming {
+            incoming = tokio::time::timeout_at(silent_at, connection.receiver.recv()) => match incoming {
                 Ok(Ok(Incoming::Control(message))) => {
+                    silent_at = Instant::now() + SILENCE;
                     shared.note(Note::Said { agent: agent.clone(), session, message }).await;
                 }
                 Ok(Ok(Incoming::Closed { reason })) => break reason,

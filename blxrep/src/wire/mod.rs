@@ -9,5 +9,6 @@ pub mod config;
 pub mod frame;
 pub mod hello;
 pub mod live;
+pub mod pulse;
 pub mod snapshot;
 pub mod version;

@@ -12,6 +12,7 @@ mod groups;
 mod hostile_peer;
 mod names;
 mod order;
+mod outage;
 mod restart;
 mod setbacks;
 #[path = "../support/mod.rs"]

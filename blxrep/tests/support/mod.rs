@@ -4,6 +4,7 @@
 //! - [`process`]: children that end with their owner; [`site`]: a dispatcher, its agents and its command line
 //! - [`load`]: fio and other busy writers; [`content`]: known bytes; [`compare`]: two devices or files, byte by byte
 //! - [`ledger`]: transactions and when they were acknowledged; [`cluster`]: a PostgreSQL server
+//! - [`proxy`]: a bad network between an agent and its dispatcher
 //! - [`stamper`] and [`order`]: recognisable writes, and the judge of what became of them
 //!
 //! Every fixture removes exactly what it made, also when a test panics, and names everything after its own process,
@@ -21,6 +22,7 @@ pub mod load;
 pub mod mount;
 pub mod order;
 pub mod process;
+pub mod proxy;
 pub mod site;
 pub mod stamper;
 

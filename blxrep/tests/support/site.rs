@@ -4,6 +4,7 @@ use super::disk::Disk;
 use super::fixture::{unique, wait_for};
 use super::mount::PinDir;
 use super::process::Process;
+use super::proxy::Proxy;
 use anyhow::{Context, Result, anyhow, ensure};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -312,6 +313,7 @@ impl Site {
             home,
             secret: self.path("secret"),
             pins: PinDir::new()?,
+            via: None,
         })
     }
 }
@@ -339,6 +341,8 @@ pub struct AgentHome {
     home: PathBuf,
     pub secret: PathBuf,
     pins: PinDir,
+    /// Where it connects to, if that is not the dispatcher itself.
+    via: Option<String>,
 }
 
 impl AgentHome {
@@ -353,10 +357,16 @@ impl AgentHome {
         &self.pins
     }
 
+    /// Lets the agent connect to a proxy instead of the dispatcher.
+    pub fn connect_via(&mut self, proxy: &Proxy) {
+        self.via = Some(proxy.address());
+    }
+
     /// The command that starts the agent, not run.
     pub fn command(&self, site: &Site, extra: &[&str]) -> Result<Command> {
         let mut command = Command::new(site.program());
-        command.args(["start", "--mode", "agent", "--id", &self.id, "--dispatcher-addr", &site.address()?]);
+        let address = self.via.clone().map_or_else(|| site.address(), Ok)?;
+        command.args(["start", "--mode", "agent", "--id", &self.id, "--dispatcher-addr", &address]);
         for device in &self.devices {
             command.args(["--disk", device]);
         }

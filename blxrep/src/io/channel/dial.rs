@@ -1,5 +1,6 @@
 //! The agent's end: it dials.
 
+use super::ear::Ear;
 use super::error::ChannelError;
 use super::{Connection, WebSocket, socket};
 use crate::wire::hello::{Accepted, Answer, ClientHello};
@@ -50,9 +51,10 @@ async fn greet(
     let path = hello.channel.path();
     let bytes = hello.encode().map_err(|source| ChannelError::OwnHello { peer: Arc::clone(peer), source })?;
     let url = format!("ws://{address}{path}");
-    let (mut socket, _) = tokio_tungstenite::client_async_with_config(url, stream, Some(socket::limits()))
-        .await
-        .map_err(|error| refine(error, peer, path))?;
+    let (mut socket, _) =
+        tokio_tungstenite::client_async_with_config(url, Ear::new(stream), Some(socket::limits()))
+            .await
+            .map_err(|error| refine(error, peer, path))?;
     let from_ws = |error| ChannelError::from_ws(peer, error);
     socket.send(Message::Binary(bytes.into())).await.map_err(from_ws)?;
     let answer = first_binary(&mut socket, peer).await?;

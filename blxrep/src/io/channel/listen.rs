@@ -9,6 +9,7 @@
 //! a few KiB of memory, and a deadline; so strangers can fill the slots for seconds and nothing else.
 
 use super::dial::first_binary;
+use super::ear::Ear;
 use super::error::ChannelError;
 use super::{Connection, WebSocket, socket};
 use crate::wire::hello::{self, Accepted, Answer, Channel, ClientHello, Refusal};
@@ -147,8 +148,12 @@ async fn upgrade(stream: TcpStream, peer: &Arc<str>) -> Result<(WebSocket, Chann
         path = request.uri().path().chars().take(SHOWN_PATH).collect();
         if Channel::from_path(&path).is_some() { Ok(response) } else { Err(not_found()) }
     };
-    let socket =
-        tokio_tungstenite::accept_hdr_async_with_config(stream, route, Some(socket::hello_limits())).await;
+    let socket = tokio_tungstenite::accept_hdr_async_with_config(
+        Ear::new(stream),
+        route,
+        Some(socket::hello_limits()),
+    )
+    .await;
     match (socket, Channel::from_path(&path)) {
         (Ok(socket), Some(channel)) => Ok((socket, channel)),
         (Ok(_), None) => Err(ChannelError::UnknownPath { peer: Arc::clone(peer), path }),

@@ -8,10 +8,15 @@
 //! Cancellation: dropping a future of [`Receiver::recv`] loses nothing; the next call goes on where it was. A
 //! dropped future of a send has either not begun, or the whole frame is queued and leaves with the next send or
 //! [`Sender::flush`]; the stream of frames is well-formed either way.
+//!
+//! A connection shows that it lives by itself (`wire::pulse`): a sender beats while nobody sends, and a receiver that
+//! hears nothing for too long says that the peer is gone.
 
 mod dial;
+mod ear;
 mod error;
 mod listen;
+mod outlet;
 mod socket;
 
 pub use dial::connect;
@@ -22,22 +27,26 @@ pub use socket::SILENCE_LIMIT;
 use crate::wire::codec;
 use crate::wire::frame::{self, Data, End, HEADER_BYTES, Kind, Tally};
 use crate::wire::hello::Channel;
+use crate::wire::pulse::{Hearing, SILENCE};
 use bytes::Bytes;
-use futures_util::stream::{SplitSink, SplitStream};
-use futures_util::{SinkExt, StreamExt};
+use ear::{Ear, Heard};
+use futures_util::StreamExt;
+use futures_util::stream::SplitStream;
+use outlet::{Beat, Outlet};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::marker::PhantomData;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::sync::Mutex;
+use tokio::time::{timeout, timeout_at};
 use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::{Error as WsError, Message};
 
-type WebSocket = WebSocketStream<TcpStream>;
+type WebSocket = WebSocketStream<Ear<TcpStream>>;
 
 /// How long a close may take: the peer has to read what was sent before it and answer.
 const CLOSE_LIMIT: Duration = Duration::from_secs(2);
@@ -73,7 +82,9 @@ pub struct Connection<S, R> {
 /// The half that sends.
 #[derive(Debug)]
 pub struct Sender<S> {
-    sink: SplitSink<WebSocket, Message>,
+    /// Shared with the beat only.
+    outlet: Arc<Mutex<Outlet>>,
+    _beat: Beat,
     peer: Arc<str>,
     tally: Tally,
     max_control: usize,
@@ -84,6 +95,8 @@ pub struct Sender<S> {
 #[derive(Debug)]
 pub struct Receiver<R> {
     stream: SplitStream<WebSocket>,
+    heard: Heard,
+    hearing: Hearing,
     peer: Arc<str>,
     tally: Tally,
     max_control: usize,
@@ -94,12 +107,23 @@ pub struct Receiver<R> {
 
 impl<S: Serialize, R: DeserializeOwned> Connection<S, R> {
     fn new(socket: WebSocket, peer: Arc<str>, channel: Channel) -> Self {
+        let heard = socket.get_ref().heard();
         let (sink, stream) = socket.split();
+        let outlet = Arc::new(Mutex::new(Outlet::new(sink, Arc::clone(&peer))));
         let (tally, max_control) = (Tally::default(), channel.max_control_bytes());
         Self {
-            sender: Sender { sink, peer: Arc::clone(&peer), tally, max_control, sends: PhantomData },
+            sender: Sender {
+                _beat: Beat::start(Arc::clone(&outlet)),
+                outlet,
+                peer: Arc::clone(&peer),
+                tally,
+                max_control,
+                sends: PhantomData,
+            },
             receiver: Receiver {
                 stream,
+                heard,
+                hearing: Hearing::new(Instant::now()),
                 peer,
                 tally: Tally::default(),
                 max_control,
@@ -138,8 +162,9 @@ impl<S: Serialize> Sender<S> {
         let mut bytes = codec::encode(message, self.max_control)
             .map_err(|source| ChannelError::Encode { peer: Arc::clone(&self.peer), source })?;
         frame::seal_control(&mut bytes).map_err(|source| self.own_frame(source))?;
-        self.ready().await?;
-        self.send(bytes.into()).await
+        let mut outlet = self.outlet.lock().await;
+        outlet.ready().await?;
+        outlet.send(Message::Binary(bytes.into())).await
     }
 
     /// Sends a data frame that [`Data::seal`] completed. The payload is not copied here.
@@ -147,37 +172,24 @@ impl<S: Serialize> Sender<S> {
         let header = *message
             .first_chunk::<HEADER_BYTES>()
             .ok_or_else(|| self.own_frame(frame::FrameError::TooShort(message.len())))?;
-        self.ready().await?;
+        let mut outlet = self.outlet.lock().await;
+        outlet.ready().await?;
         // Counted only once nothing but the write is left, so that a dropped future never counts what was not sent.
         self.tally.add(&header);
-        self.send(message).await
+        outlet.send(Message::Binary(message)).await
     }
 
     /// Ends a transfer: the peer checks that it has every data frame since the last end.
     pub async fn send_end(&mut self) -> Result<(), ChannelError> {
-        self.ready().await?;
+        let mut outlet = self.outlet.lock().await;
+        outlet.ready().await?;
         let end: End = self.tally.finish();
-        self.send(Bytes::copy_from_slice(&end.to_message())).await
+        outlet.send(Message::Binary(Bytes::copy_from_slice(&end.to_message()))).await
     }
 
     /// Hands everything that is queued to the kernel.
     pub async fn flush(&mut self) -> Result<(), ChannelError> {
-        self.sink.flush().await.map_err(|error| ChannelError::from_ws(&self.peer, error))
-    }
-
-    /// Waits until a message can be taken.
-    async fn ready(&mut self) -> Result<(), ChannelError> {
-        std::future::poll_fn(|cx| self.sink.poll_ready_unpin(cx))
-            .await
-            .map_err(|error| ChannelError::from_ws(&self.peer, error))
-    }
-
-    /// Takes a message (at once) and waits until the kernel has it.
-    async fn send(&mut self, message: Bytes) -> Result<(), ChannelError> {
-        self.sink
-            .start_send_unpin(Message::Binary(message))
-            .map_err(|error| ChannelError::from_ws(&self.peer, error))?;
-        self.flush().await
+        self.outlet.lock().await.flush().await
     }
 
     /// Says that nothing follows. The peer's `recv` returns [`Incoming::Closed`] after all that was sent before.
@@ -185,10 +197,9 @@ impl<S: Serialize> Sender<S> {
     pub async fn start_close(&mut self, reason: &str) -> Result<(), ChannelError> {
         let reason = &reason[..reason.floor_char_boundary(MAX_CLOSE_REASON)];
         let close = CloseFrame { code: CloseCode::Normal, reason: reason.into() };
-        self.sink
-            .send(Message::Close(Some(close)))
-            .await
-            .map_err(|error| ChannelError::from_ws(&self.peer, error))
+        let mut outlet = self.outlet.lock().await;
+        outlet.ready().await?;
+        outlet.send(Message::Close(Some(close))).await
     }
 
     fn own_frame(&self, source: frame::FrameError) -> ChannelError {
@@ -211,7 +222,7 @@ impl<R: DeserializeOwned> Receiver<R> {
                 let _ = timeout(CLOSE_LIMIT, self.stream.next()).await;
                 return Ok(Incoming::Closed { reason });
             }
-            match self.stream.next().await {
+            match self.next().await? {
                 Some(Ok(Message::Binary(message))) => return self.open(&message),
                 Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => {}
                 Some(Ok(Message::Text(_))) => {
@@ -224,6 +235,22 @@ impl<R: DeserializeOwned> Receiver<R> {
                 None => {
                     return Ok(Incoming::Closed { reason: String::new() });
                 }
+            }
+        }
+    }
+
+    /// The next message, or an error once the peer is taken for gone.
+    async fn next(&mut self) -> Result<Option<Result<Message, WsError>>, ChannelError> {
+        loop {
+            self.hearing.heard(self.heard.last());
+            let deadline = self.hearing.deadline(Instant::now());
+            if let Ok(item) = timeout_at(deadline.into(), self.stream.next()).await {
+                return Ok(item);
+            }
+            // A long message on a slow link is many bytes and no item.
+            self.hearing.heard(self.heard.last());
+            if self.hearing.is_over(Instant::now()) {
+                return Err(ChannelError::Silent { peer: Arc::clone(&self.peer), limit: SILENCE });
             }
         }
     }
