@@ -372,6 +372,137 @@ fn nothing_is_lost_when_the_agent_is_killed() {
     assert_eq!(attach, Attach::Fresh { reason: "the host was rebooted".into() });
 }
 
+/// Makes the pins look as if another version of the programs had made them.
+fn as_version(pins: &Pins, version: u32) {
+    let to = pins.0.join(format!("v{version}"));
+    let _ = fs::remove_dir_all(&to);
+    fs::rename(pins.0.join(format!("v{}", blxrep_ebpf::ABI_VERSION)), to).unwrap();
+}
+
+/// Writes single granules at random until stopped; says which.
+fn scribble(disk: &Disk, stop: &Arc<AtomicU32>) -> std::thread::JoinHandle<GranuleSet> {
+    let (file, stop, granules) = (disk.direct(), Arc::clone(stop), disk.bytes / GRANULE);
+    std::thread::spawn(move || {
+        let (buffer, mut written, mut at) = (Aligned::new(GRANULE), GranuleSet::new(), 1u64);
+        while stop.load(Ordering::Relaxed) == 0 {
+            at = at.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            let granule = (at >> 33) % granules;
+            file.write_all_at(buffer.bytes(), granule * GRANULE).unwrap();
+            written.insert_range(u32::try_from(granule).unwrap()..u32::try_from(granule + 1).unwrap());
+        }
+        written
+    })
+}
+
+#[test]
+fn an_upgrade_to_another_abi_sees_every_change() {
+    if skipped("an_upgrade_to_another_abi_sees_every_change") {
+        return;
+    }
+    // One that reports requests, and one that reports bios.
+    for disk in [Disk::on_loop(256 * MIB), Disk::on_zram(256 * MIB)] {
+        let pins = Pins::new();
+        let mut tracker = pins.open();
+        let tracked = fresh(&mut tracker, &disk);
+        let record = blxrep::model::tracking::EpochRecord {
+            acknowledged: Some(PointId(4)),
+            open: Some(PointId(5)),
+            ..tracked.record()
+        };
+        tracked.store_record(&record).unwrap();
+        // What the old maps hold of each kind: swept, coarse, issued and completed.
+        disk.write(0, 4096);
+        swept(&tracked);
+        disk.blkdiscard(64 * MIB, 64 * MIB, false);
+        drop((tracked, tracker));
+
+        let stop = Arc::new(AtomicU32::new(0));
+        let writer = scribble(&disk, &stop);
+        for _ in 0..5 {
+            as_version(&pins, 0);
+            let mut tracker = pins.open();
+            let (tracked, attach) = tracker.track(&disk.spec(), Epoch(9)).unwrap();
+            assert_eq!(attach, Attach::TakenOver { version: 0 });
+            let now = tracked.record();
+            assert_eq!(
+                (now.epoch, now.acknowledged, now.open),
+                (record.epoch, record.acknowledged, record.open)
+            );
+            assert!(!pins.0.join("v0").exists(), "the old programs are detached");
+            drop((tracked, tracker));
+        }
+        stop.store(1, Ordering::Relaxed);
+        let written = writer.join().unwrap();
+        let mut tracker = pins.open();
+        let (tracked, attach) = tracker.track(&disk.spec(), Epoch(9)).unwrap();
+        assert_eq!(attach, Attach::Adopted);
+        let mut dirty = tracked.pending().peek();
+        let (issued, completed) = swept(&tracked);
+        dirty.union_with(&issued);
+        dirty.union_with(&completed);
+        assert!((&written - &dirty).is_empty(), "written and not dirty: {:?}", &written - &dirty);
+        assert!(dirty.contains(0), "swept before");
+        let discarded = granules(64 * MIB..128 * MIB);
+        assert!((&discarded - &dirty).is_empty(), "discarded before");
+        println!("{} granules written during five upgrades of {}", written.len(), disk.name());
+        let mut audit = Audit::new(tracked.record().baseline, tracked.reporting());
+        assert_eq!(prove(&tracked, &mut audit).0, Verdict::Proven, "the account goes on where it was");
+    }
+}
+
+/// What an audit would have found under the old programs, it finds under the new ones.
+#[test]
+fn a_loss_before_an_upgrade_is_found_after_it() {
+    if skipped("a_loss_before_an_upgrade_is_found_after_it") {
+        return;
+    }
+    let (pins, disk) = (Pins::new(), Disk::on_loop(64 * MIB));
+    let mut tracker = pins.open();
+    drop(fresh(&mut tracker, &disk));
+    drop(tracker);
+    unseen(&pins, &disk, MIB);
+    as_version(&pins, 0);
+    let mut tracker = pins.open();
+    let (tracked, attach) = tracker.track(&disk.spec(), Epoch(9)).unwrap();
+    assert_eq!(attach, Attach::TakenOver { version: 0 });
+    let mut audit = Audit::new(tracked.record().baseline, tracked.reporting());
+    assert_eq!(
+        prove(&tracked, &mut audit).0,
+        Verdict::Gap("8 write sectors were seen at neither hook".into())
+    );
+}
+
+/// Without its links a version tracks nothing: what it has pinned is not believed.
+#[test]
+fn pins_that_are_not_whole_cost_the_coverage() {
+    if skipped("pins_that_are_not_whole_cost_the_coverage") {
+        return;
+    }
+    let (pins, disk) = (Pins::new(), Disk::on_loop(64 * MIB));
+    drop(fresh(&mut pins.open(), &disk));
+    detach(&pins, "block_rq_complete");
+    as_version(&pins, 0);
+    let mut tracker = pins.open();
+    let (_, attach) = tracker.track(&disk.spec(), Epoch(9)).unwrap();
+    let Attach::Fresh { reason } = attach else { panic!("{attach:?}") };
+    assert!(reason.contains("v0"), "{reason}");
+}
+
+#[test]
+fn pins_of_an_unknown_abi_cost_the_coverage() {
+    if skipped("pins_of_an_unknown_abi_cost_the_coverage") {
+        return;
+    }
+    let (pins, disk) = (Pins::new(), Disk::on_loop(64 * MIB));
+    drop(fresh(&mut pins.open(), &disk));
+    as_version(&pins, 4_000_000);
+    let mut tracker = pins.open();
+    let (_, attach) = tracker.track(&disk.spec(), Epoch(9)).unwrap();
+    let Attach::Fresh { reason } = attach else { panic!("{attach:?}") };
+    assert!(reason.contains("v4000000"), "{reason}");
+    assert!(!pins.0.join("v4000000").exists());
+}
+
 /// The life of an agent that is killed in the end.
 fn child(node: &Path, pins: PathBuf) {
     let disk = Disk { node: node.to_path_buf(), bytes: 64 * MIB, backing: None };
@@ -533,20 +664,23 @@ fn a_write_that_neither_hook_saw_is_a_gap() {
     disk.write(0, 4096);
     assert_eq!(prove(&tracked, &mut audit).0, Verdict::Proven);
 
-    // For a while the programs do not know the disk.
+    unseen(&pins, &disk, MIB);
+    assert_eq!(
+        prove(&tracked, &mut audit).0,
+        Verdict::Gap("8 write sectors were seen at neither hook".into())
+    );
+}
+
+/// Writes a granule while the programs do not know the disk.
+fn unseen(pins: &Pins, disk: &Disk, offset: u64) {
     let spec = disk.spec();
     let key = blxrep_ebpf::device_key(spec.major, spec.minor);
     let map = MapData::from_pin(pins.0.join(format!("v{}/DISKS", blxrep_ebpf::ABI_VERSION))).unwrap();
     let mut disks: HashMap<_, u64, u64> = HashMap::try_from(Map::HashMap(map)).unwrap();
     let known = disks.get(&key, 0).unwrap();
     disks.remove(&key).unwrap();
-    disk.write(MIB, 4096);
+    disk.write(offset, GRANULE);
     disks.insert(key, known, 0).unwrap();
-
-    assert_eq!(
-        prove(&tracked, &mut audit).0,
-        Verdict::Gap("8 write sectors were seen at neither hook".into())
-    );
 }
 
 /// Detaches one hook.

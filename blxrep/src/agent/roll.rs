@@ -226,6 +226,10 @@ fn begin(
             tracing::info!(%device, "tracking goes on: every change since the last point is known");
             None
         }
+        Attach::TakenOver { version } => {
+            tracing::info!(%device, from = version, "tracking goes on with new programs: every change is known");
+            None
+        }
         Attach::Fresh { reason } => {
             tracing::info!(%device, %reason, "tracking begins anew");
             Some(reason)

@@ -7,15 +7,13 @@ use crate::io::tracker::DiskTracker;
 use crate::model::bitmap::Bitmap;
 use crate::model::granules::GranuleSet;
 use crate::model::ids::{DiskIdentity, Epoch, PointId};
-use crate::model::tracking::{Baseline, BaselineSearch, Sample};
+use crate::model::tracking::{Baseline, BaselineSearch, SKIPPED_WORD, Sample};
 use crate::model::units::GranuleSize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Pause between two samples of an audit: less than the distance that agreeing samples need.
 const SAMPLE_PAUSE: Duration = Duration::from_micros(100);
-/// Word of the record that keeps the events that the kernel had skipped when the last proof was made.
-const MISSES: usize = 0;
 /// How long a new baseline is looked for after a gap. Without one the gap is found again by the next cut.
 const REBASE_WAIT: Duration = Duration::from_secs(5);
 
@@ -204,11 +202,11 @@ impl Unit {
         let misses = self.tracker.recursion_misses().map_err(|e| e.to_string())?;
         let state = self.state();
         let mut record = self.tracker.record();
-        let skipped = misses.wrapping_sub(record.agent_words[MISSES]);
+        let skipped = misses.wrapping_sub(record.agent_words[SKIPPED_WORD]);
         if skipped == 0 || verdict != Verdict::Proven {
             return Ok(verdict);
         }
-        record.agent_words[MISSES] = misses;
+        record.agent_words[SKIPPED_WORD] = misses;
         self.tracker.store_record(&record).map_err(|e| e.to_string())?;
         let unaudited = state.audit.not_audited();
         Ok(match unaudited.is_empty() {

@@ -9,15 +9,20 @@
 //! <pin-dir>/v<ABI>/            programs, links, shared maps; renamed to this name when all of them are there
 //! <pin-dir>/v<ABI>/disk-<slot>/   issued, completed, pending, record of one disk; likewise
 //! ```
+//!
+//! After an upgrade to another ABI there are two such folders for a while: new programs are attached at once, each disk
+//! goes over when it is tracked (`handover`), and the old programs are detached when none is left with them.
 
 mod bpffs;
 pub mod btf;
 mod canary;
 mod disk;
 mod error;
+mod handover;
 mod inflight;
 mod maps;
 mod object;
+mod pinned;
 mod probe;
 mod record;
 mod refuse;
@@ -29,6 +34,7 @@ pub use error::TrackerError;
 pub use inflight::Inflight;
 pub use probe::{Probe, probes};
 
+use crate::model::bitmap::Bitmap;
 use crate::model::ids::{AgentId, DiskIdentity, Epoch};
 use crate::model::tracking::{AGENT_WORDS, Baseline, BaselineSearch, EpochRecord, Reporting};
 use crate::model::units::GranuleSize;
@@ -36,10 +42,9 @@ use blxrep_ebpf::{
     ABI_VERSION, DiskRef, MAX_BUCKETS, MAX_DISKS, bitmap_groups, bitmap_words, device_key, mode,
 };
 use bpffs::PinDir;
-use disk::{Shared, Slot};
-use inflight::Table;
+use disk::Slot;
 use maps::Words;
-use object::Object;
+use pinned::Pinned;
 use stat::StatFiles;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
@@ -50,6 +55,10 @@ use store::{RECORD_WORDS, RecordStore};
 /// How long a fresh attach waits for samples that agree on a baseline, which also proves that what was in flight at
 /// attach has ended. Long enough for a slow disk's queue to drain once.
 const BASELINE_WAIT: Duration = Duration::from_secs(20);
+/// Versions whose maps and records have the layouts that this one reads, so that an upgraded agent takes over what they
+/// know; their programs need not be these. Whoever changes a layout empties this list, or teaches this folder the old
+/// one. Version 0 is no release's: upgrades are rehearsed with it, by pins that were renamed.
+const READABLE_ABIS: [u32; 1] = [0];
 /// Between two samples: as far apart as they must be to count.
 const SAMPLE_PAUSE: Duration = Duration::from_micros(300);
 
@@ -114,6 +123,8 @@ pub struct DiskSpec {
 pub enum Attach {
     /// Its maps have known every change since the record's epoch began.
     Adopted,
+    /// Likewise, in maps of another version until now.
+    TakenOver { version: u32 },
     /// Nothing is known of what changed before now.
     Fresh { reason: String },
 }
@@ -123,14 +134,24 @@ pub enum Attach {
 pub struct Tracker {
     options: TrackerOptions,
     pins: PinDir,
-    folder: PathBuf,
-    object: Object,
-    shared: Arc<Shared>,
+    current: Pinned,
+    /// Versions whose programs still track disks, for those that were not taken over yet.
+    former: Vec<Pinned>,
+    /// Versions whose maps cannot be read here, and which are gone.
+    unreadable: Vec<String>,
+}
+
+/// Where a new slot's knowledge comes from.
+enum Origin<'a> {
+    /// Nothing is known of what changed before now.
+    New(Epoch),
+    /// All that another version knows.
+    From(&'a DiskTracker),
 }
 
 impl Tracker {
-    /// Adopts the pins of this ABI version if all are there, else loads and attaches; then removes what other versions
-    /// have left, so that at no time nothing is attached.
+    /// Adopts the pins of this ABI version if all are there, else loads and attaches. Only then are other versions looked
+    /// at: those that can be read go on until their disks have gone over, the others are removed.
     pub fn open(options: TrackerOptions) -> Result<Self, TrackerError> {
         if !(1..=MAX_BUCKETS).contains(&options.buckets) {
             return Err(TrackerError::Bpf {
@@ -141,45 +162,59 @@ impl Tracker {
         bpffs::mount_if_absent()?;
         let pins = PinDir::open(&options.pin_dir)?;
         let folder = pins.path().join(format!("v{ABI_VERSION}"));
-        let object = match Object::adopt(&folder) {
-            Ok(object) => object,
+        let mut current = match Pinned::open(ABI_VERSION, &folder) {
+            Ok(pinned) => pinned,
             Err(_) => {
                 bpffs::remove(&folder)?;
                 bpffs::make_whole(&folder, |half_made| object::load_into(half_made, &options))?;
-                Object::adopt(&folder)?
+                Pinned::open(ABI_VERSION, &folder)?
             }
-        };
-        for name in bpffs::names(pins.path())? {
-            let other = pins.path().join(name);
-            if other != folder {
-                bpffs::remove(&other)?;
-            }
-        }
-        let shared = Shared {
-            slots: object.slots()?,
-            table: object.table()?,
-            control: object.control()?,
-            programs: object.program_fds()?,
-            started: Instant::now(),
         };
         // A canary that was out when the last agent died.
-        shared.control.get()[0].store(0, Ordering::SeqCst);
-        let mut tracker = Self { options, pins, folder, object, shared: Arc::new(shared) };
-        tracker.clear_half_made()?;
+        current.shared.control.get()[0].store(0, Ordering::SeqCst);
+        current.clear_half_made()?;
+        let mut tracker = Self { options, pins, current, former: Vec::new(), unreadable: Vec::new() };
+        tracker.find_former()?;
+        tracker.retire_former()?;
         Ok(tracker)
     }
 
-    /// Frees the slots whose attach was cut short.
-    fn clear_half_made(&mut self) -> Result<(), TrackerError> {
-        for name in bpffs::names(&self.folder)? {
-            let Some(slot) = bpffs::half_made_name(&name).and_then(|n| n.strip_prefix("disk-")?.parse().ok())
-            else {
+    /// Looks for pins of other versions.
+    fn find_former(&mut self) -> Result<(), TrackerError> {
+        for name in bpffs::names(self.pins.path())? {
+            let folder = self.pins.path().join(&name);
+            if folder == self.current.folder {
                 continue;
-            };
-            if slot < MAX_DISKS {
-                self.clear_slot(slot)?;
             }
-            bpffs::remove(&self.folder.join(name))?;
+            let version = name.strip_prefix('v').and_then(|version| version.parse().ok());
+            let readable = version.filter(|version| READABLE_ABIS.contains(version));
+            if let Some(Ok(former)) = readable.map(|version| Pinned::open(version, &folder)) {
+                self.former.push(former);
+                continue;
+            }
+            if version.is_some() {
+                self.unreadable.push(name);
+            }
+            bpffs::remove(&folder)?;
+        }
+        Ok(())
+    }
+
+    /// Lets go what other versions have of disks that are tracked here by now, and detaches those that have nothing
+    /// left.
+    fn retire_former(&mut self) -> Result<(), TrackerError> {
+        let here = self.current.tracked()?;
+        for mut former in std::mem::take(&mut self.former) {
+            for slot in former.slots()? {
+                if former.record(slot).is_none_or(|record| here.contains(&record.get().identity)) {
+                    former.clear_slot(slot)?;
+                }
+            }
+            if former.slots()?.is_empty() {
+                bpffs::remove(&former.folder)?;
+            } else {
+                self.former.push(former);
+            }
         }
         Ok(())
     }
@@ -191,30 +226,66 @@ impl Tracker {
         epoch_if_fresh: Epoch,
     ) -> Result<(Arc<DiskTracker>, Attach), TrackerError> {
         refuse::check(spec)?;
-        let reason = match self.pinned_slot(&spec.identity)? {
-            None => "tracking of this disk begins".to_owned(),
-            Some((slot, record)) => match self.mismatch(slot, &record.get(), spec) {
-                None => return Ok((Arc::new(self.adopt(slot, record, spec)?), Attach::Adopted)),
+        let reason = match self.current.find(&spec.identity)? {
+            None => match self.take_over(spec)? {
+                Ok((disk, version)) => return Ok((Arc::new(disk), Attach::TakenOver { version })),
+                Err(reason) => reason,
+            },
+            Some((slot, record)) => match self.current.mismatch(slot, &record.get(), spec) {
+                None => return Ok((Arc::new(self.current.adopt((slot, record), spec)?), Attach::Adopted)),
                 Some(reason) => {
-                    self.clear_slot(slot)?;
+                    self.current.clear_slot(slot)?;
                     reason
                 }
             },
         };
-        Ok((Arc::new(self.begin(spec, epoch_if_fresh)?), Attach::Fresh { reason }))
+        let disk = self.begin(spec, Origin::New(epoch_if_fresh))?;
+        self.retire_former()?;
+        Ok((Arc::new(disk), Attach::Fresh { reason }))
+    }
+
+    /// Takes a disk over from another version, or says why it has to begin anew.
+    fn take_over(&mut self, spec: &DiskSpec) -> Result<Result<(DiskTracker, u32), String>, TrackerError> {
+        for former in &self.former {
+            let Some((slot, record)) = former.find(&spec.identity)? else { continue };
+            if let Some(reason) = former.mismatch(slot, &record.get(), spec) {
+                return Ok(Err(reason));
+            }
+            let (known, version) = (former.adopt((slot, record), spec)?, former.version);
+            return Ok(match self.begin(spec, Origin::From(&known)) {
+                Ok(disk) => {
+                    self.retire_former()?;
+                    Ok((disk, version))
+                }
+                // Their tables never agreed: the old programs have lost something that cannot be named.
+                Err(TrackerError::NeverSettled { .. }) => Err(format!(
+                    "the programs of version {version} and those that take their place never agreed on what is in flight"
+                )),
+                Err(error) => return Err(error),
+            });
+        }
+        Ok(Err(match self.unreadable.as_slice() {
+            [] => "tracking of this disk begins".to_owned(),
+            names => format!(
+                "the pins of another version of this program ({}) cannot be read by this one",
+                names.join(", ")
+            ),
+        }))
     }
 
     /// Stops tracking a disk and forgets it.
     pub fn untrack(&mut self, identity: &DiskIdentity) -> Result<(), TrackerError> {
-        match self.pinned_slot(identity)? {
-            Some((slot, _)) => self.clear_slot(slot),
-            None => Ok(()),
+        for pinned in std::iter::once(&mut self.current).chain(&mut self.former) {
+            if let Some((slot, _)) = pinned.find(identity)? {
+                pinned.clear_slot(slot)?;
+            }
         }
+        self.retire_former()
     }
 
     /// Identities of the disks that are pinned.
     pub fn tracked(&self) -> Result<Vec<DiskIdentity>, TrackerError> {
-        Ok(self.slots()?.into_iter().filter_map(|slot| Some(self.record(slot)?.get().identity)).collect())
+        self.current.tracked()
     }
 
     /// Detaches and unpins everything of this agent.
@@ -224,90 +295,22 @@ impl Tracker {
 
     /// Name, runs and nanoseconds of each program; 0 unless the sysctl `kernel.bpf_stats_enabled` is on.
     pub fn run_times(&self) -> Result<Vec<(&'static str, u64, u64)>, TrackerError> {
-        self.object.run_times()
-    }
-
-    fn disk_folder(&self, slot: u32) -> PathBuf {
-        self.folder.join(format!("disk-{slot}"))
-    }
-
-    /// Slots that have a whole folder.
-    fn slots(&self) -> Result<Vec<u32>, TrackerError> {
-        let names = bpffs::names(&self.folder)?;
-        let slots = names.iter().filter_map(|name| name.strip_prefix("disk-")?.parse().ok());
-        Ok(slots.filter(|slot| *slot < MAX_DISKS).collect())
-    }
-
-    fn record(&self, slot: u32) -> Option<RecordStore> {
-        let map = object::open_map(&self.disk_folder(slot).join("record")).ok()?;
-        RecordStore::load(Words::map(map.fd(), RECORD_WORDS, "the record").ok()?)
-    }
-
-    fn pinned_slot(&self, identity: &DiskIdentity) -> Result<Option<(u32, RecordStore)>, TrackerError> {
-        let found = self.slots()?.into_iter().filter_map(|slot| Some((slot, self.record(slot)?)));
-        Ok(found.into_iter().find(|(_, record)| record.get().identity == *identity))
-    }
-
-    /// Why what is pinned cannot be adopted.
-    fn mismatch(&self, slot: u32, record: &EpochRecord, spec: &DiskSpec) -> Option<String> {
-        let differs = |what: &str, was: &dyn std::fmt::Debug, is: &dyn std::fmt::Debug| {
-            Some(format!("{what} was {was:?} when tracking began and is {is:?} now"))
-        };
-        if record.boot_id != spec.boot_id {
-            Some("the host was rebooted".into())
-        } else if record.disk_bytes != spec.bytes {
-            differs("the disk's size", &record.disk_bytes, &spec.bytes)
-        } else if record.diskseq != spec.diskseq {
-            differs("the device's sequence number", &record.diskseq, &spec.diskseq)
-        } else if record.device != (spec.major, spec.minor) {
-            differs("the device number", &record.device, &(spec.major, spec.minor))
-        } else if !self.object.tracks(device_key(spec.major, spec.minor), slot) {
-            Some("another disk has taken over its device number".into())
-        } else {
-            None
-        }
-    }
-
-    fn adopt(&self, slot: u32, record: RecordStore, spec: &DiskSpec) -> Result<DiskTracker, TrackerError> {
-        let reporting = reporting(spec);
-        if reporting == Reporting::Bios {
-            self.object.attach_bio_hooks()?;
-        }
-        let folder = self.disk_folder(slot);
-        let now = record.get();
-        let granules = granules(now.granule, spec)?;
-        let map = |name: &str| {
-            let map = object::open_map(&folder.join(name))?;
-            Words::map(map.fd(), bitmap_words(u64::from(granules)), name)
-        };
-        Ok(DiskTracker {
-            slot,
-            granule: now.granule,
-            granules,
-            reporting,
-            shared: Arc::clone(&self.shared),
-            issued: map("issued")?,
-            completed: map("completed")?,
-            pending: map("pending")?,
-            files: StatFiles::open(&spec.sysfs)?,
-            record,
-            suspects: Mutex::new(None),
-        })
+        self.current.object.run_times()
     }
 
     /// A fresh attach. The order matters: bitmaps, device, hooks, canary, baseline; the record makes it an epoch.
-    fn begin(&mut self, spec: &DiskSpec, epoch: Epoch) -> Result<DiskTracker, TrackerError> {
-        let taken = self.slots()?;
+    fn begin(&mut self, spec: &DiskSpec, origin: Origin<'_>) -> Result<DiskTracker, TrackerError> {
+        let taken = self.current.slots()?;
         let slot = (0..MAX_DISKS).find(|slot| !taken.contains(slot));
         let slot =
             slot.ok_or_else(|| TrackerError::TooManyDisks { node: spec.node.clone(), max: MAX_DISKS })?;
         // What a half-made attach may have left under this number.
-        self.clear_slot(slot)?;
-        let folder = self.disk_folder(slot);
-        let made = bpffs::make_whole(&folder, |half_made| self.fill(slot, spec, epoch, half_made));
+        self.current.clear_slot(slot)?;
+        let folder = self.current.disk_folder(slot);
+        let made = bpffs::make_whole(&folder, |half_made| self.fill(slot, spec, &origin, half_made));
         if made.is_err() {
             // The first error is the one to report; the next attach clears the slot as well.
-            let _ = self.clear_slot(slot);
+            let _ = self.current.clear_slot(slot);
         }
         made
     }
@@ -316,10 +319,13 @@ impl Tracker {
         &mut self,
         slot: u32,
         spec: &DiskSpec,
-        epoch: Epoch,
+        origin: &Origin<'_>,
         folder: &Path,
     ) -> Result<DiskTracker, TrackerError> {
-        let granule = GranuleSize::for_disk(spec.bytes, self.options.max_map_bytes);
+        let granule = match origin {
+            Origin::New(_) => GranuleSize::for_disk(spec.bytes, self.options.max_map_bytes),
+            Origin::From(former) => former.granule(),
+        };
         let granules = granules(granule, spec)?;
         let reporting = reporting(spec);
         let words = bitmap_words(u64::from(granules));
@@ -332,54 +338,58 @@ impl Tracker {
         let pending = object::new_words(u32::try_from(words).map_err(too_large)?, &folder.join("pending"))?;
         let record_words = u32::try_from(RECORD_WORDS).map_err(too_large)?;
         let record = object::new_words(record_words, &folder.join("record"))?;
-        Slot::new(&self.shared, slot).reset(granule, granules);
-        self.object.set_bitmaps(slot, &issued, &completed)?;
+        let pending = Words::map(pending.fd(), words, "pending")?;
+        let (object, shared) = (&mut self.current.object, Arc::clone(&self.current.shared));
+        Slot::new(&shared, slot).reset(granule, granules);
+        object.set_bitmaps(slot, &issued, &completed)?;
         let mode = if reporting == Reporting::Bios { mode::BIO } else { mode::REQUEST };
-        self.object.set_disk(device_key(spec.major, spec.minor), DiskRef { slot, mode })?;
+        object.set_disk(device_key(spec.major, spec.minor), DiskRef { slot, mode })?;
         if reporting == Reporting::Bios {
-            self.object.attach_bio_hooks()?;
+            object.attach_bio_hooks()?;
         }
-        canary::send(&spec.node, &self.shared.control, &Slot::new(&self.shared, slot))?;
-        let clock = self.shared.started;
-        let baseline = find_baseline(&files, &Slot::new(&self.shared, slot), clock, &spec.node)?;
-        let first = EpochRecord {
-            epoch,
-            identity: spec.identity.clone(),
-            device: (spec.major, spec.minor),
-            disk_bytes: spec.bytes,
-            granule,
-            boot_id: spec.boot_id.clone(),
-            diskseq: spec.diskseq,
-            baseline,
-            acknowledged: None,
-            open: None,
-            agent_words: [0; AGENT_WORDS],
+        canary::send(&spec.node, &shared.control, &Slot::new(&shared, slot))?;
+        // From here on the programs see every change.
+        let first = match origin {
+            Origin::New(epoch) => {
+                let baseline = find_baseline(&files, &Slot::new(&shared, slot), shared.started, &spec.node)?;
+                first_record(*epoch, spec, granule, baseline)
+            }
+            Origin::From(former) => {
+                let bits = Bitmap::new(pending.get(), granules)
+                    .ok_or_else(|| TrackerError::TooLarge { node: spec.node.clone(), bytes: spec.bytes })?;
+                handover::carry(former, &bits);
+                handover::record(former, &Slot::new(&shared, slot), &shared.programs, &spec.node)?
+            }
         };
         Ok(DiskTracker {
             slot,
             granule,
             granules,
             reporting,
-            shared: Arc::clone(&self.shared),
+            shared,
             issued: Words::map(issued.fd(), words, "issued")?,
             completed: Words::map(completed.fd(), words, "completed")?,
-            pending: Words::map(pending.fd(), words, "pending")?,
+            pending,
             files,
             record: RecordStore::create(Words::map(record.fd(), RECORD_WORDS, "the record")?, &first)?,
             suspects: Mutex::new(None),
         })
     }
+}
 
-    /// Frees a slot: device, bitmaps, pins, entries in the table. Requests that are still in flight complete untracked.
-    fn clear_slot(&mut self, slot: u32) -> Result<(), TrackerError> {
-        self.object.forget_slot(slot)?;
-        // This also waits for the programs that found the device a moment ago.
-        self.object.clear_bitmaps(slot)?;
-        let table = Table(self.shared.table.get());
-        for entry in table.entries(slot) {
-            table.take(&entry);
-        }
-        bpffs::remove(&self.disk_folder(slot))
+fn first_record(epoch: Epoch, spec: &DiskSpec, granule: GranuleSize, baseline: Baseline) -> EpochRecord {
+    EpochRecord {
+        epoch,
+        identity: spec.identity.clone(),
+        device: (spec.major, spec.minor),
+        disk_bytes: spec.bytes,
+        granule,
+        boot_id: spec.boot_id.clone(),
+        diskseq: spec.diskseq,
+        baseline,
+        acknowledged: None,
+        open: None,
+        agent_words: [0; AGENT_WORDS],
     }
 }
 
