@@ -10,6 +10,7 @@ mod filesystems;
 mod frozen;
 mod groups;
 mod hostile_peer;
+mod kills;
 mod names;
 mod order;
 mod outage;

@@ -31,11 +31,11 @@ const CALM: u32 = 500;
 const HOT: Plan = Plan { writers: 4, rate: Some(CALM), pattern: Pattern::Hot(4), max_granules: 1, seed: 1 };
 
 /// What a sync that was asked for promises, by its cut.
-type Promises = BTreeMap<String, Window>;
+pub type Promises = BTreeMap<String, Window>;
 
 /// Where the stamps are, and so what may be done for a point.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Place {
+pub enum Place {
     /// On the disks themselves: nothing can be frozen, so points are asked for as quiet.
     Raw,
     /// In a file on each disk, whose blocks were all written before: points are asked for as the best there is.
@@ -207,7 +207,7 @@ impl Restored {
 }
 
 /// Restores and judges the points cut by cut. Returns how many cuts were proven; a fuzzy one is only reported.
-fn judge_all(
+pub fn judge_all(
     site: &Site,
     history: &History,
     points: &[PointRow],
