@@ -74,7 +74,7 @@ fn what_was_written_during_an_outage_is_moved_once() -> Result<()> {
     let far = Far::start("1h", &[])?;
     far.base()?;
     far.sync()?;
-    let before = far.proxy.from_clients();
+    let before = far.proxy.sent_by_clients();
     far.proxy.set(Weather::Refuse);
     far.proxy.happen(Event::Reset);
     let (length, start) = (Duration::from_secs(if is_soak() { 60 } else { 8 }), Instant::now());
@@ -83,7 +83,7 @@ fn what_was_written_during_an_outage_is_moved_once() -> Result<()> {
     pause(length.saturating_sub(start.elapsed()))?;
     far.proxy.set(Weather::Clear);
     let point = far.sync()?;
-    let moved = far.proxy.from_clients() - before;
+    let moved = far.proxy.sent_by_clients() - before;
     println!(
         "{:.1} MiB moved for 20 MiB written in {} s of outage",
         moved as f64 / MIB as f64,
@@ -107,7 +107,7 @@ fn an_image_is_moved_once_however_often_it_breaks_off() -> Result<()> {
         pause(Duration::from_millis(900))?;
     }
     far.base()?;
-    let moved = far.proxy.from_clients();
+    let moved = far.proxy.sent_by_clients();
     println!(
         "{:.1} MiB moved for an image of {} MiB that was cut {cuts} times",
         moved as f64 / MIB as f64,

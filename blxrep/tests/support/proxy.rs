@@ -177,12 +177,12 @@ impl Proxy {
     }
 
     /// Bytes that clients have sent so far, whether or not they came through.
-    pub fn from_clients(&self) -> u64 {
+    pub fn sent_by_clients(&self) -> u64 {
         self.shared.from_clients.load(Ordering::SeqCst)
     }
 
     /// Bytes that clients were sent.
-    pub fn to_clients(&self) -> u64 {
+    pub fn sent_to_clients(&self) -> u64 {
         self.shared.to_clients.load(Ordering::SeqCst)
     }
 
