@@ -9,6 +9,7 @@
 //! - [`io`]: the only contact with the operating system, the network and the kernel.
 //! - [`store`]: the data directory: what is written, published, recovered and verified.
 //! - [`view`]: a recovery point as the bytes of its disk.
+//! - [`mount`]: a recovery point as files on this host.
 //! - [`config`]: the files that people write.
 //! - [`agent`]: what runs on a protected server.
 //! - [`dispatcher`]: what runs on the backup host.
@@ -25,6 +26,7 @@ pub mod engine;
 pub mod format;
 pub mod io;
 pub mod model;
+pub mod mount;
 pub mod observe;
 pub mod store;
 pub mod tui;

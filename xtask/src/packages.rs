@@ -20,7 +20,7 @@ const fn tool(program: &'static str, package: &'static str) -> Tool {
 }
 
 /// What the privileged tests, the soak and the demo use.
-pub const FOR_TESTS: [Tool; 21] = [
+pub const FOR_TESTS: [Tool; 26] = [
     tool("fio", "fio"),
     tool("mkfs.ext4", "e2fsprogs"),
     tool("e2fsck", "e2fsprogs"),
@@ -41,6 +41,11 @@ pub const FOR_TESTS: [Tool; 21] = [
     tool("modprobe", "kmod"),
     tool("setpriv", "util-linux"),
     tool("sqlite3", "sqlite3"),
+    tool("rsync", "rsync"),
+    tool("setfacl", "acl"),
+    tool("setfattr", "attr"),
+    tool("setcap", "libcap2-bin"),
+    tool("mkswap", "util-linux"),
     tool("initdb", "postgresql"),
 ];
 

@@ -3,6 +3,7 @@
 use crate::api::client::ClientError;
 use crate::api::error::{ApiError, ErrorCode};
 use crate::config::ConfigError;
+use crate::mount::MountError;
 use std::io;
 use std::process::ExitCode;
 
@@ -18,6 +19,8 @@ const INTERRUPTED: u8 = 130;
 pub enum CliError {
     #[error(transparent)]
     Client(#[from] ClientError),
+    #[error(transparent)]
+    Mount(#[from] MountError),
     /// The agent or the dispatcher could not start, or ended badly.
     #[error("{0:#}")]
     Role(anyhow::Error),
@@ -49,10 +52,13 @@ impl CliError {
                 ErrorCode::Failed | ErrorCode::Unavailable => FAILED,
             },
             Self::Client(ClientError::NotAllowed(_)) | Self::Refused(_) => REFUSED,
+            Self::Mount(MountError::NotFound(_)) => NOT_FOUND,
+            Self::Mount(MountError::Refused(_) | MountError::NotRoot) => REFUSED,
             Self::Role(error) if is_misuse(error) => USAGE,
             Self::Usage(_) => USAGE,
             Self::Interrupted(_) => INTERRUPTED,
             Self::Client(_)
+            | Self::Mount(_)
             | Self::Role(_)
             | Self::Failed(_)
             | Self::Output(_)

@@ -8,6 +8,7 @@ pub mod doctor;
 mod error;
 mod follow;
 mod list;
+mod mount;
 mod output;
 mod progress;
 pub mod start;
@@ -88,6 +89,9 @@ enum Command {
     /// Stop an action for good
     Cancel(act::ControlArgs),
     Restore(act::RestoreArgs),
+    Mount(mount::MountArgs),
+    Umount(mount::UmountArgs),
+    Mounts(mount::MountsArgs),
     Verify(act::VerifyArgs),
     Doctor(doctor::DoctorArgs),
     /// Watch agents, disks, points and actions on one live screen
@@ -95,6 +99,8 @@ enum Command {
         #[command(flatten)]
         data_dir: DataDir,
     },
+    #[command(name = crate::mount::session::COMMAND, hide = true)]
+    ServeMount(mount::ServeArgs),
     /// Hold a freeze for the agent that started this
     #[command(name = crate::io::freeze::guard::COMMAND, hide = true)]
     FreezeGuard,
@@ -199,6 +205,10 @@ async fn run(command: Command) -> Result<(), CliError> {
         Command::Cancel(args) => act::control(args, Control::Cancel).await,
         Command::Restore(args) => act::restore(args).await,
         Command::Verify(args) => act::verify(args).await,
+        Command::Mount(args) => mount::mount(&args),
+        Command::Umount(args) => mount::umount(&args),
+        Command::Mounts(args) => mount::mounts(&args),
+        Command::ServeMount(args) => mount::serve(args).await,
         Command::Doctor(args) => doctor::run(args).await,
         Command::Tui { data_dir } => {
             crate::tui::run(Client::new(data_dir.path())).await.map_err(CliError::Terminal)

@@ -6,6 +6,7 @@ pub mod db;
 pub mod executable;
 pub mod freeze;
 pub mod host;
+pub mod loops;
 pub mod priority;
 pub mod random;
 pub mod reader;

@@ -2,6 +2,7 @@
 
 pub mod action;
 pub mod bitmap;
+pub mod contents;
 pub mod encoding;
 pub mod granules;
 pub mod hook;

@@ -1,6 +1,6 @@
 //! Real disks that vanish: loop devices over files in memory (request-based) and zram (bio-based).
 
-use super::fixture::{memory_dir, remove, sh, unique};
+use super::fixture::{memory_dir, remove, sh, unique, wait_for};
 use anyhow::{Context, Result, bail};
 use rustix::ioctl::{IntegerSetter, ioctl};
 use std::fs::{self, File, OpenOptions};
@@ -114,6 +114,38 @@ impl Drop for LoopDisk {
         }
         if let Err(error) = fs::remove_file(&self.backing) {
             eprintln!("{}: left behind: {error}", self.backing.display());
+        }
+    }
+}
+
+/// A stretch of another disk as a device of its own: what a partition is where the kernel reads no partition tables.
+/// What is written to it goes through the other disk, past the page cache of both.
+#[derive(Debug)]
+pub struct Slice(PathBuf);
+
+impl Slice {
+    pub fn of(disk: &impl Disk, start: u64, bytes: u64) -> Result<Self> {
+        let (start, bytes) = (start.to_string(), bytes.to_string());
+        let args = ["--find", "--show", "--direct-io=on", "--offset", &start, "--sizelimit", &bytes];
+        let name = disk.name();
+        let node = wait_for("a free loop device", RELEASE, || {
+            // Somebody else may have taken the one that was found.
+            sh("losetup", &[&args[..], &[&name]].concat()).map(Some)
+        })?;
+        Ok(Self(node.trim().into()))
+    }
+}
+
+impl Disk for Slice {
+    fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Slice {
+    fn drop(&mut self) {
+        if let Err(error) = sh("losetup", &["--detach", &self.name()]) {
+            eprintln!("{}: left behind: {error:#}", self.name());
         }
     }
 }

@@ -5,7 +5,7 @@
 
 mod disks;
 mod identity;
-pub(in crate::io) mod mounts;
+pub(crate) mod mounts;
 mod probe;
 mod resolve;
 pub(in crate::io) mod sysfs;

@@ -12,7 +12,7 @@ const MAX_MOUNT_POINTS: usize = 16;
 
 /// One line of `mountinfo` (proc_pid_mountinfo(5)).
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::io) struct Mount {
+pub(crate) struct Mount {
     /// Unique on the host while the mount exists; `statx` has it too.
     pub id: u64,
     /// Of the filesystem, whichever of its parts is mounted here.
@@ -87,7 +87,7 @@ impl Mount {
     }
 }
 
-pub(in crate::io) fn parse(line: &str) -> Option<Mount> {
+pub(crate) fn parse(line: &str) -> Option<Mount> {
     let (mount, filesystem) = line.split_once(" - ")?;
     let mut mount = mount.split(' ');
     let id = mount.next()?.parse().ok()?;

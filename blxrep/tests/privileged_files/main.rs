@@ -1,0 +1,19 @@
+//! Points as files on the dispatcher's host: mounted, looked at, and brought back.
+
+mod everything;
+mod mounted;
+mod scene;
+#[path = "../support/mod.rs"]
+mod support;
+
+use std::path::Path;
+use std::time::Duration;
+
+const MIB: u64 = 1 << 20;
+/// A base image, or an end that was asked for, must be there within this time.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// The program under test.
+fn program() -> &'static Path {
+    Path::new(env!("CARGO_BIN_EXE_blxrep"))
+}
