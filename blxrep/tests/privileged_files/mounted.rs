@@ -77,6 +77,32 @@ fn servers_of(dir: &str) -> Result<Vec<String>> {
     Ok(found)
 }
 
+/// A mounted point; whatever comes, it is unmounted at the end.
+struct Shown<'a> {
+    scene: &'a Scene,
+    dir: PathBuf,
+    mounted: Mounted,
+}
+
+impl<'a> Shown<'a> {
+    fn new(scene: &'a Scene, point: &str, name: &str) -> Result<Self> {
+        let dir = scene.folder(name)?;
+        Ok(Self { mounted: scene.show(point, &dir)?, scene, dir })
+    }
+
+    fn end(self) -> Result<()> {
+        self.scene.hide(&self.dir)?;
+        self.scene.ensure_clean(&self.dir)
+    }
+}
+
+impl Drop for Shown<'_> {
+    fn drop(&mut self) {
+        // There is nothing to unmount if all went well.
+        let _ = rustix::mount::unmount(&self.dir, rustix::mount::UnmountFlags::DETACH);
+    }
+}
+
 /// Points that were cut while the filesystems were mounted, and after they were unmounted, each with the disks' own
 /// filesystems mounted beside them.
 #[test]
@@ -90,27 +116,26 @@ fn points_show_what_was_there() -> Result<()> {
     let idle = scene.sync()?;
     scene.stop_agent();
     let stored = scene.stored()?;
-    // Without a replay, so that the disks stay as they are.
+    let mut shown = Vec::new();
+    for (index, point) in idle.iter().enumerate() {
+        let idle = Shown::new(&scene, point, &format!("idle-{index}"))?;
+        ensure_identical(scene.disks[index].path(), &idle.dir.join("disk.img"))?;
+        shown.push((index, idle));
+    }
+    // An xfs writes even when it is mounted read-only: from here on the disks are not as they were.
     let originals = scene.mount("ro")?;
-    let mut dirs = Vec::new();
-    for (name, points) in [("busy", &busy), ("idle", &idle)] {
-        for (index, point) in points.iter().enumerate() {
-            let dir = scene.folder(&format!("{name}-{index}"))?;
-            let shown = scene.show(point, &dir)?;
-            if name == "idle" {
-                ensure_identical(scene.disks[index].path(), &dir.join("disk.img"))?;
-            }
-            check(&scene, index, &dir, &shown, &originals).with_context(|| format!("{name}: {shown:?}"))?;
-            dirs.push(dir);
-        }
+    for (index, point) in busy.iter().enumerate() {
+        shown.push((index, Shown::new(&scene, point, &format!("busy-{index}"))?));
     }
-    refusals(&scene, &dirs[0], &idle[0])?;
-    for dir in &dirs {
-        scene.hide(dir)?;
-        scene.ensure_clean(dir)?;
+    for (disk, shown) in &shown {
+        check(&scene, *disk, &shown.dir, &shown.mounted, &originals)
+            .with_context(|| format!("{}: {:?}", shown.dir.display(), shown.mounted))?;
     }
+    refusals(&scene, &shown[0].1.dir, &idle[0])?;
+    let gone = shown[0].1.dir.to_string_lossy().into_owned();
+    shown.into_iter().try_for_each(|(_, shown)| shown.end())?;
     ensure!(scene.stored()? == stored, "looking at points has changed the store");
-    scene.site.cli(&["umount", &dirs[0].to_string_lossy()])?.expect(NOT_FOUND, &["no point is mounted"])?;
+    scene.site.cli(&["umount", &gone])?.expect(NOT_FOUND, &["no point is mounted"])?;
     drop(originals);
     scene.done();
     Ok(())
