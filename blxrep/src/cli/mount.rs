@@ -113,7 +113,7 @@ pub fn mount(args: &MountArgs) -> Result<(), CliError> {
         parts,
     };
     session.keep()?;
-    args.common.output().result(&row, |row| mounted_text(row))
+    args.common.output().result(&row, mounted_text)
 }
 
 fn show(dir: &Path, part: &Part) -> PartRow {
