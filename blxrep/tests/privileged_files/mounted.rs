@@ -239,7 +239,8 @@ fn killed_server(scene: &Scene, point: &str, dir: &Path) -> Result<()> {
     std::thread::sleep(Duration::from_millis(50));
     let server = Pid::from_raw(place.process).context("no process")?;
     kill_process(server, Signal::KILL)?;
-    let error = reader.join().map_err(|_| anyhow::anyhow!("the reader panicked"))?.unwrap_err();
+    let read = reader.join().map_err(|_| anyhow::anyhow!("the reader panicked"))?;
+    let Err(error) = read else { bail!("the reader had no error") };
     ensure!(error.downcast_ref::<std::io::Error>().is_some(), "the reader: {error:#}");
     // What is cached of a filesystem may still be read; nothing hangs.
     drop(fs::read_dir(dir.join("files/1")).map(Iterator::count));
