@@ -7,7 +7,7 @@ use crate::format::trailer::Digest;
 use crate::model::ids::{AgentId, DiskId, GenerationId, PointId};
 use crate::model::point::Point;
 use crate::model::units::GranuleSize;
-use crate::view::{BaseFiles, Chain, DeltaFiles};
+use crate::view::{BaseFiles, Chain, DeltaFiles, ViewPlace};
 use serde::{Deserialize, Serialize};
 use std::fmt::Write;
 use std::path::{Component, Path, PathBuf};
@@ -19,8 +19,10 @@ pub struct PointChain {
     pub agent: AgentId,
     pub disk: DiskId,
     pub generation: GenerationId,
-    /// Position of the point in its generation: what a lease on its files is held for.
+    /// Position of the point in its generation: what a lease on its files is held for,
     pub sequence: u64,
+    /// and how often files of the generation were replaced by others.
+    pub revision: u32,
     /// Size of the disk at the point.
     pub bytes: u64,
     /// Bytes of a granule.
@@ -61,7 +63,8 @@ impl PointChain {
             agent,
             disk: point.disk,
             generation: point.generation,
-            sequence: point.sequence,
+            sequence: chain.place.sequence,
+            revision: chain.place.revision,
             bytes: chain.bytes,
             granule: chain.granule.bytes(),
             base: BaseLink {
@@ -90,7 +93,13 @@ impl PointChain {
         let granule = GranuleSize::from_shift(self.granule.trailing_zeros())
             .filter(|granule| granule.bytes() == self.granule)
             .ok_or_else(|| strange(format!("a granule of {} bytes", self.granule)))?;
-        Ok(Chain { base, deltas, bytes: self.bytes, granule })
+        Ok(Chain { base, deltas, bytes: self.bytes, granule, place: self.place() })
+    }
+
+    /// Where the lease on its files is held.
+    #[must_use]
+    pub const fn place(&self) -> ViewPlace {
+        ViewPlace { generation: self.generation, revision: self.revision, sequence: self.sequence }
     }
 }
 
@@ -151,7 +160,8 @@ mod tests {
             bytes: 1 << 20,
         };
         let delta = DeltaFiles { path: "/data/incremental/d/g/p.bak".into(), root: [0xfe; 32] };
-        Chain { base, deltas: vec![delta], bytes: 2 << 20, granule: GranuleSize::default() }
+        let place = ViewPlace { generation: GenerationId(3), revision: 7, sequence: 5 };
+        Chain { base, deltas: vec![delta], bytes: 2 << 20, granule: GranuleSize::default(), place }
     }
 
     fn point() -> Point {

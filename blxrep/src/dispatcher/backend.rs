@@ -138,7 +138,7 @@ impl Backend for Control {
         self.ask(move |hub| {
             let point = hub.store.point(point)?;
             let agent = hub.store.disk(point.disk)?.agent;
-            PointChain::new(&point, agent, &hub.store.chain(&point)?, hub.store.data_dir())
+            PointChain::new(&point, agent, &hub.store.chain(point.id)?, hub.store.data_dir())
         })
         .await
     }

@@ -9,6 +9,7 @@ pub mod host;
 pub mod loops;
 pub mod priority;
 pub mod random;
+pub mod range_lock;
 pub mod reader;
 pub mod signals;
 pub mod source;

@@ -2,6 +2,7 @@
 //! can make any of them fail: the gate is asked before each.
 
 use super::buffer::ALIGN;
+use super::range_lock;
 use rustix::fs::{FallocateFlags, FlockOperation, OFlags, SeekFrom};
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
@@ -383,6 +384,17 @@ impl DataFile {
             Err(rustix::io::Errno::WOULDBLOCK) => Ok(false),
             Err(e) => Err(e.into()),
         })
+    }
+
+    /// Holds the byte at `at` against those who ask for it with [`Self::held_bytes`], in this process and others,
+    /// until the file is closed, by whatever end.
+    pub fn hold_byte(&self, at: u64) -> Result<()> {
+        self.run("lock", || range_lock::share(&self.file, at))
+    }
+
+    /// The bytes that others hold, once each.
+    pub fn held_bytes(&self) -> Result<Vec<u64>> {
+        self.run("look for locks of", || range_lock::shared(&self.file))
     }
 
     /// The process that has locked the file, as far as `/proc/locks` tells.

@@ -3,7 +3,7 @@
 use super::catalog::{Generation, GenerationState};
 use super::layout::Names;
 use super::publish::{ReadyPoint, Step};
-use super::{Lease, Store, StoreError};
+use super::{Claim, Store, StoreError};
 use crate::format::header::{CutFacts, FileHeader, FileKind, HEADER_END};
 use crate::format::sidecar::Sidecar;
 use crate::format::trailer::{Digest, Trailer};
@@ -39,7 +39,7 @@ pub struct BaseWriter {
     disk: Disk,
     /// Position that the point will have among those of the disk.
     number: u64,
-    lease: Lease,
+    claim: Claim,
     sidecar: Sidecar,
     image: WriteBehind,
     sums: DataFile,
@@ -59,7 +59,7 @@ impl Store {
     /// it again, or a new one if none is open.
     pub fn begin_base(&self, disk: DiskId, spec: BaseSpec) -> Result<BaseWriter, StoreError> {
         let disk = self.disk(disk)?;
-        let lease = self.lease(disk.id)?;
+        let claim = self.claim(disk.id)?;
         let granule = self.granule_of(disk.id, spec.granule_shift)?;
         let sidecar = Sidecar::new(granule, spec.bytes)
             .map_err(|e| StoreError::Refused(format!("disk {}: {e}", disk.device)))?;
@@ -67,7 +67,7 @@ impl Store {
             self.generations(disk.id)?.into_iter().find(|g| matches!(g.state, GenerationState::Open { .. }));
         let row = self.open_generation(&disk, &spec, open.as_ref(), &sidecar)?;
         self.db().write(|tx| tx.put(&row))?;
-        self.base_writer(disk, lease, row, sidecar)
+        self.base_writer(disk, claim, row, sidecar)
     }
 
     fn open_generation(
@@ -90,6 +90,7 @@ impl Store {
             bytes: spec.bytes,
             granule_shift: spec.granule_shift,
             state: GenerationState::Open { durable },
+            revision: 0,
         })
     }
 
@@ -103,7 +104,7 @@ impl Store {
     fn base_writer(
         &self,
         disk: Disk,
-        lease: Lease,
+        claim: Claim,
         row: Generation,
         sidecar: Sidecar,
     ) -> Result<BaseWriter, StoreError> {
@@ -121,7 +122,7 @@ impl Store {
             row,
             number: self.next_number(disk.id)?,
             disk,
-            lease,
+            claim,
             sidecar,
             image,
             sums,
@@ -260,7 +261,7 @@ impl BaseWriter {
         self.sums.sync()?;
         if self.durable() != self.front {
             self.row.state = GenerationState::Open { durable: self.front };
-            self.lease.store.db().write(|tx| tx.put(&self.row))?;
+            self.claim.store.db().write(|tx| tx.put(&self.row))?;
         }
         Ok(self.front)
     }
@@ -295,7 +296,7 @@ impl BaseWriter {
             disk_bytes: self.row.bytes,
             digests: PointDigests::Base { sidecar: root },
         };
-        Ok(ReadyPoint::new(point, self.files, Step::Base(self.row), self.lease))
+        Ok(ReadyPoint::new(point, self.files, Step::Base(self.row), self.claim))
     }
 
     fn complete_sidecar(&self, summary: &CutSummary) -> Result<Digest, StoreError> {
@@ -318,7 +319,7 @@ impl BaseWriter {
     fn header(&self, cut: Option<CutFacts>) -> FileHeader {
         FileHeader {
             kind: FileKind::Sidecar,
-            store: self.lease.store.id(),
+            store: self.claim.store.id(),
             agent: self.disk.agent.clone(),
             identity: self.disk.identity.clone(),
             disk: self.disk.id,

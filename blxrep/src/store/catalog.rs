@@ -48,6 +48,8 @@ pub struct Generation {
     pub bytes: u64,
     pub granule_shift: u32,
     pub state: GenerationState,
+    /// How often files of its points were replaced by others. Part of the place of a view.
+    pub revision: u32,
 }
 
 /// Position of a point among those of its disk, in the order of publication.

@@ -5,7 +5,7 @@ use super::base::facts;
 use super::catalog::key;
 use super::layout::Names;
 use super::publish::{Parts, ReadyPoint, Step};
-use super::{Lease, Store, StoreError};
+use super::{Claim, Store, StoreError};
 use crate::format::changes;
 use crate::format::delta::{ENTRY_BYTES, Extent, MAX_EXTENTS, put_entry};
 use crate::format::header::{FileHeader, FileKind, HEADER_END};
@@ -50,14 +50,14 @@ pub struct DeltaWriter {
     delta: Names,
     changes: Names,
     parts: Parts,
-    lease: Lease,
+    claim: Claim,
 }
 
 impl Store {
     /// Opens a delta on the newest point of a disk.
     pub fn begin_delta(&self, disk: DiskId, spec: DeltaSpec) -> Result<DeltaWriter, StoreError> {
         let disk = self.disk(disk)?;
-        let lease = self.lease(disk.id)?;
+        let claim = self.claim(disk.id)?;
         let parent = self.point(spec.parent)?;
         let generation = self.generation(disk.id, parent.generation)?;
         let refuse = |why: String| Err(StoreError::Refused(why));
@@ -89,7 +89,7 @@ impl Store {
             delta,
             changes,
             parts,
-            lease,
+            claim,
             disk,
         })
     }
@@ -140,7 +140,7 @@ impl DeltaWriter {
 
     /// Ends the delta: it holds `granules` granules and stands for the cut in `summary`.
     pub fn finish(mut self, summary: CutSummary, granules: u64) -> Result<ReadyPoint, StoreError> {
-        let storage = self.lease.store.storage().clone();
+        let storage = self.claim.store.storage().clone();
         let (superseded, mut seen) = self.extents.seen();
         self.check(&seen, granules)?;
         if superseded > self.extents.body_bytes() / SUPERSEDED_PART {
@@ -173,7 +173,7 @@ impl DeltaWriter {
             disk_bytes: self.disk.bytes,
             digests: PointDigests::Delta { delta, changes },
         };
-        Ok(ReadyPoint::new(point, [self.delta, self.changes], Step::Delta(self.parts), self.lease))
+        Ok(ReadyPoint::new(point, [self.delta, self.changes], Step::Delta(self.parts), self.claim))
     }
 
     /// Whether everything arrived.
@@ -197,7 +197,7 @@ impl DeltaWriter {
     fn header(&self, kind: FileKind, summary: &CutSummary) -> FileHeader {
         FileHeader {
             kind,
-            store: self.lease.store.id(),
+            store: self.claim.store.id(),
             agent: self.disk.agent.clone(),
             identity: self.disk.identity.clone(),
             disk: self.disk.id,

@@ -57,6 +57,17 @@ impl Layout {
     }
 
     #[must_use]
+    pub fn leases(&self) -> PathBuf {
+        self.root.join("lease")
+    }
+
+    /// Where views of points of a generation hold their leases.
+    #[must_use]
+    pub fn lease(&self, generation: GenerationId) -> PathBuf {
+        self.leases().join(generation.to_string())
+    }
+
+    #[must_use]
     pub fn images(&self, disk: DiskId) -> PathBuf {
         self.snapshots().join(disk.to_string())
     }

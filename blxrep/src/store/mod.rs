@@ -22,6 +22,7 @@ mod check;
 pub mod continuity;
 pub mod delta;
 pub mod layout;
+pub mod lease;
 pub mod publish;
 pub mod recovery;
 pub mod restore;
@@ -33,9 +34,10 @@ use crate::io::storage::{Access, DataFile, Storage, StorageError};
 use crate::model::ids::{DiskId, PointId, StoreId};
 use crate::model::point::{Point, PointDigests, PointKind};
 use crate::model::units::GranuleSize;
-use crate::view::{BaseFiles, Chain, DeltaFiles, PointReader, ViewError};
-use catalog::Owner;
+use crate::view::{BaseFiles, Chain, DeltaFiles, PointReader, ViewError, ViewPlace};
+use catalog::{Generation, Owner};
 use layout::Layout;
+use lease::ViewLease;
 use recovery::OpenReport;
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -43,6 +45,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// What to do about a catalog that cannot be used.
 const REMEDY: &str = "put back a copy of blxrep.redb that fits the files beside it";
+/// How often the files of a point may be replaced while it is being opened: once is rare.
+const MAX_MOVES: u32 = 16;
 
 /// Why the store did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -120,7 +124,7 @@ impl Store {
             Some(id) => (id, open_catalog(&storage, &layout, id)?, false),
             None => found(&storage, &layout, &lock, &seed)?,
         };
-        for directory in [layout.snapshots(), layout.incrementals(), layout.quarantine()] {
+        for directory in [layout.snapshots(), layout.incrementals(), layout.quarantine(), layout.leases()] {
             storage.create_dir(&directory)?;
         }
         let inner = Inner { layout, id, storage, seed, busy: Mutex::default(), db, _lock: lock };
@@ -163,13 +167,13 @@ impl Store {
     }
 
     /// Reserves a disk for one writer.
-    fn lease(&self, disk: DiskId) -> Result<Lease, StoreError> {
+    fn claim(&self, disk: DiskId) -> Result<Claim, StoreError> {
         if !self.busy().insert(disk) {
             return Err(StoreError::Refused(format!(
                 "disk {disk} has an open point already; wait until it is published or given up"
             )));
         }
-        Ok(Lease { store: self.clone(), disk })
+        Ok(Claim { store: self.clone(), disk })
     }
 
     fn busy(&self) -> MutexGuard<'_, HashSet<DiskId>> {
@@ -177,14 +181,32 @@ impl Store {
         self.0.busy.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Opens a point for reading, as the bytes of its disk.
+    /// Opens a point for reading, as the bytes of its disk. The files that it is made of stay while it is open.
     pub fn open_point(&self, id: PointId) -> Result<PointReader, StoreError> {
-        let chain = self.chain(&self.point(id)?)?;
-        Ok(PointReader::open(self.storage(), &chain)?)
+        let mut chain = self.chain(id)?;
+        for _ in 0..MAX_MOVES {
+            let lease = ViewLease::take(self.storage(), self.layout(), chain.place)?;
+            let now = self.chain(id)?;
+            if now.place == chain.place {
+                return Ok(PointReader::open(self.storage(), &chain)?.under(lease));
+            }
+            chain = now;
+        }
+        Err(StoreError::Refused(format!(
+            "the files of point {id} were replaced {MAX_MOVES} times; try again"
+        )))
     }
 
-    /// The files that a point is made of.
-    pub fn chain(&self, point: &Point) -> Result<Chain, StoreError> {
+    /// The files that a point is made of. They stay there only while somebody holds a [`ViewLease`] on their place,
+    /// taken before the chain was asked for: who has no lease yet takes one on the chain's place, asks for the
+    /// chain again, and begins anew if the place is another then.
+    pub fn chain(&self, id: PointId) -> Result<Chain, StoreError> {
+        let point = self.point(id)?;
+        let place = |generation: &Generation| ViewPlace {
+            generation: point.generation,
+            revision: generation.revision,
+            sequence: point.sequence,
+        };
         let generation = self.generation(point.disk, point.generation)?;
         let granule = self.granule_of(point.disk, generation.granule_shift)?;
         let mut deltas = Vec::new();
@@ -208,7 +230,8 @@ impl Store {
                         root: sidecar,
                         bytes: at.disk_bytes,
                     };
-                    return Ok(Chain { base, deltas, bytes: point.disk_bytes, granule });
+                    let place = place(&generation);
+                    return Ok(Chain { base, deltas, bytes: point.disk_bytes, granule, place });
                 }
                 _ => return Err(self.bad_row(&at)),
             }
@@ -228,14 +251,14 @@ impl Store {
     }
 }
 
-/// The right to write for a disk; given up when dropped.
+/// The right to write for a disk; given up when dropped. Not to be confused with the lease of a view.
 #[derive(Debug)]
-struct Lease {
+struct Claim {
     store: Store,
     disk: DiskId,
 }
 
-impl Drop for Lease {
+impl Drop for Claim {
     fn drop(&mut self) {
         self.store.busy().remove(&self.disk);
     }

@@ -2,7 +2,7 @@
 
 use super::catalog::{Generation, GenerationState, Moment, key, newest_in};
 use super::layout::Names;
-use super::{Lease, Store, StoreError};
+use super::{Claim, Store, StoreError};
 use crate::io::db::{DbError, Transaction};
 use crate::io::storage::Storage;
 use crate::model::ids::DiskId;
@@ -18,7 +18,7 @@ pub struct ReadyPoint {
     point: Point,
     files: [Names; 2],
     step: Step,
-    lease: Lease,
+    claim: Claim,
 }
 
 /// What the publication of a point changes beside its own row.
@@ -31,8 +31,8 @@ pub(super) enum Step {
 }
 
 impl ReadyPoint {
-    pub(super) fn new(point: Point, files: [Names; 2], step: Step, lease: Lease) -> Self {
-        Self { point, files, step, lease }
+    pub(super) fn new(point: Point, files: [Names; 2], step: Step, claim: Claim) -> Self {
+        Self { point, files, step, claim }
     }
 
     /// The point as it will be, but for the time of its publication.
@@ -139,7 +139,7 @@ fn commit(tx: &Transaction<'_>, ready: &ReadyPoint) -> Result<(), StoreError> {
     if let Step::Base(row) = &ready.step {
         tx.put(&Generation { state: GenerationState::Published, ..row.clone() })?;
     }
-    let disk: DiskId = ready.lease.disk;
+    let disk: DiskId = ready.claim.disk;
     tx.put(point)?;
     tx.put(&Moment { disk, number, point: point.id })?;
     Ok(())

@@ -12,6 +12,7 @@ use crate::format::FormatError;
 use crate::format::header::{FileHeader, FileKind, HEADER_BYTES};
 use crate::format::trailer::{Digest, TRAILER_BYTES, TRAILER_LENGTH, Trailer};
 use crate::io::storage::{Access, DataFile, Storage, StorageError};
+use crate::model::ids::GenerationId;
 use crate::model::units::GranuleSize;
 pub use reader::PointReader;
 use std::ops::Range;
@@ -51,6 +52,16 @@ pub struct DeltaFiles {
     pub root: Digest,
 }
 
+/// Where the lease of a view is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ViewPlace {
+    pub generation: GenerationId,
+    /// How often files of the generation were replaced by others when the view was opened.
+    pub revision: u32,
+    /// The point's position in the generation.
+    pub sequence: u64,
+}
+
 /// The files that a point is made of.
 #[derive(Clone, Debug)]
 pub struct Chain {
@@ -60,6 +71,7 @@ pub struct Chain {
     /// Size of the disk at the point.
     pub bytes: u64,
     pub granule: GranuleSize,
+    pub place: ViewPlace,
 }
 
 /// A file of the store whose header and trailer are proven.

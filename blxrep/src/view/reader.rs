@@ -8,6 +8,7 @@ use crate::format::overlay::Run;
 use crate::io::storage::Storage;
 use crate::model::encoding::Encoding;
 use crate::model::units::GranuleSize;
+use crate::store::lease::ViewLease;
 use std::ops::Range;
 
 /// Longest stretch that [`PointReader::next_stretch`] returns, so that its caller shows progress.
@@ -35,6 +36,8 @@ pub struct PointReader {
     unpacked: Unpacked,
     /// The extent that was read last, as it is stored.
     stored: Vec<u8>,
+    /// Keeps the files where they are.
+    _lease: Option<ViewLease>,
 }
 
 /// The packed extent that was read last: reads that go on within it need not unpack it again.
@@ -68,7 +71,14 @@ impl PointReader {
             disk_bytes: chain.bytes,
             unpacked: Unpacked::default(),
             stored: Vec::new(),
+            _lease: None,
         })
+    }
+
+    /// The same, holding the lease under which its chain was asked for.
+    #[must_use]
+    pub fn under(self, lease: ViewLease) -> Self {
+        Self { _lease: Some(lease), ..self }
     }
 
     /// Prepares for reads from front to back: the image is read in whole chunks, past the page cache.

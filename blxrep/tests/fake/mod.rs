@@ -156,6 +156,7 @@ impl Backend for Fake {
             disk: row.disk,
             generation: row.generation,
             sequence: row.sequence,
+            revision: 0,
             bytes: row.disk_bytes,
             granule: 4096,
             base,

@@ -3,12 +3,12 @@
 use crate::fixture::*;
 use blxrep::io::storage::Storage;
 use blxrep::model::encoding::Encoding;
-use blxrep::model::ids::{CutId, PointId};
+use blxrep::model::ids::{CutId, GenerationId, PointId};
 use blxrep::model::point::{Consistency, Coverage, CutSummary};
 use blxrep::model::units::GranuleSize;
 use blxrep::store::delta::DeltaSpec;
 use blxrep::store::{Seed, Store};
-use blxrep::view::{BaseFiles, Chain, DeltaFiles, PointReader};
+use blxrep::view::{BaseFiles, Chain, DeltaFiles, PointReader, ViewPlace};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -92,7 +92,9 @@ fn files_of_version_1_are_read() {
     };
     let deltas = vec![DeltaFiles { path: golden("point.bak"), root: root("point.bak") }];
     for (deltas, content) in [Vec::new(), deltas].into_iter().zip(contents()) {
-        let chain = Chain { base: base.clone(), deltas, bytes: DISK as u64, granule: GranuleSize::default() };
+        let place = ViewPlace { generation: GenerationId(1), revision: 0, sequence: 0 };
+        let granule = GranuleSize::default();
+        let chain = Chain { base: base.clone(), deltas, bytes: DISK as u64, granule, place };
         let mut reader = PointReader::open(&Storage::default(), &chain).unwrap();
         let mut found = vec![0; DISK];
         reader.read_at(0, &mut found).unwrap();

@@ -9,6 +9,7 @@
 mod faults;
 mod fixture;
 mod golden;
+mod leases;
 mod opening;
 mod points;
 mod restore;
