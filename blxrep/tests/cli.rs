@@ -304,6 +304,21 @@ fn a_verify_reports_what_it_found() {
 }
 
 #[test]
+fn a_consolidation_is_shown_before_it_is_done() {
+    let dispatcher = FakeDispatcher::start();
+    let planned = blxrep(dispatcher.path(), "consolidate --dry-run");
+    assert_eq!(planned.code, 0, "{planned:?}");
+    assert!(planned.out.contains("drop") && planned.out.contains("the one of its week"), "{planned:?}");
+    assert!(planned.err.contains("would merge"), "{planned:?}");
+    let json = blxrep(dispatcher.path(), "consolidate --dry-run --json").json();
+    assert_eq!(json["points"].as_array().unwrap().len(), 3);
+    assert!(json["steps"][0]["what"].as_str().unwrap().contains("merge"));
+    let done = blxrep(dispatcher.path(), "consolidate web1 sda --json");
+    assert_eq!((done.code, &done.json()[0]["kind"]), (0, &"consolidate".into()), "{done:?}");
+    assert_eq!(blxrep(dispatcher.path(), "consolidate nobody").code, 3);
+}
+
+#[test]
 fn a_reader_that_goes_away_is_no_failure() {
     let dispatcher = FakeDispatcher::start();
     for args in [vec!["points"], vec!["points", "--json"], vec!["points", "--help"]] {

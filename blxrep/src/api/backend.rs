@@ -1,6 +1,7 @@
 //! What the API needs of the dispatcher.
 
 use super::chain::PointChain;
+use super::consolidation::ConsolidationPlan;
 use super::error::Result;
 use super::events::Ear;
 use super::types::{
@@ -96,6 +97,12 @@ pub trait Backend: Send + Sync + 'static {
 
     /// One point and what it depends on, or the whole store.
     fn verify(&self, point: Option<PointId>) -> impl Future<Output = Result<ActionRow>> + Send;
+
+    /// What a consolidation of all points, of an agent's or of a disk's would do.
+    fn consolidation_plan(&self, filter: Filter) -> impl Future<Output = Result<ConsolidationPlan>> + Send;
+
+    /// Begins it: one action for each disk that has something to be done.
+    fn consolidate(&self, filter: Filter) -> impl Future<Output = Result<Vec<ActionRow>>> + Send;
 
     /// What a verify found; `not_found` for an action that is no verify or has not ended.
     fn verify_report(&self, action: ActionId) -> impl Future<Output = Result<VerifyReport>> + Send;

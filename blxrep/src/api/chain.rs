@@ -190,6 +190,7 @@ mod tests {
             stored: 0,
             disk_bytes: 2 << 20,
             digests: PointDigests::Delta { delta: [0xfe; 32], changes: [0; 32] },
+            edition: 0,
         }
     }
 

@@ -1,6 +1,7 @@
 //! The API's client: one connection per request, every answer bounded in size and time.
 
 use super::chain::PointChain;
+use super::consolidation::{ConsolidateBody, ConsolidationPlan};
 use super::error::{ApiError, ErrorBody};
 use super::socket::{connect, socket_path};
 use super::types::{
@@ -131,6 +132,14 @@ impl Client {
 
     pub async fn verify(&self, body: &VerifyBody) -> Result<ActionRow> {
         self.post("/api/v1/verifications", body).await
+    }
+
+    pub async fn consolidation_plan(&self, query: &ListQuery) -> Result<ConsolidationPlan> {
+        self.get(&with_query("/api/v1/consolidations/plan", query)).await
+    }
+
+    pub async fn consolidate(&self, body: &ConsolidateBody) -> Result<Vec<ActionRow>> {
+        self.post("/api/v1/consolidations", body).await
     }
 
     async fn get<T: DeserializeOwned>(&self, target: &str) -> Result<T> {

@@ -26,6 +26,7 @@
 pub mod backend;
 pub mod chain;
 pub mod client;
+pub mod consolidation;
 pub mod error;
 pub mod events;
 pub mod metrics;

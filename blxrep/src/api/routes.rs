@@ -2,6 +2,7 @@
 
 use super::backend::{Backend, Filter, RestoreRequest, SyncRequest};
 use super::chain::PointChain;
+use super::consolidation::{ConsolidateBody, ConsolidationPlan};
 use super::error::{ApiError, ErrorBody, ErrorCode, Result};
 use super::events;
 use super::metrics::{self, Scrape};
@@ -60,6 +61,8 @@ pub fn router<B: Backend>(backend: Arc<B>, stop: watch::Receiver<bool>) -> Route
         .route("/api/v1/syncs", post(sync::<B>))
         .route("/api/v1/restores", post(restore::<B>))
         .route("/api/v1/verifications", post(verify::<B>))
+        .route("/api/v1/consolidations", post(consolidate::<B>))
+        .route("/api/v1/consolidations/plan", get(consolidation_plan::<B>))
         .fallback(no_route)
         .method_not_allowed_fallback(no_route)
         .with_state(backend)
@@ -200,6 +203,20 @@ async fn verify<B: Backend>(State(b): State<Arc<B>>, Body(body): Body<VerifyBody
         None => None,
     };
     b.verify(point).await.map(Json)
+}
+
+async fn consolidate<B: Backend>(
+    State(b): State<Arc<B>>,
+    Body(body): Body<ConsolidateBody>,
+) -> Answer<Vec<ActionRow>> {
+    let query = ListQuery { agent: body.agent, disk: body.disk, newest: None };
+    let filter = filter(&*b, &query).await?;
+    b.consolidate(filter).await.map(Json)
+}
+
+async fn consolidation_plan<B: Backend>(State(b): State<Arc<B>>, uri: Uri) -> Answer<ConsolidationPlan> {
+    let filter = filter(&*b, &query(&uri)?).await?;
+    b.consolidation_plan(filter).await.map(Json)
 }
 
 async fn point_id<B: Backend>(b: &B, text: &str) -> Result<PointId> {

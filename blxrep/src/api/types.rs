@@ -28,6 +28,12 @@ pub struct DispatcherStatus {
     pub points: u64,
     /// Bytes free on the filesystem of the data directory.
     pub free_bytes: Option<u64>,
+    /// Bytes that the files of all points take; looked at every minute.
+    pub stored_bytes: Option<u64>,
+    /// Bytes that points of the last 24 hours added to that and that are still there. `null` during the first day.
+    pub growth_bytes_per_day: Option<u64>,
+    /// Days until the free bytes are used up at that growth; `null` where there is none.
+    pub days_to_full: Option<u64>,
 }
 
 /// One agent.
@@ -128,7 +134,7 @@ pub struct PointRow {
     pub generation: GenerationId,
     pub kind: PointKind,
     pub parent: Option<PointId>,
-    /// Position in the generation: 0 for the base.
+    /// Position in the generation, from 0. Stays when points before it go.
     pub sequence: u64,
     /// The points of one cut share it.
     pub cut_id: CutId,

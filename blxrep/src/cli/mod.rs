@@ -4,6 +4,7 @@
 //! one or a few requests to the dispatcher's API.
 
 mod act;
+mod consolidate;
 pub mod doctor;
 mod error;
 mod follow;
@@ -93,6 +94,7 @@ enum Command {
     Umount(mount::UmountArgs),
     Mounts(mount::MountsArgs),
     Verify(act::VerifyArgs),
+    Consolidate(consolidate::ConsolidateArgs),
     Doctor(doctor::DoctorArgs),
     /// Watch agents, disks, points and actions on one live screen
     Tui {
@@ -209,6 +211,7 @@ async fn run(command: Command) -> Result<(), CliError> {
         Command::Umount(args) => mount::umount(&args),
         Command::Mounts(args) => mount::mounts(&args),
         Command::ServeMount(args) => mount::serve(args).await,
+        Command::Consolidate(args) => consolidate::run(args).await,
         Command::Doctor(args) => doctor::run(args).await,
         Command::Tui { data_dir } => {
             crate::tui::run(Client::new(data_dir.path())).await.map_err(CliError::Terminal)

@@ -10,6 +10,7 @@ use crate::model::ids::AgentId;
 use crate::model::policy::{
     CutRules, DEFAULT_LIVE_SYNC, EffectivePolicy, FREEZE_CAP, Goal, Grouping, MIN_LIVE_SYNC,
 };
+use crate::model::retention::Retention;
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -84,6 +85,18 @@ pub struct Policy {
     pub skip_unmet: Option<bool>,
     group: Option<GroupField>,
     #[serde(default, deserialize_with = "quantity::duration_field")]
+    pub keep_all: Option<Duration>,
+    #[serde(default, deserialize_with = "quantity::duration_field")]
+    pub keep_minutely: Option<Duration>,
+    #[serde(default, deserialize_with = "quantity::duration_field")]
+    pub keep_hourly: Option<Duration>,
+    #[serde(default, deserialize_with = "quantity::duration_field")]
+    pub keep_daily: Option<Duration>,
+    #[serde(default, deserialize_with = "quantity::duration_field")]
+    pub keep_weekly: Option<Duration>,
+    /// Points of one disk.
+    pub keep_points: Option<u32>,
+    #[serde(default, deserialize_with = "quantity::duration_field")]
     pub archive_interval: Option<Duration>,
     pub snapshot_frequency: Option<SnapshotFrequency>,
     #[serde(default, deserialize_with = "time_field")]
@@ -115,6 +128,9 @@ impl Policy {
         if self.max_rounds.is_some_and(|rounds| !(1..=MAX_ROUNDS).contains(&rounds)) {
             return wrong("max_rounds", named("it is not between 1 and 1000"));
         }
+        if self.keep_points == Some(0) {
+            return wrong("keep_points", named("it is 0; 1 keeps the newest point alone"));
+        }
         if self.targets.is_empty() {
             return wrong(
                 "targets",
@@ -140,6 +156,28 @@ impl Policy {
         }
     }
 
+    /// How long points are kept. `snapshot_retention` is the age at which the last of the spans ends.
+    fn retention(&self) -> Retention {
+        let usual = Retention::default();
+        let days = |days: u32| Duration::from_secs(u64::from(days) * 86_400);
+        let end = self.snapshot_retention.map(days);
+        let span = |set: Option<Duration>, usual: Duration| {
+            let span = set.unwrap_or(usual);
+            end.map_or(span, |end| span.min(end))
+        };
+        Retention {
+            all: span(self.keep_all, usual.all),
+            minutely: span(self.keep_minutely, usual.minutely),
+            hourly: span(self.keep_hourly, usual.hourly),
+            daily: span(self.keep_daily, usual.daily),
+            weekly: span(self.keep_weekly, end.unwrap_or(usual.weekly)),
+            delete_after: self.delete_after_days.map(days),
+            max_points: self
+                .keep_points
+                .map_or(usual.max_points, |points| usize::try_from(points).unwrap_or(usize::MAX)),
+        }
+    }
+
     fn grouping(&self) -> Grouping {
         match &self.group {
             None | Some(GroupField::Word(GroupWord::All)) => Grouping::All,
@@ -160,9 +198,7 @@ impl Policy {
             ("archive_interval", self.archive_interval.is_some()),
             ("snapshot_frequency", self.snapshot_frequency.is_some()),
             ("snapshot_time", self.snapshot_time.is_some()),
-            ("snapshot_retention", self.snapshot_retention.is_some()),
             ("transition_after_days", self.transition_after_days.is_some()),
-            ("delete_after_days", self.delete_after_days.is_some()),
         ]
         .into_iter()
         .filter_map(|(key, set)| set.then_some(key))
@@ -180,6 +216,8 @@ pub struct Policies {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Chosen {
     pub policy: EffectivePolicy,
+    /// How long points of the agent are kept; the agent need not know.
+    pub retention: Retention,
     /// A sentence each, for the log.
     pub notes: Vec<String>,
 }
@@ -235,6 +273,7 @@ impl Policies {
         if !later.is_empty() {
             notes.push(format!("{}: not in force yet: {}", path.display(), later.join(", ")));
         }
+        let retention = policy.retention();
         let policy = EffectivePolicy {
             name: policy.name.clone(),
             live_sync: policy.live_sync_frequency.unwrap_or(DEFAULT_LIVE_SYNC),
@@ -243,7 +282,7 @@ impl Policies {
             cut: policy.cut_rules(),
             group: policy.grouping(),
         };
-        Some(Chosen { policy, notes })
+        Some(Chosen { policy, retention, notes })
     }
 }
 
@@ -326,8 +365,11 @@ targets:
         let [note] = &chosen.notes[..] else { panic!("{:?}", chosen.notes) };
         assert!(note.ends_with(
             "default.yaml: not in force yet: archive_interval, snapshot_frequency, snapshot_time, \
-             snapshot_retention, transition_after_days, delete_after_days"
+             transition_after_days"
         ));
+        let day = Duration::from_secs(86_400);
+        let expected = Retention { weekly: 30 * day, delete_after: Some(90 * day), ..Retention::default() };
+        assert_eq!(chosen.retention, expected);
         let chosen = policies.for_agent(&"dbb".parse().unwrap()).unwrap();
         assert_eq!(chosen.policy.disks_excluded, [""; 0]);
     }
@@ -338,6 +380,28 @@ targets:
         assert_eq!(sample.live_sync_frequency, Some(DEFAULT_LIVE_SYNC));
         assert_eq!(sample.not_in_force(), [""; 0]);
         assert_eq!(sample.cut_rules(), CutRules::default());
+        assert_eq!(sample.retention(), Retention::default());
+    }
+
+    #[test]
+    fn how_long_points_are_kept_is_read() {
+        let with = |lines: &str| parse(&format!("name: a\ntargets: [{{pattern: \"*\"}}]\n{lines}\n"));
+        let hours = |n: u64| Duration::from_secs(n * 3600);
+        let kept =
+            with("keep_all: 1h\nkeep_minutely: 0\nkeep_hourly: 7d\nkeep_points: 12").unwrap().retention();
+        let expected = Retention {
+            all: hours(1),
+            minutely: Duration::ZERO,
+            hourly: hours(7 * 24),
+            max_points: 12,
+            ..Retention::default()
+        };
+        assert_eq!(kept, expected);
+        let kept = with("snapshot_retention: 1").unwrap().retention();
+        assert_eq!((kept.hourly, kept.daily, kept.weekly), (hours(24), hours(24), hours(24)));
+        assert_eq!(with("snapshot_retention: 1000").unwrap().retention().weekly, hours(24_000));
+        assert!(with("keep_points: 0").is_err());
+        assert!(with("keep_daily: often").is_err());
     }
 
     #[test]

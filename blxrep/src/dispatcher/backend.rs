@@ -4,6 +4,7 @@ use super::hub::{Hub, Note};
 use super::rows;
 use crate::api::backend::{Backend, Filter, RestoreRequest, SyncRequest};
 use crate::api::chain::PointChain;
+use crate::api::consolidation::ConsolidationPlan;
 use crate::api::error::{ApiError, Result};
 use crate::api::events::{Ear, Feed};
 use crate::api::types::{
@@ -77,6 +78,8 @@ impl Backend for Control {
         let facts = self.facts.clone();
         self.ask(move |hub| {
             let uptime = Timestamp::now().duration_since(facts.started);
+            let (free, usage) = (free_bytes(&facts.data_dir), hub.usage);
+            let growth = usage.and_then(|usage| usage.growth_per_day);
             Ok(DispatcherStatus {
                 version: env!("CARGO_PKG_VERSION").to_owned(),
                 store: facts.store,
@@ -87,7 +90,10 @@ impl Backend for Control {
                 agents_online: hub.sessions.len() as u64,
                 disks: hub.store.disks()?.len() as u64,
                 points: hub.store.count_points(&PointFilter::default())?,
-                free_bytes: free_bytes(&facts.data_dir),
+                free_bytes: free,
+                stored_bytes: usage.map(|usage| usage.stored),
+                growth_bytes_per_day: growth,
+                days_to_full: free.zip(growth).and_then(|(free, growth)| free.checked_div(growth)),
                 data_dir: facts.data_dir.display().to_string(),
             })
         })
@@ -204,6 +210,14 @@ impl Backend for Control {
 
     async fn verify(&self, point: Option<PointId>) -> Result<ActionRow> {
         self.ask(move |hub| hub.verify(point)).await
+    }
+
+    async fn consolidation_plan(&self, filter: Filter) -> Result<ConsolidationPlan> {
+        self.ask(move |hub| hub.consolidation_plan(filter.agent.as_ref(), filter.disk)).await
+    }
+
+    async fn consolidate(&self, filter: Filter) -> Result<Vec<ActionRow>> {
+        self.ask(move |hub| hub.consolidate(filter.agent.as_ref(), filter.disk)).await
     }
 
     async fn verify_report(&self, action: ActionId) -> Result<VerifyReport> {

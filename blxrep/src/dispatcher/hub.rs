@@ -3,6 +3,7 @@
 
 use super::jobs::{JobEnd, Jobs};
 use super::policies::PolicyBook;
+use super::upkeep::Usage;
 use crate::api::error::ApiError;
 use crate::api::events::{Event, Feed};
 use crate::api::types::{SyncRow, VerifyReport};
@@ -13,6 +14,7 @@ use crate::model::host::Footprint;
 use crate::model::ids::{ActionId, AgentId, CutId, DiskId, DiskIdentity};
 use crate::model::point::{Disk, Point};
 use crate::model::policy::{EffectivePolicy, Goal};
+use crate::model::retention::Retention;
 use crate::model::units::MIN_GRANULE_SHIFT;
 use crate::store::catalog::{DiskOffer, PointFilter};
 use crate::store::{Store, StoreError};
@@ -100,6 +102,8 @@ pub struct Hub {
     pub backlog: BTreeMap<DiskId, u64>,
     pub jobs: Jobs,
     pub reports: VecDeque<VerifyReport>,
+    /// What the store takes, as of the last look at it.
+    pub usage: Option<Usage>,
     syncs: BTreeMap<CutId, Sync>,
     next_session: u64,
     pings: u64,
@@ -117,6 +121,7 @@ impl Hub {
             backlog: BTreeMap::new(),
             jobs,
             reports: VecDeque::new(),
+            usage: None,
             syncs: BTreeMap::new(),
             next_session: 1,
             pings: 0,
@@ -343,6 +348,11 @@ impl Hub {
         };
         self.send(&disk.agent, message);
         Ok(Some(action))
+    }
+
+    /// How long points of an agent are kept.
+    pub fn retention(&mut self, agent: &AgentId) -> Retention {
+        self.policies.retention(agent)
     }
 
     /// Whether a policy leaves the disk out.

@@ -1,11 +1,14 @@
-//! Restores and verifies: long work on this host, a thread each, which can be cancelled.
+//! Restores, verifies and consolidations: long work on this host, a thread each, which can be cancelled.
 
 use super::hub::Note;
+use super::upkeep;
 use crate::api::backend::RestoreRequest;
 use crate::api::error::{ApiError, Result};
 use crate::api::types::{VerifyProblem, VerifyReport};
 use crate::model::action::ActionState;
 use crate::model::ids::{ActionId, PointId};
+use crate::model::point::Disk;
+use crate::model::retention::Retention;
 use crate::store::restore::Progress;
 use crate::store::verify::Finding;
 use crate::store::{Store, StoreError};
@@ -65,7 +68,7 @@ impl Jobs {
             return Ok(());
         }
         Err(ApiError::refused(format!(
-            "{MAX_JOBS} restores and verifies are running; wait for one or cancel it"
+            "{MAX_JOBS} restores, verifies and consolidations are running; wait for one or cancel it"
         )))
     }
 
@@ -96,6 +99,12 @@ impl Jobs {
                 bytes: found.bytes,
                 problems: problems.collect(),
             }))
+        });
+    }
+
+    pub fn consolidate(&mut self, action: ActionId, disk: Disk, rules: Retention) {
+        self.start(action, move |store, progress| {
+            upkeep::consolidate(store, &disk, &rules, progress).map(|()| None)
         });
     }
 

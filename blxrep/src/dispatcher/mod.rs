@@ -22,6 +22,7 @@ mod publisher;
 mod rows;
 mod settings;
 mod snapshot_link;
+mod upkeep;
 
 use crate::api::events::Feed;
 use crate::api::server;
@@ -114,6 +115,7 @@ pub async fn run(args: DispatcherArgs) -> anyhow::Result<()> {
     let mut tasks = JoinSet::new();
     tasks.spawn(publishing);
     tasks.spawn(tick(notes.clone()));
+    tasks.spawn(upkeep::watch(store.clone(), notes.clone()));
     let control = Arc::new(Control::new(notes.clone(), settings.facts(address, store.id()), feed));
     if let Some(address) = settings.metrics_listen {
         let listener = tokio::net::TcpListener::bind(address).await;

@@ -3,6 +3,7 @@
 use crate::config::policy::Policies;
 use crate::model::ids::AgentId;
 use crate::model::policy::EffectivePolicy;
+use crate::model::retention::Retention;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
@@ -32,6 +33,11 @@ impl PolicyBook {
             self.said.insert(agent.clone(), chosen.notes);
         }
         Some(chosen.policy)
+    }
+
+    /// How long points of the agent are kept.
+    pub fn retention(&self, agent: &AgentId) -> Retention {
+        self.policies.for_agent(agent).map(|chosen| chosen.retention).unwrap_or_default()
     }
 
     /// Reads the files again. If one cannot be used, those in force stay.

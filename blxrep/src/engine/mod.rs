@@ -9,3 +9,4 @@ pub mod freeze_plan;
 pub mod gather;
 pub mod limiter;
 pub mod plan;
+pub mod retention;

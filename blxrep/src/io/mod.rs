@@ -15,4 +15,5 @@ pub mod signals;
 pub mod source;
 pub mod storage;
 pub mod tracker;
+pub mod witness;
 pub mod write_behind;

@@ -1,8 +1,9 @@
 //! Files and directories of the store, and of restores. Every operation goes through [`Storage`], so that a test
-//! can make any of them fail: the gate is asked before each.
+//! can make any of them fail and see them all: a witness is asked before each and told afterwards.
 
 use super::buffer::ALIGN;
 use super::range_lock;
+use super::witness::{Change, Gate, Witness};
 use rustix::fs::{FallocateFlags, FlockOperation, OFlags, SeekFrom};
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
@@ -38,17 +39,16 @@ impl StorageError {
 }
 
 type Result<T> = std::result::Result<T, StorageError>;
-type Gate = dyn Fn(&'static str, &Path) -> io::Result<()> + Send + Sync;
 
 /// Handle to the filesystem.
 #[derive(Clone, Default)]
 pub struct Storage {
-    gate: Option<Arc<Gate>>,
+    witness: Option<Arc<dyn Witness>>,
 }
 
 impl std::fmt::Debug for Storage {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Storage").field("gated", &self.gate.is_some()).finish()
+        f.debug_struct("Storage").field("witnessed", &self.witness.is_some()).finish()
     }
 }
 
@@ -82,11 +82,23 @@ impl Storage {
     /// this way is torn: half of it reaches the file.
     #[must_use]
     pub fn gated(gate: impl Fn(&'static str, &Path) -> io::Result<()> + Send + Sync + 'static) -> Self {
-        Self { gate: Some(Arc::new(gate)) }
+        Self::witnessed(Arc::new(Gate(gate)))
+    }
+
+    /// A handle that asks `witness` before each operation and tells it of each change.
+    #[must_use]
+    pub fn witnessed(witness: Arc<dyn Witness>) -> Self {
+        Self { witness: Some(witness) }
     }
 
     fn pass(&self, action: &'static str, path: &Path) -> io::Result<()> {
-        self.gate.as_ref().map_or(Ok(()), |gate| gate(action, path))
+        self.witness.as_ref().map_or(Ok(()), |witness| witness.permit(action, path))
+    }
+
+    fn tell(&self, change: Change<'_>) {
+        if let Some(witness) = &self.witness {
+            witness.saw(change);
+        }
     }
 
     fn run<T>(&self, action: &'static str, path: &Path, f: impl FnOnce() -> io::Result<T>) -> Result<T> {
@@ -105,7 +117,9 @@ impl Storage {
             Access::Create | Access::Replace | Access::Keep => "create",
             Access::Write | Access::Device => "open for writing",
         };
+        let mut was_there = true;
         let (file, direct) = self.run(action, path, || {
+            was_there = self.witness.is_none() || path.exists();
             let mut options = OpenOptions::new();
             options.read(true).mode(FILE_MODE);
             match access {
@@ -124,19 +138,33 @@ impl Storage {
             };
             Ok((file, direct))
         })?;
-        Ok(DataFile {
+        let file = DataFile {
             storage: self.clone(),
             path: path.to_owned(),
             file,
             direct,
             refused: AtomicBool::new(false),
-        })
+        };
+        if !matches!(access, Access::Read | Access::Stream) {
+            let emptied = access == Access::Replace;
+            file.tell(|file| Change::Opened { path, file, made: !was_there, emptied });
+        }
+        Ok(file)
     }
 
     /// Length in bytes, or `None` if there is no such file.
     pub fn length(&self, path: &Path) -> Result<Option<u64>> {
         self.run("look at", path, || match std::fs::metadata(path) {
             Ok(meta) => Ok(Some(meta.len())),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(e),
+        })
+    }
+
+    /// Bytes that a file takes on its filesystem, or `None` if there is no such file.
+    pub fn allocated(&self, path: &Path) -> Result<Option<u64>> {
+        self.run("look at", path, || match std::fs::metadata(path) {
+            Ok(meta) => Ok(Some(meta.blocks() * crate::model::units::SECTOR_BYTES)),
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(e) => Err(e),
         })
@@ -169,6 +197,9 @@ impl Storage {
                 Err(e) => Err(e),
             }
         })?;
+        if made {
+            self.tell(Change::DirectoryMade { path });
+        }
         match path.parent() {
             Some(parent) if made => self.sync_dir(parent),
             _ => Ok(()),
@@ -177,7 +208,9 @@ impl Storage {
 
     /// Renames within a filesystem, over what has the new name. Durable after [`Self::sync_dir`].
     pub fn rename(&self, from: &Path, to: &Path) -> Result<()> {
-        self.run("rename", from, || std::fs::rename(from, to))
+        self.run("rename", from, || std::fs::rename(from, to))?;
+        self.tell(Change::Renamed { from, to });
+        Ok(())
     }
 
     /// Renames within a filesystem unless the new name is taken.
@@ -190,7 +223,9 @@ impl Storage {
                 Err(rustix::io::Errno::INVAL) => Err(rustix::io::Errno::EXIST.into()),
                 done => Ok(done?),
             }
-        })
+        })?;
+        self.tell(Change::Renamed { from, to });
+        Ok(())
     }
 
     /// Removes a file; one that is not there is no error.
@@ -198,12 +233,26 @@ impl Storage {
         self.run("remove", path, || match std::fs::remove_file(path) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
             _ => Ok(()),
-        })
+        })?;
+        self.tell(Change::Removed { path });
+        Ok(())
+    }
+
+    /// Removes an empty directory; one that is not there is no error.
+    pub fn remove_dir(&self, path: &Path) -> Result<()> {
+        self.run("remove directory", path, || match std::fs::remove_dir(path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+            _ => Ok(()),
+        })?;
+        self.tell(Change::DirectoryRemoved { path });
+        Ok(())
     }
 
     /// Makes the names in a directory durable.
     pub fn sync_dir(&self, path: &Path) -> Result<()> {
-        self.run("fsync directory", path, || File::open(path)?.sync_all())
+        self.run("fsync directory", path, || File::open(path)?.sync_all())?;
+        self.tell(Change::DirectorySynced { path });
+        Ok(())
     }
 }
 
@@ -247,6 +296,12 @@ impl DataFile {
         self.storage.run(action, &self.path, f)
     }
 
+    fn tell<'a>(&self, change: impl FnOnce(u64) -> Change<'a>) {
+        if self.storage.witness.is_some() {
+            self.storage.tell(change(self.file.metadata().map_or(0, |meta| meta.ino())));
+        }
+    }
+
     /// Fills `out` from `offset`; the end of the file within it is an error.
     pub fn read_at(&self, out: &mut [u8], offset: u64) -> Result<()> {
         self.run("read", || self.file.read_exact_at(out, offset))
@@ -274,7 +329,9 @@ impl DataFile {
             return Err(StorageError { action: "write", path: self.path.clone(), source });
         }
         let result = self.write_split(bytes, offset);
-        result.map_err(|source| StorageError { action: "write", path: self.path.clone(), source })
+        result.map_err(|source| StorageError { action: "write", path: self.path.clone(), source })?;
+        self.tell(|file| Change::Written { file, offset, bytes });
+        Ok(())
     }
 
     fn write_split(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
@@ -320,10 +377,14 @@ impl DataFile {
         self.run("write zeroes to", || {
             match rustix::fs::fallocate(&self.file, how, range.start, range.end - range.start) {
                 Ok(()) => Ok(()),
-                Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::INVAL) => self.write_zeroes(range),
+                Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::INVAL) => {
+                    self.write_zeroes(range.clone())
+                }
                 Err(e) => Err(e.into()),
             }
-        })
+        })?;
+        self.tell(|file| Change::zeroed(file, &range));
+        Ok(())
     }
 
     fn write_zeroes(&self, range: Range<u64>) -> io::Result<()> {
@@ -337,7 +398,9 @@ impl DataFile {
     }
 
     pub fn set_len(&self, bytes: u64) -> Result<()> {
-        self.run("set the length of", || self.file.set_len(bytes))
+        self.run("set the length of", || self.file.set_len(bytes))?;
+        self.tell(|file| Change::Resized { file, bytes });
+        Ok(())
     }
 
     /// Length of a file or block device.
@@ -358,7 +421,9 @@ impl DataFile {
 
     /// Waits until everything written is on stable storage.
     pub fn sync(&self) -> Result<()> {
-        self.run("fsync", || self.file.sync_all())
+        self.run("fsync", || self.file.sync_all())?;
+        self.tell(|file| Change::Synced { file });
+        Ok(())
     }
 
     /// Whether the byte at `from` is in a hole, and where that or the data ends (at most at `end`).

@@ -11,6 +11,7 @@ pub mod ids;
 pub mod partition_table;
 pub mod point;
 pub mod policy;
+pub mod retention;
 pub mod selection;
 pub mod stack;
 pub mod superblock;

@@ -102,9 +102,9 @@ pub struct Point {
     pub disk: DiskId,
     pub generation: GenerationId,
     pub kind: PointKind,
-    /// The point before it in the generation; `None` for a base.
+    /// The point that its delta stands on; `None` for a base.
     pub parent: Option<PointId>,
-    /// Position in the generation: 0 for the base.
+    /// Position in the generation, counted from its first point. Stays as it is when points before it go.
     pub sequence: u64,
     /// Position among all points of the disk, in the order of publication.
     pub number: u64,
@@ -119,6 +119,8 @@ pub struct Point {
     pub disk_bytes: u64,
     /// Digests of the files: the sidecar's root for a base, else the delta and the change set.
     pub digests: PointDigests,
+    /// Part of the names of its files: 0 as they were received, else a number that consolidation gave them.
+    pub edition: u32,
 }
 
 /// BLAKE3 digests that tie files to their catalog row.

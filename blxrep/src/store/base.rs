@@ -3,7 +3,7 @@
 use super::catalog::{Generation, GenerationState};
 use super::layout::Names;
 use super::publish::{ReadyPoint, Step};
-use super::{Claim, Store, StoreError};
+use super::{Claim, Right, Store, StoreError};
 use crate::format::header::{CutFacts, FileHeader, FileKind, HEADER_END};
 use crate::format::sidecar::Sidecar;
 use crate::format::trailer::{Digest, Trailer};
@@ -59,7 +59,7 @@ impl Store {
     /// it again, or a new one if none is open.
     pub fn begin_base(&self, disk: DiskId, spec: BaseSpec) -> Result<BaseWriter, StoreError> {
         let disk = self.disk(disk)?;
-        let claim = self.claim(disk.id)?;
+        let claim = self.claim(Right::Write, disk.id)?;
         let granule = self.granule_of(disk.id, spec.granule_shift)?;
         let sidecar = Sidecar::new(granule, spec.bytes)
             .map_err(|e| StoreError::Refused(format!("disk {}: {e}", disk.device)))?;
@@ -91,13 +91,14 @@ impl Store {
             granule_shift: spec.granule_shift,
             state: GenerationState::Open { durable },
             revision: 0,
+            work: None,
         })
     }
 
     /// Whether the files of an open base are there with the lengths that they were made with.
     fn parts_are_whole(&self, row: &Generation, sidecar: &Sidecar) -> Result<bool, StoreError> {
         let image = self.storage().length(&self.layout().image(row.disk, row.id).part)?;
-        let sums = self.storage().length(&self.layout().sidecar(row.disk, row.id).part)?;
+        let sums = self.storage().length(&self.layout().sidecar(row.disk, row.id, 0).part)?;
         Ok(image == Some(sidecar.disk_bytes()) && sums == Some(sidecar.file_bytes()))
     }
 
@@ -109,7 +110,7 @@ impl Store {
         sidecar: Sidecar,
     ) -> Result<BaseWriter, StoreError> {
         self.storage().create_dir(&self.layout().images(disk.id))?;
-        let files = [self.layout().image(disk.id, row.id), self.layout().sidecar(disk.id, row.id)];
+        let files = [self.layout().image(disk.id, row.id), self.layout().sidecar(disk.id, row.id, 0)];
         let resumed = row.durable() > 0;
         let access = if resumed { Access::Write } else { Access::Replace };
         let image = self.storage().open(&files[0].part, access)?;
@@ -146,7 +147,7 @@ impl Generation {
     pub const fn durable(&self) -> u64 {
         match self.state {
             GenerationState::Open { durable } => durable,
-            GenerationState::Published => self.bytes,
+            GenerationState::Published { .. } => self.bytes,
         }
     }
 
@@ -295,19 +296,14 @@ impl BaseWriter {
             stored: self.image.file().allocated()? + self.sums.allocated()?,
             disk_bytes: self.row.bytes,
             digests: PointDigests::Base { sidecar: root },
+            edition: 0,
         };
         Ok(ReadyPoint::new(point, self.files, Step::Base(self.row), self.claim))
     }
 
     fn complete_sidecar(&self, summary: &CutSummary) -> Result<Digest, StoreError> {
-        let trailer = Trailer {
-            items: u64::from(self.sidecar.granules()),
-            body_bytes: self.sidecar.body_bytes(),
-            index_entries: 0,
-            index_bytes: 0,
-            body_digest: digest_of(&self.sums, HEADER_END..HEADER_END + self.sidecar.body_bytes())?,
-            index_digest: *blake3::hash(&[]).as_bytes(),
-        };
+        let body = digest_of(&self.sums, HEADER_END..HEADER_END + self.sidecar.body_bytes())?;
+        let trailer = sidecar_trailer(&self.sidecar, body);
         let header = self.header(Some(facts(summary))).encode();
         let (bytes, root) = trailer.encode(&header);
         self.sums.write_at(&header, 0)?;
@@ -334,6 +330,18 @@ impl BaseWriter {
             device: self.disk.device.clone(),
             cut,
         }
+    }
+}
+
+/// The trailer of a sidecar.
+pub(super) fn sidecar_trailer(sidecar: &Sidecar, body_digest: Digest) -> Trailer {
+    Trailer {
+        items: u64::from(sidecar.granules()),
+        body_bytes: sidecar.body_bytes(),
+        index_entries: 0,
+        index_bytes: 0,
+        body_digest,
+        index_digest: *blake3::hash(&[]).as_bytes(),
     }
 }
 

@@ -1,6 +1,7 @@
 //! What the catalog keeps, and questions to it.
 
 use super::{Store, StoreError};
+use crate::format::trailer::Digest;
 use crate::io::db::{Record, Transaction};
 use crate::model::action::Action;
 use crate::model::host::Footprint;
@@ -29,10 +30,19 @@ pub struct AgentRow {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum GenerationState {
     /// Its image is being made; below `durable` it is on stable storage.
-    Open {
-        durable: u64,
-    },
-    Published,
+    Open { durable: u64 },
+    /// Its sidecar has this root, and `edition` in its name.
+    Published { sidecar: Digest, edition: u32 },
+}
+
+/// What is under way with the files of a published generation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Work {
+    /// The delta of `into` goes into the image. The point that was the base is gone; the image may hold its content
+    /// or that of `into` wherever the delta covers it. The sidecar that will be has `edition` in its name.
+    Fold { into: PointId, edition: u32 },
+    /// The delta of `into` is written anew, together with those before it, with `edition` in its name.
+    Merge { into: PointId, edition: u32 },
 }
 
 /// One base image and the deltas on top of it. There from the image's first byte.
@@ -40,7 +50,7 @@ pub enum GenerationState {
 pub struct Generation {
     pub id: GenerationId,
     pub disk: DiskId,
-    /// The point that its base is or will be.
+    /// The point that its image stands for or will stand for. While a fold is under way, the one it stood for.
     pub base: PointId,
     /// The action that makes or made the base.
     pub action: ActionId,
@@ -50,6 +60,7 @@ pub struct Generation {
     pub state: GenerationState,
     /// How often files of its points were replaced by others. Part of the place of a view.
     pub revision: u32,
+    pub work: Option<Work>,
 }
 
 /// Position of a point among those of its disk, in the order of publication.
@@ -58,6 +69,40 @@ pub(super) struct Moment {
     pub disk: DiskId,
     pub number: u64,
     pub point: PointId,
+}
+
+/// A file that no point is made of any more. It stays until no view that may use it is open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Garbage {
+    pub disk: DiskId,
+    pub generation: GenerationId,
+    /// The revision of the generation that does without it: only views that were opened before may use it,
+    pub revision: u32,
+    /// and of those only views of points from this position on.
+    pub sequence: u64,
+    pub file: GarbageFile,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum GarbageFile {
+    Image,
+    Sidecar { edition: u32 },
+    Delta { point: PointId, edition: u32 },
+    Changes { point: PointId, edition: u32 },
+}
+
+impl Record for Garbage {
+    const TABLE: &'static str = "garbage";
+    fn key(&self) -> Vec<u8> {
+        let (kind, point, edition) = match self.file {
+            GarbageFile::Image => (0, PointId(0), 0),
+            GarbageFile::Sidecar { edition } => (1, PointId(0), edition),
+            GarbageFile::Delta { point, edition } => (2, point, edition),
+            GarbageFile::Changes { point, edition } => (3, point, edition),
+        };
+        let file = [key(kind), key(point.0), key(u64::from(edition))].concat();
+        [key(self.disk.0).to_vec(), key(self.generation.0).to_vec(), file].concat()
+    }
 }
 
 impl Record for Owner {
@@ -84,7 +129,7 @@ impl Record for Disk {
 impl Record for Generation {
     const TABLE: &'static str = "generations";
     fn key(&self) -> Vec<u8> {
-        [key(self.disk.0), key(self.id.0)].concat()
+        generation_key(self.disk, self.id)
     }
 }
 
@@ -203,7 +248,7 @@ impl Store {
     }
 
     pub fn generation(&self, disk: DiskId, id: GenerationId) -> Result<Generation, StoreError> {
-        let found = self.db().get(&[key(disk.0), key(id.0)].concat())?;
+        let found = self.db().get(&generation_key(disk, id))?;
         found.ok_or_else(|| StoreError::NotFound(format!("no generation {id} of disk {disk}")))
     }
 
@@ -214,7 +259,8 @@ impl Store {
         for disk in disks {
             let first = points.len();
             for moment in self.moments(disk.id, filter.newest.unwrap_or(usize::MAX))? {
-                points.push(self.point(moment.point)?);
+                // One that is not there was dropped since its moment was read.
+                points.extend(self.db().get::<Point>(&key(moment.point.0))?);
             }
             points[first..].reverse();
         }
@@ -231,6 +277,15 @@ impl Store {
             })?;
         }
         Ok(moments)
+    }
+
+    /// The points of a generation in their order.
+    pub(super) fn points_of(&self, disk: DiskId, generation: GenerationId) -> Result<Vec<Point>, StoreError> {
+        let filter = PointFilter { disk: Some(disk), ..PointFilter::default() };
+        let mut points = self.points(&filter)?;
+        points.retain(|point| point.generation == generation);
+        points.sort_by_key(|point| point.sequence);
+        Ok(points)
     }
 
     /// How many points there are.
@@ -371,6 +426,11 @@ impl DiskOffer<'_> {
         }
         Ok(())
     }
+}
+
+/// Key of a generation's row.
+pub(super) fn generation_key(disk: DiskId, id: GenerationId) -> Vec<u8> {
+    [key(disk.0), key(id.0)].concat()
 }
 
 /// The number that the next point of a disk gets, and its newest point, within a transaction.

@@ -1,6 +1,7 @@
 //! Checking the files of one point, byte for byte, as they are on the disk.
 
 use super::base::{digest_of, read_pieces};
+use super::catalog::{Generation, GenerationState};
 use super::restore::Progress;
 use super::verify::set_of;
 use super::{Store, StoreError};
@@ -69,17 +70,17 @@ impl Store {
         let disk = Geometry { granule: self.granule_of(point.disk, shift)?, bytes: point.disk_bytes };
         match point.digests {
             PointDigests::Base { sidecar } => {
+                let sidecar_path = self.layout().sidecar(point.disk, point.generation, point.edition);
                 let files = BaseFiles {
                     image: self.layout().image(point.disk, point.generation).published,
-                    sidecar: self.layout().sidecar(point.disk, point.generation).published,
+                    sidecar: sidecar_path.published,
                     root: sidecar,
                     bytes: point.disk_bytes,
                 };
-                self.check_base(&files, disk, meter)
+                self.check_base(&files, disk, None, meter)
             }
             PointDigests::Delta { delta, changes } => {
-                let delta_path = self.layout().delta(point.disk, point.generation, point.id).published;
-                let changes_path = self.layout().changes(point.disk, point.generation, point.id).published;
+                let [delta_path, changes_path] = self.delta_names(point).map(|names| names.published);
                 let (held, damages) = self.check_delta(&delta_path, &delta, disk, meter)?;
                 let changes = self.check_changes(&changes_path, &changes, disk, held.as_ref());
                 Ok(vec![(delta_path, damages), (changes_path, changes)])
@@ -87,10 +88,32 @@ impl Store {
         }
     }
 
+    /// Checks the image of a generation into which the delta of `into` is being folded, where it has to be right.
+    pub(super) fn check_folding(
+        &self,
+        generation: &Generation,
+        into: &Point,
+        meter: &mut Meter<'_>,
+    ) -> Result<Checked, StoreError> {
+        let GenerationState::Published { sidecar, edition } = generation.state else { return Ok(Vec::new()) };
+        let granule = self.granule_of(generation.disk, generation.granule_shift)?;
+        let files = BaseFiles {
+            image: self.layout().image(generation.disk, generation.id).published,
+            sidecar: self.layout().sidecar(generation.disk, generation.id, edition).published,
+            root: sidecar,
+            bytes: generation.bytes,
+        };
+        // A delta that cannot be read is reported with its point.
+        let moving = self.granules_of(into).unwrap_or_default();
+        self.check_base(&files, Geometry { granule, bytes: generation.bytes }, Some(&moving), meter)
+    }
+
+    /// Checks an image but for the granules that are `moving`, which no view takes from it.
     fn check_base(
         &self,
         files: &BaseFiles,
         disk: Geometry,
+        moving: Option<&GranuleSet>,
         meter: &mut Meter<'_>,
     ) -> Result<Checked, StoreError> {
         self.forget(&files.sidecar);
@@ -112,11 +135,18 @@ impl Store {
                 wrong_granules(&mut image, range.clone(), &words)
             });
             match checked {
-                Ok(wrong) => wrong.into_iter().for_each(|granule| disk.add_granule(&mut damages, granule)),
+                Ok(wrong) => wrong
+                    .into_iter()
+                    .filter(|granule| moving.is_none_or(|moving| !moving.contains(*granule)))
+                    .for_each(|granule| disk.add_granule(&mut damages, granule)),
                 Err(e) => damages.push(disk.damage(at, disk.granule.touched(range.clone()), &e)),
             }
             meter.advance(range.end - at)?;
             at = range.end;
+        }
+        let length = self.storage().length(&files.image)?.unwrap_or(0);
+        if length > disk.bytes && moving.is_none() {
+            damages.push(disk.here(&format!("it is {length} bytes long and should be {}", disk.bytes)));
         }
         let mut sidecar = Vec::new();
         if *hasher.finalize().as_bytes() != image.body_digest() {

@@ -5,7 +5,7 @@ use super::base::facts;
 use super::catalog::key;
 use super::layout::Names;
 use super::publish::{Parts, ReadyPoint, Step};
-use super::{Claim, Store, StoreError};
+use super::{Claim, Right, Store, StoreError};
 use crate::format::changes;
 use crate::format::delta::{ENTRY_BYTES, Extent, MAX_EXTENTS, put_entry};
 use crate::format::header::{FileHeader, FileKind, HEADER_END};
@@ -57,7 +57,7 @@ impl Store {
     /// Opens a delta on the newest point of a disk.
     pub fn begin_delta(&self, disk: DiskId, spec: DeltaSpec) -> Result<DeltaWriter, StoreError> {
         let disk = self.disk(disk)?;
-        let claim = self.claim(disk.id)?;
+        let claim = self.claim(Right::Write, disk.id)?;
         let parent = self.point(spec.parent)?;
         let generation = self.generation(disk.id, parent.generation)?;
         let refuse = |why: String| Err(StoreError::Refused(why));
@@ -74,8 +74,8 @@ impl Store {
             ));
         }
         let granule = self.granule_of(disk.id, disk.granule_shift)?;
-        let delta = self.layout().delta(disk.id, generation.id, spec.point);
-        let changes = self.layout().changes(disk.id, generation.id, spec.point);
+        let delta = self.layout().delta(disk.id, generation.id, spec.point, 0);
+        let changes = self.layout().changes(disk.id, generation.id, spec.point, 0);
         self.storage().create_dir(&self.layout().disk_deltas(disk.id))?;
         self.storage().create_dir(&self.layout().deltas(disk.id, generation.id))?;
         let parts = Parts::new(self.storage(), [&delta.part, &changes.part]);
@@ -172,6 +172,7 @@ impl DeltaWriter {
             stored: delta_stored + changes_stored,
             disk_bytes: self.disk.bytes,
             digests: PointDigests::Delta { delta, changes },
+            edition: 0,
         };
         Ok(ReadyPoint::new(point, [self.delta, self.changes], Step::Delta(self.parts), self.claim))
     }
@@ -217,19 +218,19 @@ impl DeltaWriter {
 
 /// The body of a delta while it grows.
 #[derive(Debug)]
-struct Extents {
+pub(super) struct Extents {
     file: AppendFile,
     granule: GranuleSize,
     disk_bytes: u64,
     /// One run per extent, in the order of arrival.
     runs: Vec<Run>,
-    count: u64,
+    pub count: u64,
     /// No extent started below the end of the one before it: there are no overlaps.
     ascending: bool,
 }
 
 impl Extents {
-    fn create(
+    pub fn create(
         storage: &Storage,
         path: &Path,
         granule: GranuleSize,
@@ -255,13 +256,13 @@ impl Extents {
         self.file.position() - HEADER_END
     }
 
-    fn bytes_of(&self, run: &Run) -> u64 {
+    pub fn bytes_of(&self, run: &Run) -> u64 {
         let range = self.granule.byte_range(run.start..run.end, self.disk_bytes);
         range.end - range.start
     }
 
     /// Takes the runs and returns how many bytes of the body newer ones replaced, and what is seen of the rest.
-    fn seen(&mut self) -> (u64, Vec<Run>) {
+    pub fn seen(&mut self) -> (u64, Vec<Run>) {
         let runs = std::mem::take(&mut self.runs);
         if self.ascending {
             return (0, runs);
@@ -281,17 +282,27 @@ impl Extents {
         };
         let mut stored = Vec::new();
         for run in seen {
-            let extent = source.read(run.at, u64::from(run.len()) << self.granule.shift(), &mut stored)?;
-            let payload = payload_of(&stored);
-            let wanted = self.granule.byte_range(run.start..run.end, self.disk_bytes);
-            if extent.range() == wanted {
-                kept.add(&extent, payload)?;
-            } else {
-                let (extent, payload) = cut(&source, run.at, &extent, payload, &wanted)?;
-                kept.add(&extent, &payload)?;
-            }
+            kept.add_run(&source, run, &mut stored)?;
         }
         Ok(kept)
+    }
+
+    /// Adds what a run of another file shows, checked. `stored` is room for it.
+    pub fn add_run(
+        &mut self,
+        source: &ExtentFile<'_>,
+        run: &Run,
+        stored: &mut Vec<u8>,
+    ) -> Result<(), StoreError> {
+        let extent = source.read(run.at, u64::from(run.len()) << self.granule.shift(), stored)?;
+        source.check_run(run, &extent)?;
+        let payload = payload_of(stored);
+        let wanted = self.granule.byte_range(run.start..run.end, self.disk_bytes);
+        if extent.range() == wanted {
+            return self.add(&extent, payload);
+        }
+        let (extent, payload) = cut(source, run.at, &extent, payload, &wanted)?;
+        self.add(&extent, &payload)
     }
 }
 
@@ -349,7 +360,11 @@ fn superseded(runs: &[Run], seen: &[Run], end: u64) -> u64 {
 }
 
 /// Completes a delta with its index. Returns its root and the bytes it takes.
-fn write_index(extents: Extents, header: &FileHeader, seen: &[Run]) -> Result<(Digest, u64), StoreError> {
+pub(super) fn write_index(
+    extents: Extents,
+    header: &FileHeader,
+    seen: &[Run],
+) -> Result<(Digest, u64), StoreError> {
     let items = extents.count;
     let mut file = extents.file;
     let body_bytes = file.position() - HEADER_END;
@@ -367,7 +382,7 @@ fn write_index(extents: Extents, header: &FileHeader, seen: &[Run]) -> Result<(D
 }
 
 /// Writes a change set. Returns its root and the bytes it takes.
-fn write_changes(
+pub(super) fn write_changes(
     mut file: AppendFile,
     header: &FileHeader,
     seen: &[Run],
@@ -428,6 +443,7 @@ pub(super) mod tests {
             stored: 0,
             disk_bytes: 4096,
             digests: PointDigests::Delta { delta: [0; 32], changes: [0; 32] },
+            edition: 0,
         }
     }
 

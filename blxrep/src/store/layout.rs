@@ -2,6 +2,7 @@
 //! name can meet another's, and are never parsed back. Pure.
 
 use crate::model::ids::{DiskId, GenerationId, PointId};
+use std::fmt::Display;
 use std::path::{Path, PathBuf};
 
 /// Ending of files that are not published.
@@ -78,8 +79,8 @@ impl Layout {
     }
 
     #[must_use]
-    pub fn sidecar(&self, disk: DiskId, generation: GenerationId) -> Names {
-        names(self.images(disk).join(format!("{generation}.sum")))
+    pub fn sidecar(&self, disk: DiskId, generation: GenerationId, edition: u32) -> Names {
+        names(self.images(disk).join(name(generation, edition, "sum")))
     }
 
     #[must_use]
@@ -93,13 +94,21 @@ impl Layout {
     }
 
     #[must_use]
-    pub fn delta(&self, disk: DiskId, generation: GenerationId, point: PointId) -> Names {
-        names(self.deltas(disk, generation).join(format!("{point}.bak")))
+    pub fn delta(&self, disk: DiskId, generation: GenerationId, point: PointId, edition: u32) -> Names {
+        names(self.deltas(disk, generation).join(name(point, edition, "bak")))
     }
 
     #[must_use]
-    pub fn changes(&self, disk: DiskId, generation: GenerationId, point: PointId) -> Names {
-        names(self.deltas(disk, generation).join(format!("{point}.cst")))
+    pub fn changes(&self, disk: DiskId, generation: GenerationId, point: PointId, edition: u32) -> Names {
+        names(self.deltas(disk, generation).join(name(point, edition, "cst")))
+    }
+}
+
+/// The first edition of a file is called by its id alone.
+fn name(id: impl Display, edition: u32, ending: &str) -> String {
+    match edition {
+        0 => format!("{id}.{ending}"),
+        edition => format!("{id}-{edition}.{ending}"),
     }
 }
 
@@ -115,10 +124,12 @@ mod tests {
     #[test]
     fn names_are_ids() {
         let layout = Layout::new(Path::new("/data"));
-        let names = layout.delta(DiskId(1), GenerationId(2), PointId(3));
+        let names = layout.delta(DiskId(1), GenerationId(2), PointId(3), 0);
         let path = "/data/incremental/0000000000000001/0000000000000002/0000000000000003.bak";
         assert_eq!(names.published, Path::new(path));
         assert_eq!(names.part, PathBuf::from(format!("{path}.part")));
+        let path = "/data/incremental/0000000000000001/0000000000000002/0000000000000003-12.bak";
+        assert_eq!(layout.delta(DiskId(1), GenerationId(2), PointId(3), 12).published, Path::new(path));
         assert_eq!(
             layout.image(DiskId(1), GenerationId(2)).published,
             Path::new("/data/snapshot/0000000000000001/0000000000000002.img")

@@ -10,10 +10,11 @@
 //! moves the revision on in the same transaction and looks for leases afterwards. So a view either finds the new
 //! revision when it asks again, or its lease is found.
 
+use super::catalog::{Generation, generation_key};
 use super::layout::Layout;
-use super::{Store, StoreError};
+use super::{MAX_MOVES, Store, StoreError};
 use crate::io::storage::{Access, DataFile, Storage};
-use crate::model::ids::GenerationId;
+use crate::model::ids::{DiskId, GenerationId};
 use crate::view::ViewPlace;
 use std::path::Path;
 
@@ -46,7 +47,35 @@ impl ViewLease {
     }
 }
 
+/// Keeps all files of a generation, and its image, as they are.
+#[derive(Debug)]
+pub(super) struct Hold {
+    _leases: [ViewLease; 2],
+}
+
 impl Store {
+    /// Holds all files of a generation in the state that the returned row tells of; `None` if it is there no more.
+    pub(super) fn hold(
+        &self,
+        disk: DiskId,
+        id: GenerationId,
+    ) -> Result<Option<(Generation, Hold)>, StoreError> {
+        let row = || self.db().get::<Generation>(&generation_key(disk, id));
+        for _ in 0..MAX_MOVES {
+            let Some(before) = row()? else { return Ok(None) };
+            // As views of its oldest and of its newest point: the one keeps folds from beginning, the other keeps files.
+            let lease = |sequence| {
+                let place = ViewPlace { generation: id, revision: before.revision, sequence };
+                ViewLease::take(self.storage(), self.layout(), place)
+            };
+            let hold = Hold { _leases: [lease(0)?, lease((1 << SEQUENCE_BITS) - 1)?] };
+            if row()?.is_some_and(|now| now.revision == before.revision) {
+                return Ok(Some((before, hold)));
+            }
+        }
+        Err(StoreError::Refused(format!("generation {id} changed {MAX_MOVES} times; try again")))
+    }
+
     /// The places at which views of a generation are open now, each once.
     pub fn views(&self, generation: GenerationId) -> Result<Vec<ViewPlace>, StoreError> {
         let file = match self.storage().open(&self.layout().lease(generation), Access::Read) {

@@ -11,7 +11,8 @@
 //! Invariants:
 //! - A point exists if and only if its row in the catalog exists. Its files are complete, synced and under their
 //!   final names before the row is committed.
-//! - A published file never changes.
+//! - A published file never changes, but for the image of a base while a fold is under way, and then only where
+//!   every view that can be open takes its bytes from a delta (`fold.rs`).
 //! - One open base or delta per disk. An open base has a row from its first byte and survives everything; an open
 //!   delta lives in its writer and is gone with it.
 
@@ -19,10 +20,14 @@ mod append;
 pub mod base;
 pub mod catalog;
 mod check;
+pub mod consolidate;
 pub mod continuity;
 pub mod delta;
+mod fold;
+mod garbage;
 pub mod layout;
 pub mod lease;
+mod merge;
 pub mod publish;
 pub mod recovery;
 pub mod restore;
@@ -32,11 +37,11 @@ use crate::format::{FormatError, mark};
 use crate::io::db::{Db, DbError};
 use crate::io::storage::{Access, DataFile, Storage, StorageError};
 use crate::model::ids::{DiskId, PointId, StoreId};
-use crate::model::point::{Point, PointDigests, PointKind};
+use crate::model::point::{Point, PointDigests};
 use crate::model::units::GranuleSize;
 use crate::view::{BaseFiles, Chain, DeltaFiles, PointReader, ViewError, ViewPlace};
-use catalog::{Generation, Owner};
-use layout::Layout;
+use catalog::{Generation, GenerationState, Owner, generation_key};
+use layout::{Layout, Names};
 use lease::ViewLease;
 use recovery::OpenReport;
 use std::collections::HashSet;
@@ -86,8 +91,8 @@ struct Inner {
     id: StoreId,
     storage: Storage,
     seed: Seed,
-    /// Disks with an open base or delta.
-    busy: Mutex<HashSet<DiskId>>,
+    /// Disks with an open base or delta, and disks whose files are being replaced.
+    busy: Mutex<HashSet<(Right, DiskId)>>,
     // Closed before the lock below is given up: fields drop in this order.
     db: Db,
     _lock: DataFile,
@@ -166,17 +171,22 @@ impl Store {
         random(&self.0.seed)
     }
 
-    /// Reserves a disk for one writer.
-    fn claim(&self, disk: DiskId) -> Result<Claim, StoreError> {
-        if !self.busy().insert(disk) {
-            return Err(StoreError::Refused(format!(
-                "disk {disk} has an open point already; wait until it is published or given up"
-            )));
+    /// Reserves a disk for one writer, or for one who replaces files.
+    fn claim(&self, right: Right, disk: DiskId) -> Result<Claim, StoreError> {
+        if !self.busy().insert((right, disk)) {
+            return Err(StoreError::Refused(match right {
+                Right::Write => {
+                    format!("disk {disk} has an open point already; wait until it is published or given up")
+                }
+                Right::Replace => {
+                    format!("disk {disk} is being consolidated already; wait until that is done or cancel it")
+                }
+            }));
         }
-        Ok(Claim { store: self.clone(), disk })
+        Ok(Claim { store: self.clone(), right, disk })
     }
 
-    fn busy(&self) -> MutexGuard<'_, HashSet<DiskId>> {
+    fn busy(&self) -> MutexGuard<'_, HashSet<(Right, DiskId)>> {
         // The set is whole after every call, also one that panicked.
         self.0.busy.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -201,41 +211,64 @@ impl Store {
     /// taken before the chain was asked for: who has no lease yet takes one on the chain's place, asks for the
     /// chain again, and begins anew if the place is another then.
     pub fn chain(&self, id: PointId) -> Result<Chain, StoreError> {
-        let point = self.point(id)?;
-        let place = |generation: &Generation| ViewPlace {
-            generation: point.generation,
-            revision: generation.revision,
-            sequence: point.sequence,
-        };
-        let generation = self.generation(point.disk, point.generation)?;
-        let granule = self.granule_of(point.disk, generation.granule_shift)?;
-        let mut deltas = Vec::new();
-        let mut at = point.clone();
-        loop {
-            match (at.kind, at.digests, at.parent) {
-                (PointKind::Delta, PointDigests::Delta { delta, .. }, Some(parent)) => {
-                    let names = self.layout().delta(at.disk, at.generation, at.id);
-                    deltas.push(DeltaFiles { path: names.published, root: delta });
-                    let parent = self.point(parent)?;
-                    if parent.sequence >= at.sequence || parent.generation != at.generation {
-                        return Err(self.bad_row(&at));
-                    }
-                    at = parent;
-                }
-                (PointKind::Base, PointDigests::Base { sidecar }, None) => {
-                    deltas.reverse();
-                    let base = BaseFiles {
-                        image: self.layout().image(at.disk, at.generation).published,
-                        sidecar: self.layout().sidecar(at.disk, at.generation).published,
-                        root: sidecar,
-                        bytes: at.disk_bytes,
-                    };
-                    let place = place(&generation);
-                    return Ok(Chain { base, deltas, bytes: point.disk_bytes, granule, place });
-                }
-                _ => return Err(self.bad_row(&at)),
+        for _ in 0..MAX_MOVES {
+            let point = self.point(id)?;
+            let before = self.db().get::<Generation>(&generation_key(point.disk, point.generation))?;
+            let Some(before) = before else { continue };
+            let chain = self.chain_in(&point, &before);
+            // Rows are read one by one: they fit each other if nothing was replaced meanwhile.
+            let after = self.db().get::<Generation>(&generation_key(point.disk, point.generation))?;
+            if after.is_some_and(|after| after.revision == before.revision) {
+                return chain;
             }
         }
+        Err(self.moving(id))
+    }
+
+    fn chain_in(&self, point: &Point, generation: &Generation) -> Result<Chain, StoreError> {
+        let GenerationState::Published { sidecar, edition } = generation.state else {
+            return Err(self.bad_row(point));
+        };
+        let mut deltas = Vec::new();
+        let mut at = point.clone();
+        while at.id != generation.base {
+            let (PointDigests::Delta { delta, .. }, Some(parent)) = (at.digests, at.parent) else {
+                return Err(self.bad_row(&at));
+            };
+            deltas.push(DeltaFiles { path: self.delta_names(&at)[0].published.clone(), root: delta });
+            if parent == generation.base {
+                break;
+            }
+            let parent = self.point(parent)?;
+            if parent.sequence >= at.sequence || parent.generation != at.generation {
+                return Err(self.bad_row(&at));
+            }
+            at = parent;
+        }
+        deltas.reverse();
+        let base = BaseFiles {
+            image: self.layout().image(point.disk, generation.id).published,
+            sidecar: self.layout().sidecar(point.disk, generation.id, edition).published,
+            root: sidecar,
+            bytes: generation.bytes,
+        };
+        let granule = self.granule_of(point.disk, generation.granule_shift)?;
+        let place =
+            ViewPlace { generation: generation.id, revision: generation.revision, sequence: point.sequence };
+        Ok(Chain { base, deltas, bytes: point.disk_bytes, granule, place })
+    }
+
+    /// Delta and change set of a point.
+    fn delta_names(&self, point: &Point) -> [Names; 2] {
+        let (disk, generation, edition) = (point.disk, point.generation, point.edition);
+        [
+            self.layout().delta(disk, generation, point.id, edition),
+            self.layout().changes(disk, generation, point.id, edition),
+        ]
+    }
+
+    fn moving(&self, point: PointId) -> StoreError {
+        StoreError::Refused(format!("the files of point {point} were replaced {MAX_MOVES} times; try again"))
     }
 
     fn bad_row(&self, point: &Point) -> StoreError {
@@ -251,16 +284,26 @@ impl Store {
     }
 }
 
-/// The right to write for a disk; given up when dropped. Not to be confused with the lease of a view.
+/// What a claim is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Right {
+    /// To make the disk's next point.
+    Write,
+    /// To replace files of its points by others.
+    Replace,
+}
+
+/// A right that only one has for a disk; given up when dropped. Not to be confused with the lease of a view.
 #[derive(Debug)]
 struct Claim {
     store: Store,
+    right: Right,
     disk: DiskId,
 }
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        self.store.busy().remove(&self.disk);
+        self.store.busy().remove(&(self.right, self.disk));
     }
 }
 

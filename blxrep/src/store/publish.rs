@@ -6,7 +6,7 @@ use super::{Claim, Store, StoreError};
 use crate::io::db::{DbError, Transaction};
 use crate::io::storage::Storage;
 use crate::model::ids::DiskId;
-use crate::model::point::Point;
+use crate::model::point::{Point, PointDigests};
 use jiff::Timestamp;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -136,8 +136,9 @@ fn commit(tx: &Transaction<'_>, ready: &ReadyPoint) -> Result<(), StoreError> {
     if point.number != number {
         return refuse("another point was published meanwhile");
     }
-    if let Step::Base(row) = &ready.step {
-        tx.put(&Generation { state: GenerationState::Published, ..row.clone() })?;
+    if let (Step::Base(row), PointDigests::Base { sidecar }) = (&ready.step, point.digests) {
+        let state = GenerationState::Published { sidecar, edition: point.edition };
+        tx.put(&Generation { state, ..row.clone() })?;
     }
     let disk: DiskId = ready.claim.disk;
     tx.put(point)?;

@@ -6,9 +6,12 @@
 //! | final names of an open base (its publication was cut off) | given their temporary names back |
 //! | other temporary files | removed |
 //! | files of published points | kept |
+//! | files that a consolidation has replaced | removed, or kept while a view that may use them is open |
+//! | files of a merge that was cut off | removed; it is begun again |
+//! | the new sidecar of a fold that was cut off | given its temporary name back; the fold is carried out again |
 //! | anything else | moved to `quarantine/` and reported, never deleted |
 
-use super::catalog::{Generation, GenerationState};
+use super::catalog::{Garbage, Generation, GenerationState, Work};
 use super::layout::{Names, PART};
 use super::{Store, StoreError};
 use crate::model::ids::{DiskId, GenerationId, PointId};
@@ -40,31 +43,46 @@ struct Expected {
     keep: HashSet<PathBuf>,
     /// Files of open bases.
     open: Vec<Names>,
+    /// Files that may be there and need not.
+    spare: HashSet<PathBuf>,
 }
 
 impl Store {
     pub(super) fn recover(&self) -> Result<OpenReport, StoreError> {
         let mut report = OpenReport::default();
-        let mut points: HashMap<(DiskId, GenerationId), Vec<PointId>> = HashMap::new();
+        let mut points: HashMap<(DiskId, GenerationId), Vec<(PointId, u32)>> = HashMap::new();
         self.db().scan::<Point>((Bound::Unbounded, Bound::Unbounded), false, |point| {
             if point.kind == PointKind::Delta {
-                points.entry((point.disk, point.generation)).or_default().push(point.id);
+                points.entry((point.disk, point.generation)).or_default().push((point.id, point.edition));
             }
             true
         })?;
+        for generation in self.db().all::<Generation>()? {
+            self.drop_merge(&generation)?;
+            if matches!(generation.state, GenerationState::Published { .. }) && generation.work.is_none() {
+                self.trim_image(&generation)?;
+            }
+        }
+        self.collect()?;
         let generations: Vec<Generation> = self.db().all()?;
-        let disks: HashSet<DiskId> = generations.iter().map(|g| g.disk).collect();
+        let garbage: Vec<Garbage> = self.db().all()?;
+        let spare: HashSet<PathBuf> = garbage.iter().map(|row| self.garbage_path(row)).collect();
+        let disks: HashSet<DiskId> =
+            generations.iter().map(|g| g.disk).chain(garbage.iter().map(|row| row.disk)).collect();
         self.sweep(&self.layout().snapshots(), &self.disk_folders(&disks, true), &mut report)?;
         self.sweep(&self.layout().incrementals(), &self.disk_folders(&disks, false), &mut report)?;
         for disk in disks {
             let of_disk: Vec<&Generation> = generations.iter().filter(|g| g.disk == disk).collect();
-            self.sweep(&self.layout().images(disk), &self.images_of(&of_disk), &mut report)?;
-            let folders = of_disk.iter().map(|g| self.layout().deltas(disk, g.id)).collect();
-            let expected = Expected { keep: folders, open: Vec::new() };
+            let images = Expected { spare: spare.clone(), ..self.images_of(&of_disk) };
+            self.sweep(&self.layout().images(disk), &images, &mut report)?;
+            let folder = |id| self.layout().deltas(disk, id);
+            let folders = of_disk.iter().map(|g| folder(g.id)).collect();
+            let leaving = garbage.iter().filter(|row| row.disk == disk).map(|row| folder(row.generation));
+            let expected = Expected { keep: folders, spare: leaving.collect(), ..Expected::default() };
             self.sweep(&self.layout().disk_deltas(disk), &expected, &mut report)?;
             for generation in of_disk {
                 let known = points.remove(&(disk, generation.id)).unwrap_or_default();
-                let expected = self.deltas_of(generation, &known);
+                let expected = Expected { spare: spare.clone(), ..self.deltas_of(generation, &known) };
                 self.sweep(&self.layout().deltas(disk, generation.id), &expected, &mut report)?;
             }
         }
@@ -76,32 +94,35 @@ impl Store {
             true => self.layout().images(*disk),
             false => self.layout().disk_deltas(*disk),
         };
-        Expected { keep: disks.iter().map(folder).collect(), open: Vec::new() }
+        Expected { keep: disks.iter().map(folder).collect(), ..Expected::default() }
     }
 
     fn images_of(&self, generations: &[&Generation]) -> Expected {
         let mut expected = Expected::default();
         for generation in generations {
-            let files = [
-                self.layout().image(generation.disk, generation.id),
-                self.layout().sidecar(generation.disk, generation.id),
-            ];
+            let sidecar = |edition| self.layout().sidecar(generation.disk, generation.id, edition);
+            let image = self.layout().image(generation.disk, generation.id);
             match generation.state {
-                GenerationState::Open { .. } => expected.open.extend(files),
-                GenerationState::Published => expected.keep.extend(files.map(|names| names.published)),
+                GenerationState::Open { .. } => expected.open.extend([image, sidecar(0)]),
+                GenerationState::Published { edition, .. } => {
+                    expected.keep.extend([image, sidecar(edition)].map(|names| names.published));
+                }
+            }
+            if let Some(Work::Fold { edition, .. }) = generation.work {
+                expected.open.push(sidecar(edition));
             }
         }
         expected
     }
 
-    fn deltas_of(&self, generation: &Generation, points: &[PointId]) -> Expected {
-        let files = points.iter().flat_map(|point| {
+    fn deltas_of(&self, generation: &Generation, points: &[(PointId, u32)]) -> Expected {
+        let files = points.iter().flat_map(|(point, edition)| {
             [
-                self.layout().delta(generation.disk, generation.id, *point).published,
-                self.layout().changes(generation.disk, generation.id, *point).published,
+                self.layout().delta(generation.disk, generation.id, *point, *edition).published,
+                self.layout().changes(generation.disk, generation.id, *point, *edition).published,
             ]
         });
-        Expected { keep: files.collect(), open: Vec::new() }
+        Expected { keep: files.collect(), ..Expected::default() }
     }
 
     fn sweep(
@@ -119,8 +140,8 @@ impl Store {
             } else if let Some(names) = expected.open.iter().find(|names| names.published == path) {
                 self.storage().rename(&path, &names.part)?;
                 changed = true;
-            } else if expected.open.iter().any(|names| names.part == path) {
-                // Goes on when its agent comes back.
+            } else if expected.open.iter().any(|names| names.part == path) || expected.spare.contains(&path) {
+                // Goes on when its agent comes back, or goes when its last view is closed.
             } else if !entry.is_dir && path.extension().is_some_and(|e| e == PART) {
                 self.storage().remove(&path)?;
                 report.removed.push(path);

@@ -1,6 +1,6 @@
 //! Reading every byte that points depend on, and naming what is wrong and which points it touches.
 
-use super::catalog::{AgentRow, Generation, Moment, Owner};
+use super::catalog::{AgentRow, Garbage, Generation, Moment, Owner, Work, key};
 use super::check::{Damage, Meter};
 use super::restore::Progress;
 use super::{Store, StoreError};
@@ -64,7 +64,18 @@ impl Store {
         let points = generations.values().flatten();
         let total = points.filter(is_wanted).map(|point| self.bytes_to_check(point)).sum();
         let mut meter = Meter::new(progress, total);
-        for family in generations.values() {
+        for ((disk, id), family) in &generations {
+            // What consolidation does meanwhile, it does with other files.
+            let Some((generation, _hold)) = self.hold(*disk, *id)? else { continue };
+            let family = &self.still_there(family);
+            if let Some(Work::Fold { into, .. }) = generation.work
+                && let Some(into) = family.iter().find(|point| point.id == into).filter(is_wanted)
+            {
+                for (path, damages) in self.check_folding(&generation, into, &mut meter)? {
+                    report.files += 1;
+                    self.note(&mut report, &path, family, into, damages);
+                }
+            }
             for point in family.iter().filter(is_wanted) {
                 report.checked_points += 1;
                 for (path, damages) in self.check_files(point, &mut meter)? {
@@ -88,6 +99,7 @@ impl Store {
             self.scan_all::<Point>(),
             self.scan_all::<Moment>(),
             self.scan_all::<Action>(),
+            self.scan_all::<Garbage>(),
             self.db().check().and_then(|found| match found {
                 None => Ok(()),
                 Some(reason) => Err(DbError::Damaged { path: self.layout().catalog(), reason }),
@@ -127,11 +139,18 @@ impl Store {
         families
     }
 
+    /// The rows of points as they are by now, without those that were given up.
+    fn still_there(&self, points: &[Point]) -> Vec<Point> {
+        let row = |point: &Point| self.db().get::<Point>(&key(point.id.0));
+        // What cannot be read was reported before.
+        points.iter().filter_map(|point| row(point).unwrap_or_else(|_| Some(point.clone()))).collect()
+    }
+
     fn bytes_to_check(&self, point: &Point) -> u64 {
         match point.kind {
             PointKind::Base => point.disk_bytes,
             PointKind::Delta => {
-                let names = self.layout().delta(point.disk, point.generation, point.id);
+                let [names, _] = self.delta_names(point);
                 self.storage().length(&names.published).ok().flatten().unwrap_or(0)
             }
         }
@@ -185,7 +204,7 @@ impl Store {
         let PointDigests::Delta { delta, .. } = point.digests else {
             return Ok(GranuleSet::new());
         };
-        let names = self.layout().delta(point.disk, point.generation, point.id);
+        let [names, _] = self.delta_names(point);
         let kind = crate::format::header::FileKind::Delta;
         let stored = StoredFile::open(self.storage(), &names.published, kind, &delta)?;
         let mut runs = Vec::new();

@@ -86,6 +86,9 @@ fn bar() -> Style {
     Style::new().add_modifier(Modifier::REVERSED)
 }
 
+/// A store that is full later than this needs no word on the head line.
+const SOON_FULL_DAYS: u64 = 90;
+
 /// The dispatcher in one line.
 fn title(model: &Model) -> Paragraph<'static> {
     let mut text = format!(" blxrep  {}", Clock(model.now));
@@ -94,6 +97,9 @@ fn title(model: &Model) -> Paragraph<'static> {
         text.push_str(&format!("  agents {}/{} online", status.agents_online, status.agents));
         if let Some(free) = status.free_bytes {
             text.push_str(&format!("  {} free", ByteCount(free)));
+            if let Some(days) = status.days_to_full.filter(|days| *days <= SOON_FULL_DAYS) {
+                text.push_str(&format!(", full in {days} d"));
+            }
         }
         let up = Span(seconds_between(status.started, data.at));
         text.push_str(&format!("  up {up}  {}  {}", printable(&status.listen), printable(&status.data_dir)));

@@ -74,7 +74,8 @@ impl Image {
         }
         let file = storage.open(&files.image, Access::Stream)?;
         let length = file.length()?;
-        if length != files.bytes {
+        // Longer it is while a larger or smaller disk is folded into it.
+        if length < files.bytes {
             let what = format!("it is {length} bytes long and should be {}", files.bytes);
             let disk = length.min(files.bytes)..files.bytes;
             return Err(ViewError::Rotten { path: files.image.clone(), offset: length, disk, what });
@@ -206,8 +207,8 @@ impl Image {
         Ok(self.file.extent_at(range.start, range.end)? == (true, range.end))
     }
 
-    /// Whether `at` is in a hole, and where that or the data ends. Published images never change, and the
-    /// filesystem walks all of a long stretch to find its end.
+    /// Whether `at` is in a hole, and where that or the data ends. What a view takes from an image never changes
+    /// while it is open, and the filesystem walks all of a long stretch to find its end.
     fn hole_or_data(&mut self, at: u64) -> Result<(bool, u64), ViewError> {
         let (hole, range) = &self.mapped;
         if range.contains(&at) {

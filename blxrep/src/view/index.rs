@@ -38,9 +38,38 @@ pub fn merged(storage: &Storage, deltas: &[DeltaFiles], granule: GranuleSize) ->
 
 /// Appends the entries of a delta's index, proven, as runs of `layer`.
 pub fn load(stored: &StoredFile, layer: u32, runs: &mut Vec<Run>) -> Result<(), ViewError> {
+    let mut reader = reader(stored)?;
+    pieces(stored, |at, piece| reader.feed(piece, layer, runs).map_err(|e| stored.format(at, e)))
+}
+
+/// Calls `f` with successive entries of a delta's index, as runs of layer 0, in bounded memory. The index is proven
+/// before the first.
+pub fn each<E: From<ViewError>>(
+    stored: &StoredFile,
+    mut f: impl FnMut(&[Run]) -> Result<(), E>,
+) -> Result<(), E> {
+    pieces(stored, |_, _| Ok::<(), E>(()))?;
+    let mut reader = reader(stored)?;
+    let mut runs = Vec::new();
+    pieces(stored, |at, piece| {
+        runs.clear();
+        reader.feed(piece, 0, &mut runs).map_err(|e| stored.format(at, e))?;
+        f(&runs)
+    })
+}
+
+fn reader(stored: &StoredFile) -> Result<IndexReader, ViewError> {
     let trailer = &stored.trailer;
-    let mut reader = IndexReader::new(trailer, stored.header.granule, stored.header.disk_bytes)
-        .map_err(|e| stored.format(trailer.index_at(), e))?;
+    IndexReader::new(trailer, stored.header.granule, stored.header.disk_bytes)
+        .map_err(|e| stored.format(trailer.index_at(), e))
+}
+
+/// Calls `f` with successive pieces of a delta's index and where they are; at the end, what was read is proven.
+fn pieces<E: From<ViewError>>(
+    stored: &StoredFile,
+    mut f: impl FnMut(u64, &[u8]) -> Result<(), E>,
+) -> Result<(), E> {
+    let trailer = &stored.trailer;
     let mut hasher = blake3::Hasher::new();
     let mut piece = Vec::new();
     let mut done = 0;
@@ -48,15 +77,15 @@ pub fn load(stored: &StoredFile, layer: u32, runs: &mut Vec<Run>) -> Result<(), 
         let left = usize::try_from(trailer.index_bytes - done).unwrap_or(usize::MAX);
         piece.resize(left.min(PIECE_BYTES), 0);
         let at = trailer.index_at() + done;
-        stored.file.read_at(&mut piece, at)?;
+        stored.file.read_at(&mut piece, at).map_err(ViewError::from)?;
         hasher.update(&piece);
-        reader.feed(&piece, layer, runs).map_err(|e| stored.format(at, e))?;
+        f(at, &piece)?;
         done += piece.len() as u64;
     }
     if *hasher.finalize().as_bytes() == trailer.index_digest {
         Ok(())
     } else {
         let part = "the delta's index";
-        Err(stored.format(trailer.index_at(), crate::format::FormatError::Checksum { part }))
+        Err(stored.format(trailer.index_at(), crate::format::FormatError::Checksum { part }).into())
     }
 }

@@ -15,6 +15,7 @@ mod names;
 mod order;
 mod outage;
 mod restart;
+mod retention;
 mod setbacks;
 #[path = "../support/mod.rs"]
 mod support;

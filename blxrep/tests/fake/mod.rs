@@ -4,6 +4,7 @@
 
 use blxrep::api::backend::{Backend, Filter, RestoreRequest, SyncRequest};
 use blxrep::api::chain::{BaseLink, PointChain};
+use blxrep::api::consolidation::{ConsolidationPlan, PlannedStep, PointFate};
 use blxrep::api::error::{ApiError, Result};
 use blxrep::api::events::{Ear, Feed};
 use blxrep::api::server;
@@ -230,6 +231,31 @@ impl Backend for Fake {
         Ok(self.begin(ActionKind::Verify, None, end))
     }
 
+    async fn consolidation_plan(&self, filter: Filter) -> Result<ConsolidationPlan> {
+        let fate = |row: PointRow| PointFate {
+            agent: row.agent,
+            disk: row.disk,
+            device: row.device,
+            point: row.id,
+            cut: row.cut,
+            published: row.published,
+            consistency: row.consistency,
+            stored: row.stored,
+            keep: row.id != FUZZY,
+            reason: if row.id == FUZZY { "others stand for its time" } else { "the one of its week" }.into(),
+        };
+        let points: Vec<_> = self.points(filter).await?.into_iter().map(fate).collect();
+        let step =
+            PlannedStep { disk: points[0].disk, what: format!("merge 1 points into {FUZZY}"), bytes: TOTAL };
+        Ok(ConsolidationPlan { points, steps: vec![step] })
+    }
+
+    async fn consolidate(&self, filter: Filter) -> Result<Vec<ActionRow>> {
+        let end = End::Succeeds;
+        let disk = disks().into_iter().find(|row| filter.disk.is_none_or(|disk| row.id == disk));
+        Ok(vec![self.begin(ActionKind::Consolidate, disk.as_ref(), end)])
+    }
+
     async fn verify_report(&self, action: ActionId) -> Result<VerifyReport> {
         let row = self.look(action)?;
         let problems = match row.state {
@@ -326,6 +352,9 @@ pub fn status() -> DispatcherStatus {
         disks: 3,
         points: 3,
         free_bytes: Some(900 << 30),
+        stored_bytes: Some(100 << 30),
+        growth_bytes_per_day: Some(20 << 30),
+        days_to_full: Some(45),
     }
 }
 

@@ -4,9 +4,11 @@ use blxrep::io::storage::Storage;
 use blxrep::model::encoding::{Encoding, is_zero};
 use blxrep::model::ids::{ActionId, AgentId, CutId, DiskId, DiskIdentity, Epoch, PointId};
 use blxrep::model::point::{Consistency, Coverage, CutSummary, Disk, Point};
+use blxrep::model::retention::Step;
 use blxrep::model::units::GranuleSize;
 use blxrep::store::base::BaseSpec;
 use blxrep::store::catalog::DiskOffer;
+use blxrep::store::consolidate::Outcome;
 use blxrep::store::delta::{DeltaSpec, DeltaWriter};
 use blxrep::store::publish::ReadyPoint;
 use blxrep::store::recovery::OpenReport;
@@ -61,15 +63,15 @@ impl Folder {
     }
 
     pub fn open_reported(&self) -> (Store, OpenReport) {
-        Store::open(&self.path(), seed()).unwrap()
+        patiently(|| Store::open(&self.path(), seed())).unwrap()
     }
 
     pub fn try_open(&self) -> Result<Store, StoreError> {
-        Store::open(&self.path(), seed()).map(|(store, _)| store)
+        patiently(|| Store::open(&self.path(), seed())).map(|(store, _)| store)
     }
 
     pub fn open_on(&self, storage: Storage) -> Result<Store, StoreError> {
-        Store::open_with(storage, &self.path(), seed()).map(|(store, _)| store)
+        patiently(|| Store::open_with(storage.clone(), &self.path(), seed())).map(|(store, _)| store)
     }
 
     /// All files whose names end so, sorted.
@@ -79,6 +81,33 @@ impl Folder {
         found.sort();
         found
     }
+}
+
+/// A test that starts a program has, between fork and exec, copies of all that other tests have open: what they have
+/// just closed is locked for a moment still.
+fn patiently<T>(open: impl Fn() -> Result<T, StoreError>) -> Result<T, StoreError> {
+    for _ in 0..100 {
+        match open() {
+            Err(StoreError::InUse { holder: None, .. }) => wait_a_little(),
+            done => return done,
+        }
+    }
+    open()
+}
+
+pub fn wait_a_little() {
+    std::thread::sleep(std::time::Duration::from_millis(10));
+}
+
+/// The step is carried out; as above, a view that was just closed may seem open for a moment.
+pub fn carry_out(store: &Store, disk: DiskId, step: &Step) -> Result<Outcome, StoreError> {
+    for _ in 0..100 {
+        match store.carry_out(disk, step, quietly())? {
+            Outcome::InUse => wait_a_little(),
+            outcome => return Ok(outcome),
+        }
+    }
+    Ok(Outcome::InUse)
 }
 
 fn collect(dir: &Path, ending: &str, found: &mut Vec<PathBuf>) {

@@ -6,11 +6,14 @@
     reason = "helpers of tests fail the test; a list of one run is a list of runs"
 )]
 
+mod consolidation;
 mod faults;
 mod fixture;
 mod golden;
 mod leases;
 mod opening;
 mod points;
+mod power_cut;
 mod restore;
 mod rot;
+mod tape;

@@ -147,14 +147,24 @@ impl Site {
         }
         fs::write(site.path("secret"), format!("secret of {}\n", unique()))?;
         fs::set_permissions(site.path("secret"), fs::Permissions::from_mode(0o600))?;
-        fs::write(
-            site.path("policies/all.yaml"),
-            format!(
-                "name: all\ndescription: every disk of every agent\nlive_sync_frequency: {live_sync}\n\
-                 targets:\n  - pattern: \"*\"\n"
-            ),
-        )?;
+        // What a test has made stays for as long as it runs.
+        let text = format!(
+            "name: all\ndescription: every disk of every agent\nlive_sync_frequency: {live_sync}\n\
+             keep_all: 30d\nkeep_points: 1000000\ntargets:\n  - pattern: \"*\"\n"
+        );
+        fs::write(site.path("policies/all.yaml"), text)?;
         Ok(site)
+    }
+
+    /// Gives the policy other keys for how long points are kept; a dispatcher that runs takes them up by itself.
+    pub fn rewrite_policy(&self, lines: &str) -> Result<()> {
+        let path = self.path("policies/all.yaml");
+        let text = fs::read_to_string(&path)?;
+        let others = text
+            .lines()
+            .filter(|line| !line.starts_with("keep_"))
+            .fold(String::new(), |all, line| all + line + "\n");
+        Ok(fs::write(path, format!("{lines}{others}"))?)
     }
 
     /// Adds keys to the policy; a dispatcher that runs takes them up by itself.
