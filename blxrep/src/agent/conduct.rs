@@ -38,6 +38,8 @@ pub struct Terms {
     pub hooks: Arc<HooksConfig>,
     /// Why other disks of the group are not in the cut, in a sentence each.
     pub missing: Vec<String>,
+    /// A gap is answered by reading the disk as a whole, into the base that is being made; otherwise it ends the cut.
+    pub widens: bool,
 }
 
 /// Makes one cut of all members. Returns what to seal each member's point with; every frame has been handed to the
@@ -84,6 +86,7 @@ struct Conduct {
     doubts: Vec<String>,
     notes: Vec<String>,
     missing: Vec<String>,
+    widens: bool,
     /// Of all attempts.
     frozen_for: Duration,
     hook_failed: bool,
@@ -100,6 +103,7 @@ impl Conduct {
             doubts: Vec::new(),
             notes: Vec::new(),
             missing: terms.missing.clone(),
+            widens: terms.widens,
             frozen_for: Duration::ZERO,
             hook_failed: false,
         }
@@ -129,8 +133,7 @@ impl Conduct {
             let verdict = match judged {
                 None => None,
                 Some(Judged::Stands(verdict)) => Some(verdict),
-                // The others need not wait until it is read as a whole.
-                Some(Judged::Widened { disk, reason }) if members.len() > 1 => {
+                Some(Judged::Widened { disk, reason }) if !self.widens => {
                     return Err(CutError::Lost { disk, reason });
                 }
                 Some(Judged::Widened { disk, reason }) => {

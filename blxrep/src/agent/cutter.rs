@@ -8,14 +8,16 @@
 //!                                                  what it swept is still pending
 //! ```
 //!
-//! A disk whose coverage was lost leaves the group while the others are proven: it is read as a whole into a point of
-//! its own, meanwhile, and joins again with that.
+//! A disk whose coverage was lost leaves the group: it is compared with its newest point meanwhile (a *pass*), and joins
+//! again after that, with what differs.
 
+use super::compare::CompareError;
 use super::conduct::Terms;
 use super::dialer::Dialer;
 use super::live::{Done, LiveError, LiveMember, join, perform};
 use super::pace::Pace;
-use super::round::{CutError, on_thread};
+use super::rescan;
+use super::round::{CutError, MAX_WIDENINGS, on_thread};
 use super::unit::Unit;
 use crate::config::hooks::HooksConfig;
 use crate::engine::backoff::Backoff;
@@ -39,6 +41,9 @@ const REPORT_EVERY: Duration = Duration::from_secs(1);
 /// After a link that could not be made, cuts are what makes the next, and reports only after this.
 const JOIN_AGAIN: Duration = Duration::from_secs(10);
 
+/// After so many rescans without a point between, writes go unseen again and again: the next one waits.
+const RESCAN_AGAIN: Duration = Duration::from_secs(3600);
+
 /// What the cutter is told.
 #[derive(Debug)]
 pub enum Command {
@@ -48,6 +53,8 @@ pub enum Command {
     Protect { unit: Arc<Unit>, action: ActionId, paused: bool },
     /// Leave the disk alone from now on.
     Release(DiskIdentity),
+    /// Rescans that the dispatcher held back may be asked for again.
+    Resume,
     /// Cut now, whatever the schedule says.
     Sync { request: CutId, disk: Option<DiskIdentity>, goal: Option<Goal> },
 }
@@ -77,6 +84,14 @@ struct Asked {
     disk: Option<DiskIdentity>,
     /// Instead of what the policy says.
     goal: Option<Goal>,
+    /// Its cut was given up: the next one has an id of its own.
+    again: bool,
+}
+
+impl Asked {
+    fn wants(&self, slot: &Slot) -> bool {
+        !slot.paused && self.disk.as_ref().is_none_or(|disk| *disk == slot.unit.identity)
+    }
 }
 
 /// What a cut is made for.
@@ -94,8 +109,8 @@ fn failed(disk: &DiskIdentity, reason: &str) -> SyncOutcome {
     SyncOutcome { identity: disk.clone(), result: Err(reason.to_owned()) }
 }
 
-/// A pass over one disk, outside the cuts of its group.
-type Pass = (DiskIdentity, Result<Done, String>);
+/// How a pass over a disk ended.
+type Pass = (DiskIdentity, Result<(), CompareError>);
 
 #[derive(Debug)]
 struct Slot {
@@ -107,8 +122,15 @@ struct Slot {
     /// The dispatcher at the other end of this link has taken a point: its newest is the one that is known here. Before
     /// that it may have been set back, and a disk on which nothing changed may lack everything.
     confirmed: bool,
-    /// The disk is being read as a whole; no cut holds it.
+    /// The disk is being compared with its newest point; no cut holds it.
     pass: Option<AbortOnDrop>,
+    /// Why none begins, until a person says so.
+    held: Option<String>,
+    /// None begins before.
+    pass_after: Instant,
+    backoff: Backoff,
+    /// Passes since the last point.
+    passes: u32,
     /// `None` until the first cut, after an error, and while a cut has it.
     member: Option<LiveMember>,
 }
@@ -117,11 +139,19 @@ impl Slot {
     /// Why the disk is not in a cut of the others, for their points.
     fn why_missing(&self) -> String {
         let disk = &self.unit.identity;
-        match self.unit.lost_coverage() {
+        match (self.unit.lost_coverage(), &self.held) {
             _ if self.paused => format!("{disk} is not in this cut: it is paused"),
-            Some(reason) => format!("{disk} is not in this cut: it is being read as a whole ({reason})"),
-            None => format!("{disk} is not in this cut: this disk is read as a whole by itself"),
+            (Some(reason), None) => {
+                format!("{disk} is not in this cut: it is being compared with its newest point ({reason})")
+            }
+            (Some(reason), Some(held)) => format!("{disk} is not in this cut: {reason}, and {held}"),
+            (None, _) => format!("{disk} is not in this cut: it was just compared with its newest point"),
         }
+    }
+
+    /// Whether no cut can have the disk before a pass has ended.
+    fn is_lost(&self) -> bool {
+        self.pass.is_some() || self.unit.lost_coverage().is_some()
     }
 }
 
@@ -140,6 +170,8 @@ impl Drop for AbortOnDrop {
 pub struct Cutter {
     dialer: Dialer,
     pace: Pace,
+    /// Reads in flight of a pass.
+    readers: usize,
     every: Duration,
     rules: CutRules,
     grouping: Grouping,
@@ -156,10 +188,17 @@ pub struct Cutter {
 }
 
 impl Cutter {
-    pub fn new(dialer: Dialer, pace: Pace, hooks: Arc<HooksConfig>, events: mpsc::Sender<Event>) -> Self {
+    pub fn new(
+        dialer: Dialer,
+        pace: Pace,
+        readers: usize,
+        hooks: Arc<HooksConfig>,
+        events: mpsc::Sender<Event>,
+    ) -> Self {
         Self {
             dialer,
             pace,
+            readers,
             every: DEFAULT_LIVE_SYNC,
             rules: CutRules::default(),
             grouping: Grouping::default(),
@@ -177,7 +216,9 @@ impl Cutter {
 
     pub async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
         loop {
-            let next = if self.waiting.is_empty() { self.due } else { Instant::now() };
+            self.begin_passes();
+            let ready = self.waiting.iter().any(|asked| self.is_ready(asked));
+            let next = if ready { Instant::now() } else { self.due };
             tokio::select! {
                 biased;
                 command = commands.recv() => match command {
@@ -211,9 +252,17 @@ impl Cutter {
                 self.slots.retain(|slot| slot.unit.identity != disk);
                 before != self.slots.len()
             }
+            Command::Resume => {
+                self.slots.iter_mut().for_each(|slot| slot.held = None);
+                false
+            }
             Command::Sync { request, disk, goal } => {
                 if self.waiting.len() < MAX_WAITING {
-                    self.waiting.push_back(Asked { request, disk, goal });
+                    let asked = Asked { request, disk, goal, again: false };
+                    for slot in self.slots.iter_mut().filter(|slot| asked.wants(slot)) {
+                        (slot.held, slot.pass_after) = (None, Instant::now());
+                    }
+                    self.waiting.push_back(asked);
                 } else {
                     let reason =
                         format!("{MAX_WAITING} syncs are waiting already; try again when they are done");
@@ -238,6 +287,10 @@ impl Cutter {
                 fuzzy: false,
                 confirmed: false,
                 pass: None,
+                held: None,
+                pass_after: Instant::now(),
+                backoff: Backoff::default(),
+                passes: 0,
                 member: None,
             });
             return false;
@@ -250,6 +303,7 @@ impl Cutter {
         }
         if renewed {
             (slot.unit, slot.member) = (unit, None);
+            (slot.held, slot.pass_after, slot.passes) = (None, Instant::now(), 0);
         }
         interrupts || renewed
     }
@@ -261,15 +315,47 @@ impl Cutter {
         let mut outcomes = Vec::new();
         for group in self.groups(&asked) {
             // An id is that of one cut: the first is what was asked for.
-            let cut = asked.first().filter(|_| outcomes.is_empty()).map(|asked| asked.request);
+            let cut = asked.first().filter(|a| outcomes.is_empty() && !a.again).map(|asked| asked.request);
             let goal = asked.first().and_then(|asked| asked.goal);
             let order = Order { cut, goal, on_demand: !asked.is_empty() };
             outcomes.extend(self.cut_group(&group, order, commands).await?);
         }
-        for Asked { request, disk, .. } in asked {
-            self.answer(request, disk.as_ref(), &outcomes).await;
+        for asked in asked {
+            // A disk that fell out of this cut is in the next one, when it has been compared.
+            let cut = |slot: &Slot| outcomes.iter().any(|outcome| outcome.identity == slot.unit.identity);
+            if self.is_ready(&asked) || self.slots.iter().any(|slot| asked.wants(slot) && cut(slot)) {
+                self.answer(asked.request, asked.disk.as_ref(), &outcomes).await;
+            } else {
+                self.waiting.push_front(Asked { again: true, ..asked });
+            }
         }
         Some(())
+    }
+
+    /// Whether a sync need not wait for passes: some disk that it asks for can be cut, or none ever will.
+    fn is_ready(&self, asked: &Asked) -> bool {
+        let soon = Instant::now() + JOIN_AGAIN * 2;
+        let waits = |slot: &Slot| {
+            slot.pass.is_some() || (slot.is_lost() && slot.held.is_none() && slot.pass_after < soon)
+        };
+        !self.slots.iter().any(|slot| asked.wants(slot) && waits(slot))
+            || self.slots.iter().any(|slot| asked.wants(slot) && !slot.is_lost())
+    }
+
+    /// Begins to compare every disk whose coverage is lost with its newest point.
+    fn begin_passes(&mut self) {
+        let now = Instant::now();
+        for slot in &mut self.slots {
+            let asked = self.waiting.iter().any(|asked| asked.wants(slot));
+            let free = !slot.paused && slot.pass.is_none() && slot.held.is_none() && slot.pass_after <= now;
+            if !free || slot.unit.lost_coverage().is_none() {
+                continue;
+            }
+            let (unit, disk) = (Arc::clone(&slot.unit), slot.unit.identity.clone());
+            let work = rescan::attempt(unit, self.dialer.clone(), self.pace.clone(), self.readers, asked);
+            let task = async move { (disk, work.await) };
+            slot.pass = Some(AbortOnDrop(self.passes.spawn(task)));
+        }
     }
 
     fn group_of(&self, slot: &Slot) -> Group {
@@ -292,11 +378,11 @@ impl Cutter {
     async fn cut_group(
         &mut self,
         group: &Group,
-        order: Order,
+        mut order: Order,
         commands: &mut mpsc::Receiver<Command>,
     ) -> Option<Vec<SyncOutcome>> {
         for tries in 0.. {
-            let members = self.members(group, order);
+            let members = self.members(group);
             if members.is_empty() || (!order.on_demand && self.is_clean(&members).await) {
                 break;
             }
@@ -304,8 +390,10 @@ impl Cutter {
             match self.cut_members(&members, self.terms(order, &members), commands).await? {
                 // Without the disk, which is marked by now.
                 Err(LiveError::Cut(CutError::Lost { disk, reason })) if tries < self.slots.len() => {
-                    tracing::warn!(%disk, %reason, "the disk leaves the cut: it is read as a whole by itself");
                     disks.iter().for_each(|unit| unit.abandoned());
+                    self.fell_out(&disk, &reason).await;
+                    // The dispatcher has given up the cut of this id.
+                    order.cut = None;
                 }
                 result => return Some(self.finish(&disks, result.map_err(|e| e.to_string())).await),
             }
@@ -313,26 +401,27 @@ impl Cutter {
         Some(Vec::new())
     }
 
-    /// The disks of a group that share its next cut. Where coverage of some is lost and of others is not, those are
-    /// read as a whole by themselves.
-    fn members(&mut self, group: &Group, order: Order) -> Vec<usize> {
-        let is_free = |slot: &Slot| !slot.paused && slot.pass.is_none() && self.group_of(slot) == *group;
-        let active: Vec<usize> = (0..self.slots.len()).filter(|i| is_free(&self.slots[*i])).collect();
-        let (lost, proven): (Vec<usize>, Vec<usize>) =
-            active.iter().partition(|i| self.slots[**i].unit.lost_coverage().is_some());
-        if proven.is_empty() {
-            return lost;
+    /// The disks of a group that share its next cut.
+    fn members(&self, group: &Group) -> Vec<usize> {
+        let is_free = |slot: &Slot| !slot.paused && !slot.is_lost() && self.group_of(slot) == *group;
+        (0..self.slots.len()).filter(|i| is_free(&self.slots[*i])).collect()
+    }
+
+    /// A cut has found that coverage of a disk is lost.
+    async fn fell_out(&mut self, disk: &DiskIdentity, reason: &str) {
+        tracing::warn!(%disk, %reason, "the disk leaves the cut: it is compared with its newest point");
+        self.failing = true;
+        let Some(slot) = self.slots.iter_mut().find(|slot| slot.unit.identity == *disk) else { return };
+        let mut reason = format!("coverage is lost: {reason}; the disk is compared with its newest point");
+        if slot.passes >= MAX_WIDENINGS {
+            (slot.passes, slot.pass_after) = (0, Instant::now() + RESCAN_AGAIN);
+            reason.push_str(&format!(
+                " in an hour: it was compared {MAX_WIDENINGS} times and writes were missed each time"
+            ));
         }
-        for index in lost {
-            let terms = self.terms(Order { cut: None, ..order }, &[index]);
-            let slot = &mut self.slots[index];
-            let taken = vec![(Arc::clone(&slot.unit), slot.member.take())];
-            let work = perform(taken, self.dialer.clone(), self.pace.clone(), terms);
-            let disk = slot.unit.identity.clone();
-            let task = async move { (disk, work.await.map_err(|e| e.to_string())) };
-            slot.pass = Some(AbortOnDrop(self.passes.spawn(task)));
-        }
-        proven
+        let actions = vec![slot.action];
+        let _ = self.events.send(Event::Failed { actions, reason }).await;
+        self.begin_passes();
     }
 
     /// One cut of these slots. `None` when the commands have ended.
@@ -359,23 +448,39 @@ impl Cutter {
         }
     }
 
-    /// The disk is covered again, or stays as it was until the next cut.
-    async fn pass_ended(&mut self, disk: &DiskIdentity, result: Result<Done, String>) {
+    /// The disk can be cut again, and is at once; or it is tried again; or nobody wants that now.
+    async fn pass_ended(&mut self, disk: &DiskIdentity, result: Result<(), CompareError>) {
         let Some(slot) = self.slots.iter_mut().find(|slot| slot.unit.identity == *disk) else { return };
         slot.pass = None;
+        let actions = vec![slot.action];
         match result {
-            Ok(done) => {
-                let actions = vec![slot.action];
-                self.keep(done);
+            Ok(()) => {
+                slot.backoff.reset();
+                slot.passes += 1;
+                self.due = Instant::now();
                 let _ = self.events.send(Event::Recovered { actions }).await;
             }
-            Err(reason) => {
-                slot.unit.abandoned();
-                tracing::warn!(%disk, %reason, "the disk could not be read as a whole; it is tried again");
-                let actions = vec![slot.action];
-                let _ = self.events.send(Event::Failed { actions, reason }).await;
+            Err(CompareError::Held(reason)) => slot.held = Some(reason),
+            Err(error) => {
+                let reason = format!("cannot compare the disk with its newest point: {error}");
+                slot.pass_after = Instant::now() + slot.backoff.next(random::id());
+                tracing::warn!(%disk, %reason, "it is tried again");
                 self.failing = true;
+                let _ = self.events.send(Event::Failed { actions, reason: reason.clone() }).await;
+                self.answer_waiting(disk, &reason).await;
             }
+        }
+    }
+
+    /// Answers the syncs that wait for nothing but this disk.
+    async fn answer_waiting(&mut self, disk: &DiskIdentity, reason: &str) {
+        let of_disk = |slot: &Slot| slot.unit.identity == *disk;
+        let (those, others): (Vec<Asked>, Vec<Asked>) = std::mem::take(&mut self.waiting)
+            .into_iter()
+            .partition(|asked| self.slots.iter().filter(|slot| asked.wants(slot)).all(of_disk));
+        self.waiting = others.into();
+        for asked in those {
+            self.answer(asked.request, asked.disk.as_ref(), &[failed(disk, reason)]).await;
         }
     }
 
@@ -386,8 +491,11 @@ impl Cutter {
                 let ours = |o: &&SyncOutcome| o.identity == slot.unit.identity;
                 let result = outcomes.iter().find(ours).and_then(|o| o.result.as_ref().ok());
                 slot.confirmed = result.is_some();
-                slot.fuzzy = result.is_some_and(|synced| synced.consistency == Consistency::Fuzzy);
+                // What cannot be read does not get better by itself, and is tried again whenever something changed.
+                slot.fuzzy = member.holes.is_empty()
+                    && result.is_some_and(|synced| synced.consistency == Consistency::Fuzzy);
                 slot.member = Some(member);
+                slot.passes = 0;
             }
         }
         outcomes
@@ -395,8 +503,13 @@ impl Cutter {
 
     /// Requests that can share the next cut: those that ask for the same.
     fn next_asked(&mut self) -> Vec<Asked> {
-        let Some(first) = self.waiting.front().map(|asked| asked.goal) else { return Vec::new() };
-        let (now, later): (Vec<_>, Vec<_>) = self.waiting.drain(..).partition(|asked| asked.goal == first);
+        let waiting: Vec<Asked> = self.waiting.drain(..).collect();
+        let Some(first) = waiting.iter().find(|a| self.is_ready(a)).map(|a| a.goal) else {
+            self.waiting = waiting.into();
+            return Vec::new();
+        };
+        let (now, later): (Vec<_>, Vec<_>) =
+            waiting.into_iter().partition(|asked| asked.goal == first && self.is_ready(asked));
         self.waiting = later.into();
         now
     }
@@ -408,6 +521,7 @@ impl Cutter {
             cut: order.cut.unwrap_or_else(|| CutId(random::id())),
             actions: members.iter().map(|i| self.slots[*i].action).collect(),
             missing: (0..self.slots.len()).filter(missing).map(|i| self.slots[i].why_missing()).collect(),
+            widens: false,
             rules: CutRules { goal: order.goal.unwrap_or(self.rules.goal), ..self.rules },
             hooks: Arc::clone(&self.hooks),
         }
@@ -453,8 +567,9 @@ impl Cutter {
 
     /// Answers a sync: with what became of each disk, and why the others that it asked for were not cut.
     async fn answer(&self, request: CutId, disk: Option<&DiskIdentity>, outcomes: &[SyncOutcome]) {
-        let wanted = |slot: &&Slot| disk.is_none_or(|disk| *disk == slot.unit.identity);
-        let apart = self.slots.iter().filter(|slot| slot.pass.is_some()).filter(wanted);
+        let told = |slot: &&Slot| outcomes.iter().any(|outcome| outcome.identity == slot.unit.identity);
+        let wanted = |slot: &&Slot| disk.is_none_or(|disk| *disk == slot.unit.identity) && !told(slot);
+        let apart = self.slots.iter().filter(|slot| !slot.paused && slot.is_lost()).filter(wanted);
         let mut all = outcomes.to_vec();
         all.extend(apart.map(|slot| failed(&slot.unit.identity, &slot.why_missing())));
         if let Some(disk) = disk.filter(|disk| all.iter().all(|outcome| outcome.identity != **disk)) {
@@ -465,7 +580,7 @@ impl Cutter {
 
     /// Says what changed since the newest point.
     async fn report(&mut self) {
-        for slot in self.slots.iter_mut().filter(|slot| !slot.paused && slot.pass.is_none()) {
+        for slot in self.slots.iter_mut().filter(|slot| !slot.paused && !slot.is_lost()) {
             if slot.member.is_none() && self.join_after <= Instant::now() {
                 slot.confirmed = false;
                 slot.member = join(&slot.unit, &self.dialer, self.pace.clone()).await.ok();

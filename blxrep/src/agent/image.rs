@@ -64,8 +64,8 @@ pub async fn attempt(
     }
     member.link.end().await?;
     published(&mut member, point).await?;
-    let carried = member.open.carried().clone();
-    on_thread(lease, move || unit.published(point, &carried)).await?.map_err(ImageError::Record)?;
+    let (read, holes) = (member.read_well(), unit.granules_of(&member.holes));
+    on_thread(lease, move || unit.published(point, &read, holes)).await?.map_err(ImageError::Record)?;
     Ok(point)
 }
 
@@ -111,7 +111,10 @@ async fn stream(
     loop {
         let since = Instant::now();
         let Some(frames) = reader.next().await else { return Ok(()) };
-        member.send(frames?, since).await?;
+        let frames = frames?;
+        // Noted before they are sent: an attempt that goes on behind them must not forget them.
+        member.find_holes()?;
+        member.send(frames, since).await?;
     }
 }
 

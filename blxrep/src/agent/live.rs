@@ -51,14 +51,13 @@ pub async fn perform(
     for (unit, _) in &disks {
         leases.push(unit.lease().await);
     }
-    let alone = disks.len() == 1;
     for ((unit, member), lease) in disks.into_iter().zip(leases) {
         let mut member = match member {
             Some(member) => member,
             None => join(&unit, &dialer, pace.clone()).await?,
         };
         member.lease = Some(lease);
-        points.push(open(&mut member, terms.cut, alone).await?);
+        points.push(open(&mut member, terms.cut).await?);
         members.push(member);
     }
     let summaries = conduct::run(&mut members, terms).await?;
@@ -85,47 +84,38 @@ pub async fn join(unit: &Arc<Unit>, dialer: &Dialer, pace: Pace) -> Result<LiveM
     Ok(Member::new(Arc::clone(unit), link))
 }
 
-/// Opens the disk's next point; one that carries the whole disk if the dispatcher cannot go on from what it has. In a
-/// group that is an error: the others need not wait for it.
-async fn open(member: &mut LiveMember, cut: CutId, alone: bool) -> Result<PointId, LiveError> {
+/// Opens the disk's next point. If the dispatcher cannot go on from what it has, coverage is lost.
+async fn open(member: &mut LiveMember, cut: CutId) -> Result<PointId, LiveError> {
     let point = PointId(random::id());
     let disk = member.unit.identity.clone();
-    let mut whole = member.unit.lost_coverage();
-    // The second answer cannot be `Discontinuous`: a whole point stands on any parent.
-    for _ in 0..2 {
-        let (acked, open) = member.unit.continuity();
-        let (epoch, whole_now) = (member.unit.epoch(), whole.clone());
-        member.link.say(&ToDispatcher::Begin { point, cut, epoch, acked, open, whole: whole_now }).await?;
-        match member.link.hear().await? {
-            ToAgent::Accept { point: accepted, parent } if accepted == point => {
-                let record = |reason| LiveError::Record { disk: disk.clone(), reason };
-                member.unit.opened(point, Some(parent)).map_err(record)?;
-                member.reset(whole);
-                return Ok(point);
-            }
-            ToAgent::Discontinuous { reason } if whole.is_none() => {
-                tracing::warn!(%disk, %reason, "the disk is read as a whole into the next point");
-                member.unit.lose_coverage(&reason);
-                if !alone {
-                    return Err(CutError::Lost { disk, reason }.into());
-                }
-                whole = Some(reason);
-            }
-            ToAgent::Refuse { reason } | ToAgent::Discontinuous { reason } => {
-                return Err(LiveError::Refused { disk, reason });
-            }
-            other => return Err(LinkError::Unexpected(format!("{other:?}")).into()),
-        }
+    if let Some(reason) = member.unit.lost_coverage() {
+        return Err(CutError::Lost { disk, reason }.into());
     }
-    Err(LiveError::Refused { disk, reason: "it accepted neither a delta nor the whole disk".to_owned() })
+    let ([acked, open, matched], epoch) = (member.unit.continuity(), member.unit.epoch());
+    member.link.say(&ToDispatcher::Begin { point, cut, epoch, acked, open, matched }).await?;
+    let record = |reason| LiveError::Record { disk: disk.clone(), reason };
+    match member.link.hear().await? {
+        ToAgent::Accept { point: accepted, parent } if accepted == point => {
+            member.unit.opened(point, Some(parent)).map_err(record)?;
+            member.reset(member.unit.gap());
+            Ok(point)
+        }
+        ToAgent::Discontinuous { reason } => {
+            member.unit.lose_coverage(&reason).map_err(record)?;
+            Err(CutError::Lost { disk, reason }.into())
+        }
+        ToAgent::Refuse { reason } => Err(LiveError::Refused { disk, reason }),
+        other => Err(LinkError::Unexpected(format!("{other:?}")).into()),
+    }
 }
 
 async fn published(member: &mut LiveMember, point: PointId) -> Result<(), LiveError> {
     let disk = member.unit.identity.clone();
     match member.link.hear().await? {
         ToAgent::Published { point: done } if done == point => {
-            let (unit, carried) = (Arc::clone(&member.unit), member.open.carried().clone());
-            let kept = on_thread(member.lease.take(), move || unit.published(point, &carried)).await?;
+            let (unit, read) = (Arc::clone(&member.unit), member.read_well());
+            let holes = unit.granules_of(&member.holes);
+            let kept = on_thread(member.lease.take(), move || unit.published(point, &read, holes)).await?;
             kept.map_err(|reason| LiveError::Record { disk, reason })
         }
         other => Err(LinkError::Unexpected(format!("{other:?}")).into()),

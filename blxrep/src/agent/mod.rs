@@ -12,6 +12,7 @@
 //!
 //! The loop owns all state; tasks own their connection and tell how they ended.
 
+mod compare;
 mod conduct;
 mod cutter;
 mod dialer;
@@ -21,11 +22,13 @@ mod image;
 mod link;
 mod live;
 mod pace;
+mod rescan;
 mod roll;
 mod round;
 mod session;
 mod settings;
 mod unit;
+mod verify_source;
 
 use crate::cli::start::AgentArgs;
 use crate::config::hooks::HooksConfig;
@@ -39,6 +42,7 @@ use crate::model::point::Coverage;
 use crate::model::policy::{CutRules, EffectivePolicy};
 use crate::wire::config::{Control, DiskStatus, Offer, ToAgent, ToDispatcher};
 use anyhow::Context;
+use compare::CompareError;
 use conduct::Terms;
 use cutter::{Command, Cutter, Event};
 use dialer::Dialer;
@@ -118,6 +122,8 @@ struct Agent {
     roll: Roll,
     images: BTreeMap<DiskIdentity, Image>,
     attempts: JoinSet<ImageEnd>,
+    /// Comparisons of disks with their newest points that a person asked for.
+    checks: JoinSet<(ActionId, Result<(), CompareError>)>,
     lives: BTreeMap<DiskIdentity, Live>,
     /// What the dispatcher was told last.
     offers: Vec<Offer>,
@@ -139,8 +145,14 @@ impl Agent {
         let mut tasks = JoinSet::new();
         tasks.spawn(session::run(settings.dialer.clone(), hear, to_send));
         tasks.spawn(
-            Cutter::new(settings.dialer.clone(), pace.clone(), Arc::clone(&settings.hooks), tell)
-                .run(commands),
+            Cutter::new(
+                settings.dialer.clone(),
+                pace.clone(),
+                settings.read_threads,
+                Arc::clone(&settings.hooks),
+                tell,
+            )
+            .run(commands),
         );
         Self {
             dialer: settings.dialer,
@@ -152,6 +164,7 @@ impl Agent {
             roll,
             images: BTreeMap::new(),
             attempts: JoinSet::new(),
+            checks: JoinSet::new(),
             lives: BTreeMap::new(),
             offers: Vec::new(),
             outbound,
@@ -179,11 +192,20 @@ impl Agent {
                 Some(ended) = self.attempts.join_next() => if let Ok(ended) = ended {
                     self.attempt_ended(ended).await;
                 },
-                _ = status.tick() => self.report_status().await,
+                Some(ended) = self.checks.join_next() => if let Ok((action, ended)) = ended {
+                    self.check_ended(action, ended).await;
+                },
+                _ = status.tick() => {
+                    self.report_status().await;
+                    if !self.roll.is_pinned().await {
+                        self.look_again().await;
+                    }
+                }
                 _ = look.tick() => self.look_again().await,
             }
         }
         self.attempts.shutdown().await;
+        self.checks.shutdown().await;
         // Session and cutter end when nobody can tell them anything any more; the session says goodbye first.
         drop((self.outbound, self.cutter, self.heard, self.events));
         let ended = async { while self.tasks.join_next().await.is_some() {} };
@@ -193,6 +215,7 @@ impl Agent {
     async fn hear(&mut self, heard: Heard) {
         match heard {
             Heard::Connected(accepted) => {
+                self.command(Command::Resume).await;
                 let inventory = self.roll.inventory(accepted).await;
                 self.say_inventory(inventory).await;
             }
@@ -210,6 +233,7 @@ impl Agent {
                 self.command(Command::Sync { request, disk, goal }).await;
             }
             ToAgent::Control { action, control } => self.control(action, control).await,
+            ToAgent::VerifySource { action, disk } => self.verify_source(action, disk).await,
             ToAgent::Ping(n) => self.say(ToDispatcher::Pong(n)).await,
         }
     }
@@ -249,6 +273,7 @@ impl Agent {
             rules: self.rules,
             hooks: Arc::clone(&self.hooks),
             missing: Vec::new(),
+            widens: true,
         };
         let task = self.attempts.spawn(async move {
             tokio::time::sleep(delay).await;
@@ -295,6 +320,31 @@ impl Agent {
         }
     }
 
+    /// Compares a disk with its newest point, beside everything else.
+    async fn verify_source(&mut self, action: ActionId, disk: DiskIdentity) {
+        let (dialer, pace, readers) = (self.dialer.clone(), self.pace.clone(), self.readers);
+        let unit = match self.lives.contains_key(&disk) {
+            true => self.roll.unit(&disk).await,
+            false => Err("the disk is not kept in sync: what changed on it is not known".to_owned()),
+        };
+        match unit {
+            Ok(unit) => {
+                self.checks.spawn(async move {
+                    (action, verify_source::run(unit, dialer, pace, readers, action).await)
+                });
+            }
+            Err(reason) => self.state(action, ActionState::Failed, reason).await,
+        }
+    }
+
+    async fn check_ended(&mut self, action: ActionId, ended: Result<(), CompareError>) {
+        match ended {
+            // The dispatcher knows.
+            Ok(()) | Err(CompareError::Held(_)) => {}
+            Err(error) => self.state(action, ActionState::Failed, error.to_string()).await,
+        }
+    }
+
     async fn control(&mut self, action: ActionId, control: Control) {
         let imaged = self.images.iter().find(|(_, i)| i.action == action).map(|(d, _)| d.clone());
         let live = self.lives.iter().find(|(_, live)| live.action == action).map(|(d, _)| d.clone());
@@ -313,8 +363,8 @@ impl Agent {
                 self.roll.release(disk).await;
                 self.ended(action, control).await;
             }
-            // An image is resumed by `Snapshot`; what is not known here has ended.
-            (Control::Resume, ..) => {}
+            // An image is resumed by `Snapshot`. What is not known here may be a rescan: it asks the dispatcher again.
+            (Control::Resume, ..) => self.command(Command::Resume).await,
             (Control::Pause | Control::Cancel | Control::Release, None, None) => {
                 self.ended(action, control).await;
             }
@@ -395,7 +445,7 @@ impl Agent {
 fn unit_status(unit: &Unit) -> DiskStatus {
     DiskStatus {
         identity: unit.identity.clone(),
-        coverage: unit.lost_coverage().map_or(Coverage::Proven, Coverage::Unknown),
-        notes: unit.notes(),
+        coverage: unit.gap().map_or(Coverage::Proven, Coverage::Unknown),
+        notes: unit.notes().into_iter().chain(unit.hole_note()).collect(),
     }
 }

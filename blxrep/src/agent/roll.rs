@@ -87,8 +87,38 @@ impl Roll {
         inventory
     }
 
-    /// Looks at the host, which may have changed.
+    /// Whether the pins are where they belong. Cheap.
+    pub async fn is_pinned(&self) -> bool {
+        let tracker = Arc::clone(&self.tracker);
+        let looked = tokio::task::spawn_blocking(move || {
+            // While a disk is being attached, nobody has to know.
+            tracker.try_lock().map_or(true, |tracker| tracker.is_pinned())
+        });
+        looked.await.unwrap_or(true)
+    }
+
+    /// Attaches the hooks anew if somebody removed their pins. Every disk is then tracked anew when it is asked for.
+    async fn look_at_pins(&mut self) {
+        let tracker = Arc::clone(&self.tracker);
+        let looked = tokio::task::spawn_blocking(move || {
+            let mut tracker = tracker.lock().unwrap_or_else(PoisonError::into_inner);
+            (!tracker.is_pinned()).then(|| tracker.renew())
+        });
+        match looked.await {
+            Ok(Some(Ok(()))) => {
+                tracing::error!("the pins were removed: everything is attached and pinned anew");
+                self.units.clear();
+            }
+            Ok(Some(Err(error))) => {
+                tracing::error!(%error, "the pins were removed, and nothing can be attached anew; it is tried again");
+            }
+            Ok(None) | Err(_) => {}
+        }
+    }
+
+    /// Looks at the host, which may have changed, and at the pins.
     pub async fn look_again(&mut self) -> (Footprint, Vec<Offer>) {
+        self.look_at_pins().await;
         let (options, named) = (self.host.clone(), self.named.clone());
         let footprint = match tokio::task::spawn_blocking(move || look(&options, &named)).await {
             Ok(Ok((inventory, chosen))) => {
@@ -221,19 +251,12 @@ fn begin(
     let mut tracker = tracker.lock().unwrap_or_else(PoisonError::into_inner);
     let (tracked, attach) = tracker.track(spec, Epoch(random::wide_id()))?;
     let device = spec.node.display().to_string();
-    let fresh = match attach {
-        Attach::Adopted => {
-            tracing::info!(%device, "tracking goes on: every change since the last point is known");
-            None
-        }
+    match attach {
+        Attach::Adopted => tracing::info!(%device, "tracking goes on where it was"),
         Attach::TakenOver { version } => {
-            tracing::info!(%device, from = version, "tracking goes on with new programs: every change is known");
-            None
+            tracing::info!(%device, from = version, "tracking goes on where it was, with new programs");
         }
-        Attach::Fresh { reason } => {
-            tracing::info!(%device, %reason, "tracking begins anew");
-            Some(reason)
-        }
-    };
-    Ok(Unit::new(spec.identity.clone(), device, source, tracked, lease, fresh))
+        Attach::Fresh { reason } => tracing::info!(%device, %reason, "tracking begins anew"),
+    }
+    Ok(Unit::new(spec.identity.clone(), device, source, tracked, lease))
 }

@@ -6,9 +6,10 @@ use super::unit::{AuditOutcome, Lease, Unit};
 use crate::engine::compression::Compression;
 use crate::engine::cut::{self, OpenPoint, Swept};
 use crate::engine::plan::RoundResult;
-use crate::io::reader::{self, DELTA_PIECE, IMAGE_PIECE, ReadFrame, Reader};
+use crate::io::reader::{self, DELTA_PIECE, HoleNotes, IMAGE_PIECE, ReadFrame, Reader};
 use crate::io::source::SourceError;
 use crate::model::granules::GranuleSet;
+use crate::model::holes::Holes;
 use crate::model::hook::HookResult;
 use crate::model::ids::{CutId, DiskIdentity};
 use crate::model::point::{Consistency, Coverage, CutSummary, Round};
@@ -23,8 +24,10 @@ use std::time::Instant;
 
 /// Reads in flight, shared out among the disks of a cut.
 const WORKERS: usize = 4;
-/// Times that a gap may be found and answered by reading a disk as a whole before the cut is given up: a disk whose
-/// writes are never all seen would be read for ever.
+/// A set of so many bytes is read in the pieces of an image.
+const COARSE: u64 = 1 << 40;
+/// Times that a gap may be found while a base is made, and answered by reading the disk as a whole again, before the cut
+/// is given up: a disk whose writes are never all seen would be read for ever. Also of rescans without a point between.
 pub const MAX_WIDENINGS: u32 = 2;
 
 /// Why a cut did not become a point. Nothing is lost: everything that was swept is still pending.
@@ -43,8 +46,7 @@ pub enum CutError {
     #[error("the audit of {disk} failed: {reason}")]
     Audit { disk: DiskIdentity, reason: String },
     #[error(
-        "{disk}: {reason}; the disk was read as a whole {MAX_WIDENINGS} times and writes were missed each time; \
-         if its pins were removed, restart the agent"
+        "{disk}: {reason}; the disk was read as a whole {MAX_WIDENINGS} times and writes were missed each time"
     )]
     NeverCovered { disk: DiskIdentity, reason: String },
     #[error(
@@ -52,6 +54,8 @@ pub enum CutError {
          changed stays dirty: this is a mistake of the program, please report it"
     )]
     Unread { disk: DiskIdentity, granules: u64 },
+    #[error("{disk}: {holes}, and there may be more: the disk is failing, and no point of it is made")]
+    Failing { disk: DiskIdentity, holes: String },
     #[error("coverage of {disk} is lost: {reason}")]
     Lost { disk: DiskIdentity, reason: String },
     #[error("the policy wants no such point: {0}")]
@@ -67,6 +71,9 @@ pub struct Member<S, R> {
     pub link: Link<S, R>,
     pub open: OpenPoint,
     pub coverage: Coverage,
+    /// What could not be read of the point that is being formed.
+    pub holes: Holes,
+    notes_of_holes: HoleNotes,
     /// Held from the opening of a point to its acknowledgement.
     pub lease: Option<Lease>,
     rounds: Vec<Round>,
@@ -86,6 +93,8 @@ where
             link,
             open: OpenPoint::new(),
             coverage: Coverage::Proven,
+            holes: Holes::new(),
+            notes_of_holes: HoleNotes::default(),
             lease: None,
             rounds: Vec::new(),
             notes: Vec::new(),
@@ -94,14 +103,13 @@ where
         }
     }
 
-    /// Starts the next point with nothing carried.
-    pub fn reset(&mut self, whole: Option<String>) {
+    /// Starts the next point with nothing carried. After a `gap`, what the point has to carry was found by a rescan.
+    pub fn reset(&mut self, gap: Option<String>) {
         self.rounds.clear();
         self.notes.clear();
-        (self.open, self.coverage) = match whole {
-            None => (OpenPoint::new(), Coverage::Proven),
-            Some(reason) => (OpenPoint::whole(self.unit.granules()), Coverage::Unknown(reason)),
-        };
+        self.holes = Holes::new();
+        self.open = OpenPoint::new();
+        self.coverage = gap.map_or(Coverage::Proven, Coverage::Unknown);
     }
 
     /// Sends frames, and learns from what that cost whether to compress the next ones.
@@ -124,8 +132,36 @@ where
         workers: usize,
         hold: usize,
     ) -> Result<Reader, CutError> {
-        let options = reader::Options { workers, compress: Arc::clone(&self.compress), hold };
+        let (compress, holes) = (Arc::clone(&self.compress), self.notes_of_holes.clone());
+        // What a pass that broke off has noted.
+        let _ = holes.take();
+        let options = reader::Options { workers, compress, hold, holes };
         Reader::start(&self.unit.source, pieces, &options).map_err(CutError::Threads)
+    }
+
+    /// Takes in what could not be read since the last call. Those granules are dirty from here on, so that nobody
+    /// takes the zeroes that stand for them for content: neither a later attempt nor a later point.
+    pub fn find_holes(&mut self) -> Result<(), CutError> {
+        let found = self.notes_of_holes.take();
+        if found.is_empty() {
+            return Ok(());
+        }
+        tracing::warn!(disk = %self.unit.identity, "{found}");
+        self.unit.mark_dirty(&self.unit.granules_of(&found));
+        self.holes.add_all(&found);
+        match self.holes.fit() {
+            true => Ok(()),
+            false => {
+                let (disk, holes) = (self.unit.identity.clone(), self.holes.to_string());
+                Err(CutError::Failing { disk, holes })
+            }
+        }
+    }
+
+    /// What the point carries and was read: clean when it is published.
+    #[must_use]
+    pub fn read_well(&self) -> GranuleSet {
+        self.open.carried() - &self.unit.granules_of(&self.holes)
     }
 
     /// Reads a set, sending what is more than the hold; returns what is still held.
@@ -137,8 +173,8 @@ where
     ) -> Result<VecDeque<Vec<ReadFrame>>, CutError> {
         let granule = self.unit.granule();
         let disk_bytes = self.unit.bytes();
-        // A pass over the whole disk in small pieces would make millions of extents, to gain nothing.
-        let piece = if self.coverage == Coverage::Proven { DELTA_PIECE } else { IMAGE_PIECE };
+        // Small pieces of so much would make millions of extents, to gain nothing.
+        let piece = if set.len() * granule.bytes() < COARSE { DELTA_PIECE } else { IMAGE_PIECE };
         let max = u32::try_from(u64::from(piece) / granule.bytes()).unwrap_or(1).max(1);
         let ranges = move |set: &GranuleSet| {
             set.clone().into_pieces(max).map(move |p| granule.byte_range(p, disk_bytes))
@@ -167,6 +203,9 @@ where
         if read != bytes {
             return Err(CutError::Short { disk: self.unit.identity.clone(), read, bytes });
         }
+        // What was a hole before has been tried again.
+        set.runs().for_each(|run| self.holes.close(&granule.byte_range(run, disk_bytes)));
+        self.find_holes()?;
         Ok(held)
     }
 
@@ -183,16 +222,22 @@ where
                 notes.push(note.clone());
             }
         }
+        let mut consistency = sealing.consistency;
+        if !self.holes.is_empty() {
+            notes.push(format!("{}; without them the point would be {consistency}", self.holes));
+            consistency = Consistency::Fuzzy;
+        }
         Ok(CutSummary {
             cut: sealing.cut,
             at: sealing.at,
-            consistency: sealing.consistency,
+            consistency,
             coverage: self.coverage.clone(),
             notes,
             rounds: self.rounds.clone(),
             freeze_ms: sealing.freeze_ms,
             hooks: sealing.hooks.clone(),
             group: group.to_vec(),
+            holes: self.holes.clone(),
         })
     }
 }

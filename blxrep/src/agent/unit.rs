@@ -5,7 +5,9 @@ use crate::engine::cut::{self, Witnesses};
 use crate::io::source::DiskSource;
 use crate::io::tracker::DiskTracker;
 use crate::model::bitmap::Bitmap;
+use crate::model::comparison::Compared;
 use crate::model::granules::GranuleSet;
+use crate::model::holes::Holes;
 use crate::model::ids::{DiskIdentity, Epoch, PointId};
 use crate::model::tracking::{Baseline, BaselineSearch, SKIPPED_WORD, Sample};
 use crate::model::units::GranuleSize;
@@ -35,9 +37,12 @@ pub type Lease = Arc<tokio::sync::OwnedMutexGuard<()>>;
 #[derive(Debug)]
 struct State {
     audit: Audit,
-    /// Why the next point must carry the whole disk. The maps remember that too (every granule is pending); this
-    /// is the reason that the point will show.
-    lost: Option<String>,
+    /// What a rescan that broke off has found. It counts for as long as nothing of the disk was swept.
+    compared: Option<Compared>,
+    /// What the newest point could not hold, because it cannot be read.
+    holes: GranuleSet,
+    /// What points carried since a comparison began that goes on beside them.
+    watched: Option<GranuleSet>,
 }
 
 /// What the audit says of the point that was formed last.
@@ -52,18 +57,18 @@ pub enum AuditOutcome {
 }
 
 impl Unit {
-    /// A disk whose tracking has just begun or been taken up again. `fresh` says why nothing from before counts.
+    /// A disk whose tracking has just begun or been taken up again; its record says which.
     pub fn new(
         identity: DiskIdentity,
         device: String,
         source: DiskSource,
         tracker: Arc<DiskTracker>,
         lease: Arc<tokio::sync::Mutex<()>>,
-        fresh: Option<String>,
     ) -> Self {
         let audit = Audit::new(tracker.record().baseline, tracker.reporting());
         let source = Arc::new(source);
-        Self { identity, source, device, tracker, lease, state: Mutex::new(State { audit, lost: fresh }) }
+        let state = Mutex::new(State { audit, compared: None, holes: GranuleSet::new(), watched: None });
+        Self { identity, source, device, tracker, lease, state }
     }
 
     /// Waits until nobody works on the disk any more.
@@ -93,10 +98,11 @@ impl Unit {
         self.tracker.record().epoch
     }
 
-    /// What the pinned record knows: the point that was acknowledged last, and the one whose fate is unknown.
-    pub fn continuity(&self) -> (Option<PointId>, Option<PointId>) {
+    /// What the pinned record knows: the point that was acknowledged last, the one whose fate is unknown, and the one
+    /// that the disk was compared with.
+    pub fn continuity(&self) -> [Option<PointId>; 3] {
         let record = self.tracker.record();
-        (record.acknowledged, record.open)
+        [record.acknowledged, record.open, record.matched]
     }
 
     /// Records that `point` is being sent, on top of `parent`.
@@ -109,14 +115,20 @@ impl Unit {
 
     /// `point`, which carries these granules, is durable at the dispatcher: they are clean but for what moved since,
     /// coverage counts from here, and a shortfall that was measured for the point is written off. Scans the maps.
-    pub fn published(&self, point: PointId, carried: &GranuleSet) -> Result<(), String> {
+    /// `holes` could not be read: they stay dirty, and every later point tries them again.
+    pub fn published(&self, point: PointId, carried: &GranuleSet, holes: GranuleSet) -> Result<(), String> {
+        // Before it is cleared: who looks at the maps and then here misses nothing.
+        if let Some(watched) = &mut self.state().watched {
+            watched.union_with(carried);
+        }
         cut::acknowledge(self, carried);
         let mut state = self.state();
         state.audit.published();
         state.audit.take_changed();
-        state.lost = None;
+        state.holes = holes;
         let mut record = self.tracker.record();
         (record.acknowledged, record.open, record.baseline) = (Some(point), None, *state.audit.baseline());
+        (record.gap, record.matched) = (None, None);
         self.tracker.store_record(&record).map_err(|e| e.to_string())
     }
 
@@ -125,15 +137,70 @@ impl Unit {
         self.state().audit.abandoned();
     }
 
-    /// Why the next point must carry the whole disk.
-    pub fn lost_coverage(&self) -> Option<String> {
-        self.state().lost.clone()
+    /// Why coverage was lost after the newest point: what the next point will show.
+    pub fn gap(&self) -> Option<String> {
+        self.tracker.record().gap
     }
 
-    /// Every granule may differ from what the dispatcher has. Kept in the maps, so that a crash does not forget it.
-    pub fn lose_coverage(&self, reason: &str) {
+    /// Why the disk has to be compared with the newest point before anything else.
+    pub fn lost_coverage(&self) -> Option<String> {
+        let record = self.tracker.record();
+        record.gap.filter(|_| record.matched.is_none())
+    }
+
+    /// Every granule may differ from what the dispatcher has. Kept in the maps and in the record, in this order, so
+    /// that a crash does not forget it.
+    pub fn lose_coverage(&self, reason: &str) -> Result<(), String> {
         self.tracker.pending().mark(&GranuleSet::full(self.granules()));
-        self.state().lost = Some(reason.to_owned());
+        let mut state = self.state();
+        state.compared = None;
+        let mut record = self.tracker.record();
+        (record.gap, record.matched) = (Some(reason.to_owned()), None);
+        self.tracker.store_record(&record).map_err(|e| e.to_string())
+    }
+
+    /// Prepares a comparison: everything is dirty, and what changes from here on is marked beside that. What is read
+    /// before this returns does not count.
+    pub fn arm(&self) {
+        self.state().compared = None;
+        self.tracker.pending().mark(&GranuleSet::full(self.granules()));
+        cut::sweep(&[self]);
+    }
+
+    /// What a comparison with this point that broke off has found. Nothing was swept since: the disk is in no cut.
+    pub fn take_compared(&self, point: PointId) -> Option<Compared> {
+        self.state().compared.take().filter(|compared| compared.point == point)
+    }
+
+    /// Keeps what a comparison has found so far.
+    pub fn keep_compared(&self, compared: Compared) {
+        self.state().compared = Some(compared);
+    }
+
+    /// The granules that were equal to the point's when they were read, after [`Self::arm`], are as clean as if a point
+    /// that carried them had been published: what was written since is marked, what is in flight stays. Only then
+    /// does the record name the point.
+    pub fn narrow(&self, compared: &Compared) -> Result<(), String> {
+        let equal = &GranuleSet::full(self.granules()) - &compared.differing;
+        cut::acknowledge(self, &equal);
+        let _state = self.state();
+        let mut record = self.tracker.record();
+        (record.acknowledged, record.open) = (Some(compared.point), None);
+        record.matched = Some(compared.point);
+        self.tracker.store_record(&record).map_err(|e| e.to_string())
+    }
+
+    /// From here on, what points carry is remembered, so that a comparison beside them knows what changed.
+    pub fn watch(&self) {
+        self.state().watched = Some(GranuleSet::new());
+    }
+
+    /// Everything that changed since [`Self::watch`], and what was dirty then. Ends the watch.
+    pub fn unwatch(&self) -> GranuleSet {
+        // Looked at first: what an acknowledgement clears here meanwhile was added there before.
+        let mut changed = self.dirty();
+        changed.union_with(&self.state().watched.take().unwrap_or_default());
+        changed
     }
 
     /// Everything that may differ from what the dispatcher has.
@@ -145,9 +212,22 @@ impl Unit {
         dirty
     }
 
-    /// Whether nothing changed since the last point.
+    /// Whether nothing changed since the last point. That something still cannot be read is no change.
     pub fn is_clean(&self) -> bool {
-        self.lost_coverage().is_none() && self.dirty().is_empty()
+        let holes = self.state().holes.clone();
+        self.gap().is_none() && (&self.dirty() - &holes).is_empty()
+    }
+
+    /// The granules that holes touch.
+    pub fn granules_of(&self, holes: &Holes) -> GranuleSet {
+        let mut granules = GranuleSet::new();
+        holes.bytes().for_each(|bytes| granules.insert_range(self.granule().touched(bytes)));
+        granules
+    }
+
+    /// Keeps granules for the next round and the next point.
+    pub fn mark_dirty(&self, granules: &GranuleSet) {
+        self.tracker.pending().mark(granules);
     }
 
     /// Whether no audit speaks against that. Blocks.
@@ -162,6 +242,15 @@ impl Unit {
             .iter()
             .map(|class| format!("{class} requests are not audited: the kernel does not account them"))
             .collect()
+    }
+
+    /// What the newest point lacks.
+    pub fn hole_note(&self) -> Option<String> {
+        let bytes = self.state().holes.len() * self.granule().bytes();
+        let note = || {
+            format!("the newest point has holes, see its notes: {bytes} bytes are tried again in the next")
+        };
+        (bytes > 0).then(note)
     }
 
     /// Looks at both witnesses until they prove something, for a bounded time. Blocks.
@@ -188,7 +277,7 @@ impl Unit {
                 Verdict::Proven => return Ok(AuditOutcome::Proven(self.notes())),
                 Verdict::Unproven(reason) => return Ok(AuditOutcome::Unproven(reason)),
                 Verdict::Gap(reason) => {
-                    self.lose_coverage(&reason);
+                    self.lose_coverage(&reason)?;
                     self.rebase()?;
                     return Ok(AuditOutcome::Gap(reason));
                 }

@@ -42,6 +42,8 @@ pub struct RestoreRequest {
     /// Overwrite what is there. Without it, a target that exists is answered with `ApiError::unconfirmed`, whose
     /// message says what would be overwritten.
     pub yes: bool,
+    /// Write zeroes for what the point lacks because it could not be read. Without it, such a point is refused.
+    pub allow_holes: bool,
 }
 
 /// The dispatcher as the API sees it. The routes turn what people type into ids (`resolve`) before they call it,
@@ -103,6 +105,9 @@ pub trait Backend: Send + Sync + 'static {
 
     /// Begins it: one action for each disk that has something to be done.
     fn consolidate(&self, filter: Filter) -> impl Future<Output = Result<Vec<ActionRow>>> + Send;
+
+    /// Compares a disk with its newest point, counting as different only what is not known to have changed.
+    fn verify_source(&self, disk: DiskId) -> impl Future<Output = Result<ActionRow>> + Send;
 
     /// What a verify found; `not_found` for an action that is no verify or has not ended.
     fn verify_report(&self, action: ActionId) -> impl Future<Output = Result<VerifyReport>> + Send;

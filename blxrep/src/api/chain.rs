@@ -4,6 +4,7 @@
 
 use super::error::{ApiError, Result};
 use crate::format::trailer::Digest;
+use crate::model::holes::Holes;
 use crate::model::ids::{AgentId, DiskId, GenerationId, PointId};
 use crate::model::point::Point;
 use crate::model::units::GranuleSize;
@@ -30,6 +31,8 @@ pub struct PointChain {
     pub base: BaseLink,
     /// Oldest first.
     pub deltas: Vec<DeltaLink>,
+    /// Sectors that could not be read of the disk: a view gives an error there.
+    pub holes: Holes,
 }
 
 /// The base image of a chain.
@@ -74,6 +77,7 @@ impl PointChain {
                 bytes: chain.base.bytes,
             },
             deltas: chain.deltas.iter().map(delta).collect::<Result<_>>()?,
+            holes: chain.holes.clone(),
         })
     }
 
@@ -93,7 +97,8 @@ impl PointChain {
         let granule = GranuleSize::from_shift(self.granule.trailing_zeros())
             .filter(|granule| granule.bytes() == self.granule)
             .ok_or_else(|| strange(format!("a granule of {} bytes", self.granule)))?;
-        Ok(Chain { base, deltas, bytes: self.bytes, granule, place: self.place() })
+        let holes = self.holes.clone();
+        Ok(Chain { base, deltas, bytes: self.bytes, granule, holes, place: self.place() })
     }
 
     /// Where the lease on its files is held.
@@ -161,7 +166,9 @@ mod tests {
         };
         let delta = DeltaFiles { path: "/data/incremental/d/g/p.bak".into(), root: [0xfe; 32] };
         let place = ViewPlace { generation: GenerationId(3), revision: 7, sequence: 5 };
-        Chain { base, deltas: vec![delta], bytes: 2 << 20, granule: GranuleSize::default(), place }
+        let mut holes = Holes::new();
+        holes.add(3..5);
+        Chain { base, deltas: vec![delta], bytes: 2 << 20, granule: GranuleSize::default(), holes, place }
     }
 
     fn point() -> Point {
@@ -185,6 +192,7 @@ mod tests {
                 freeze_ms: None,
                 hooks: Vec::new(),
                 group: Vec::new(),
+                holes: Default::default(),
             },
             bytes: 0,
             stored: 0,

@@ -6,7 +6,7 @@ use super::error::{ApiError, ErrorBody};
 use super::socket::{connect, socket_path};
 use super::types::{
     ActionRow, AgentDetail, AgentRow, Control, DiskRow, DispatcherStatus, ListQuery, PointRow, RestoreBody,
-    SnapshotBody, SyncBody, SyncRow, VerifyBody, VerifyReport,
+    SnapshotBody, SourceBody, SyncBody, SyncRow, VerifyBody, VerifyReport,
 };
 use crate::model::ids::ActionId;
 use bytes::Bytes;
@@ -128,6 +128,10 @@ impl Client {
 
     pub async fn restore(&self, body: &RestoreBody) -> Result<ActionRow> {
         self.post("/api/v1/restores", body).await
+    }
+
+    pub async fn verify_source(&self, body: &SourceBody) -> Result<ActionRow> {
+        self.post("/api/v1/verifications/source", body).await
     }
 
     pub async fn verify(&self, body: &VerifyBody) -> Result<ActionRow> {

@@ -19,6 +19,7 @@
 //! | `POST /api/v1/syncs` [`types::SyncBody`] | `[`[`types::SyncRow`]`]` |
 //! | `POST /api/v1/restores` [`types::RestoreBody`] | [`types::ActionRow`] |
 //! | `POST /api/v1/verifications` [`types::VerifyBody`] | [`types::ActionRow`] |
+//! | `POST /api/v1/verifications/source` [`types::SourceBody`] | [`types::ActionRow`] |
 //!
 //! Agents, disks, points and actions are named in a request as a person names them ([`resolve`]). Everything that
 //! is not done is answered with the status of its [`error::ErrorCode`] and `{"error":{"code","message"}}`.

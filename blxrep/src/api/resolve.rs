@@ -60,6 +60,22 @@ pub fn disk<'a>(disks: &'a [DiskRow], text: &str) -> Result<&'a DiskRow> {
     }
 }
 
+/// The only disk that has points.
+pub fn only_with_points(disks: &[DiskRow]) -> Result<&DiskRow> {
+    let mut found = disks.iter().filter(|row| row.newest_point.is_some());
+    match (found.next(), found.next()) {
+        (Some(row), None) => Ok(row),
+        (None, _) => Err(ApiError::refused("the agent has no disk with points".to_owned())),
+        (Some(_), Some(_)) => {
+            let with_points = disks.iter().filter(|row| row.newest_point.is_some());
+            let known = list(with_points.map(|row| row.device.clone()));
+            Err(ApiError::invalid(format!(
+                "the agent has more than one disk with points: name one of {known}"
+            )))
+        }
+    }
+}
+
 /// The ids that begin with the digits of `text`, as a range of numbers. `what` is the noun for the error.
 pub fn id_range(what: &str, text: &str) -> Result<RangeInclusive<u64>> {
     let digits = text.len();

@@ -9,7 +9,7 @@ use super::metrics::{self, Scrape};
 use super::resolve;
 use super::types::{
     ActionRow, AgentDetail, AgentRow, Control, DiskRow, DispatcherStatus, ListQuery, PointRow, RestoreBody,
-    SnapshotBody, SyncBody, SyncRow, VerifyBody, VerifyReport,
+    SnapshotBody, SourceBody, SyncBody, SyncRow, VerifyBody, VerifyReport,
 };
 use crate::model::ids::{ActionId, PointId};
 use axum::body::{Bytes, HttpBody};
@@ -63,6 +63,7 @@ pub fn router<B: Backend>(backend: Arc<B>, stop: watch::Receiver<bool>) -> Route
         .route("/api/v1/verifications", post(verify::<B>))
         .route("/api/v1/consolidations", post(consolidate::<B>))
         .route("/api/v1/consolidations/plan", get(consolidation_plan::<B>))
+        .route("/api/v1/verifications/source", post(verify_source::<B>))
         .fallback(no_route)
         .method_not_allowed_fallback(no_route)
         .with_state(backend)
@@ -194,7 +195,7 @@ async fn restore<B: Backend>(State(b): State<Arc<B>>, Body(body): Body<RestoreBo
         return Err(ApiError::invalid(format!("cannot restore to `{}`: give an absolute path", body.to)));
     }
     let point = point_id(&*b, &body.point).await?;
-    b.restore(RestoreRequest { point, to, yes: body.yes }).await.map(Json)
+    b.restore(RestoreRequest { point, to, yes: body.yes, allow_holes: body.allow_holes }).await.map(Json)
 }
 
 async fn verify<B: Backend>(State(b): State<Arc<B>>, Body(body): Body<VerifyBody>) -> Answer<ActionRow> {
@@ -217,6 +218,19 @@ async fn consolidate<B: Backend>(
 async fn consolidation_plan<B: Backend>(State(b): State<Arc<B>>, uri: Uri) -> Answer<ConsolidationPlan> {
     let filter = filter(&*b, &query(&uri)?).await?;
     b.consolidation_plan(filter).await.map(Json)
+}
+
+async fn verify_source<B: Backend>(
+    State(b): State<Arc<B>>,
+    Body(body): Body<SourceBody>,
+) -> Answer<ActionRow> {
+    let agent = resolve::agent(&b.agents().await?, &body.agent)?;
+    let disks = b.disks(Some(agent)).await?;
+    let disk = match &body.disk {
+        Some(text) => resolve::disk(&disks, text)?.id,
+        None => resolve::only_with_points(&disks)?.id,
+    };
+    b.verify_source(disk).await.map(Json)
 }
 
 async fn point_id<B: Backend>(b: &B, text: &str) -> Result<PointId> {

@@ -3,6 +3,7 @@
 //! Ids are hex digits, times RFC 3339, sizes bytes. What is not known is `null`.
 
 use crate::model::action::{ActionKind, ActionState};
+use crate::model::holes::Holes;
 use crate::model::hook::HookResult;
 use crate::model::host::Footprint;
 use crate::model::ids::{ActionId, AgentId, CutId, DiskId, GenerationId, PointId, StoreId};
@@ -163,6 +164,9 @@ pub struct PointRow {
     pub group: Vec<String>,
     /// Why it is not `quiet`, and what the audit said.
     pub notes: Vec<String>,
+    /// Ranges of sectors that could not be read of the disk: what they held is not known, and the point is incomplete.
+    #[serde(default)]
+    pub holes: Holes,
 }
 
 /// One action.
@@ -211,6 +215,9 @@ pub struct VerifyReport {
     pub bytes: u64,
     /// Empty when everything is as it was stored.
     pub problems: Vec<VerifyProblem>,
+    /// Points that lack sectors which could not be read: stored as they were sent, and not the whole disk.
+    #[serde(default)]
+    pub incomplete: Vec<String>,
 }
 
 /// Something in the store that is not as it was stored.
@@ -274,6 +281,9 @@ pub struct RestoreBody {
     /// Overwrite what is there.
     #[serde(default)]
     pub yes: bool,
+    /// Write zeroes for what the point lacks because it could not be read.
+    #[serde(default)]
+    pub allow_holes: bool,
 }
 
 /// `POST /api/v1/verifications`.
@@ -283,6 +293,16 @@ pub struct VerifyBody {
     /// One point and what it depends on; the whole store without it.
     #[serde(default)]
     pub point: Option<String>,
+}
+
+/// `POST /api/v1/verifications/source`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SourceBody {
+    pub agent: String,
+    /// Device, identity or id; may be left out where the agent has one disk with points.
+    #[serde(default)]
+    pub disk: Option<String>,
 }
 
 /// The query of `GET /api/v1/disks`, `/points` and `/actions`.

@@ -10,7 +10,7 @@ use crate::api::client::{Client, ClientError};
 use crate::api::error::{ApiError, ErrorCode};
 use crate::api::text::printable;
 use crate::api::types::{
-    ActionRow, Control, RestoreBody, SnapshotBody, SyncBody, SyncRow, VerifyBody, VerifyReport,
+    ActionRow, Control, RestoreBody, SnapshotBody, SourceBody, SyncBody, SyncRow, VerifyBody, VerifyReport,
 };
 use crate::model::action::ActionState;
 use crate::model::policy::Goal;
@@ -45,9 +45,13 @@ const VERIFY_EXAMPLES: &str = "\
 Reads what is stored and compares it with the digests of the catalog. Names every file that differs, and the points
 that depend on it.
 
+With --source, a disk is read on its server and compared, by digests, with its newest point. What changed since counts as
+equal: only what differs although nothing was seen to change it is named.
+
 Examples:
   blxrep verify
-  blxrep verify 4f0c --json";
+  blxrep verify 4f0c --json
+  blxrep verify --source web1 --disk sdb";
 
 /// Make a full image of a disk and publish it as the base of a generation
 #[derive(Debug, Args)]
@@ -121,6 +125,9 @@ pub struct RestoreArgs {
     /// Overwrite what is there
     #[arg(long)]
     yes: bool,
+    /// Restore a point that lacks sectors which could not be read, with zeroes there
+    #[arg(long)]
+    allow_holes: bool,
     /// Return as soon as it has begun
     #[arg(long)]
     no_wait: bool,
@@ -134,6 +141,12 @@ pub struct RestoreArgs {
 pub struct VerifyArgs {
     /// Id of a point, or its first digits; everything without it
     point: Option<String>,
+    /// Compare what a disk of this agent holds with its newest point
+    #[arg(long, value_name = "AGENT", conflicts_with = "point")]
+    source: Option<String>,
+    /// Device, identity or id of that disk; needed where the agent has several
+    #[arg(long, requires = "source")]
+    disk: Option<String>,
     /// Return as soon as it has begun
     #[arg(long)]
     no_wait: bool,
@@ -181,7 +194,11 @@ pub async fn control(args: ControlArgs, control: Control) -> Result<(), CliError
 pub async fn restore(args: RestoreArgs) -> Result<(), CliError> {
     let client = args.common.client();
     let to = absolute(&args.to)?;
-    let mut action = begin_restore(&client, RestoreBody { point: args.point, to, yes: args.yes }).await?;
+    let mut action = begin_restore(
+        &client,
+        RestoreBody { point: args.point, to, yes: args.yes, allow_holes: args.allow_holes },
+    )
+    .await?;
     if !args.no_wait {
         action = follow(&client, action, Interrupt::Cancels).await?;
     }
@@ -190,7 +207,11 @@ pub async fn restore(args: RestoreArgs) -> Result<(), CliError> {
 
 pub async fn verify(args: VerifyArgs) -> Result<(), CliError> {
     let client = args.common.client();
-    let action = client.verify(&VerifyBody { point: args.point }).await?;
+    let of_source = args.source.is_some();
+    let action = match args.source {
+        Some(agent) => client.verify_source(&SourceBody { agent, disk: args.disk }).await?,
+        None => client.verify(&VerifyBody { point: args.point }).await?,
+    };
     if args.no_wait {
         return args.common.output().result(&action, action_line);
     }
@@ -208,6 +229,7 @@ pub async fn verify(args: VerifyArgs) -> Result<(), CliError> {
     args.common.output().result(&report, report_text)?;
     match report.problems.len() {
         0 => outcome(&action),
+        _ if of_source => Err(CliError::Failed("the disk is not what its newest point says".into())),
         1 => Err(CliError::Failed("1 file is not as it was stored".into())),
         n => Err(CliError::Failed(format!("{n} files are not as they were stored"))),
     }
@@ -308,6 +330,9 @@ fn report_text(report: &VerifyReport) -> String {
     for problem in &report.problems {
         let point = problem.point.map(|p| format!(" (point {p})")).unwrap_or_default();
         let _ = writeln!(text, "{}{point}: {}", printable(&problem.file), printable(&problem.what));
+    }
+    for point in &report.incomplete {
+        let _ = writeln!(text, "incomplete: {}", printable(point));
     }
     text
 }

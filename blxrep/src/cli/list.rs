@@ -166,7 +166,11 @@ fn points_table(rows: &[PointRow]) -> Table {
             row.kind.to_string(),
             Clock(row.cut).to_string(),
             row.consistency.to_string(),
-            row.coverage.to_string(),
+            if row.holes.is_empty() {
+                row.coverage.to_string()
+            } else {
+                format!("incomplete: {}", row.holes)
+            },
             ByteCount(row.bytes).to_string(),
             ByteCount(row.stored).to_string(),
             row.rounds.to_string(),

@@ -220,6 +220,10 @@ impl Backend for Control {
         self.ask(move |hub| hub.consolidate(filter.agent.as_ref(), filter.disk)).await
     }
 
+    async fn verify_source(&self, disk: DiskId) -> Result<ActionRow> {
+        self.ask(move |hub| hub.verify_source(disk)).await
+    }
+
     async fn verify_report(&self, action: ActionId) -> Result<VerifyReport> {
         self.ask(move |hub| {
             let found = hub.reports.iter().find(|r| r.action == action).cloned();
@@ -244,7 +248,7 @@ impl Hub {
         Ok(actions)
     }
 
-    fn action_row(&self, id: ActionId) -> Result<ActionRow> {
+    pub fn action_row(&self, id: ActionId) -> Result<ActionRow> {
         let action = match self.open.get(&id) {
             Some(open) => open.clone(),
             None => self.store.action(id)?,
@@ -283,7 +287,7 @@ impl Hub {
     }
 
     /// The problem of a disk that its agent offers now; an error if it does not offer it.
-    fn offer(&self, disk: &crate::model::point::Disk) -> Result<Option<String>> {
+    pub fn offer(&self, disk: &crate::model::point::Disk) -> Result<Option<String>> {
         let agent = &disk.agent;
         let session = self.sessions.get(agent).ok_or_else(|| {
             ApiError::refused(format!(
@@ -360,6 +364,9 @@ impl Hub {
                 )));
             }
         };
+        if action.kind == ActionKind::Rescan {
+            return self.control_rescan(&action, order);
+        }
         if matches!(action.kind, ActionKind::Restore | ActionKind::Verify | ActionKind::Consolidate) {
             return self.control_job(&action, order);
         }
@@ -388,7 +395,9 @@ impl Hub {
                 action.kind
             )));
         }
-        self.jobs.cancel(action.id);
+        if !self.cancel_source(action.id) {
+            self.jobs.cancel(action.id);
+        }
         self.action_row(action.id)
     }
 

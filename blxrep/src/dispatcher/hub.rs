@@ -1,6 +1,7 @@
 //! What the dispatcher knows of the present: sessions, open actions, syncs that wait. One thread owns it, everybody
 //! else sends notes.
 
+use super::comparisons::{self, Comparisons, Grant, Outcome};
 use super::jobs::{JobEnd, Jobs};
 use super::policies::PolicyBook;
 use super::upkeep::Usage;
@@ -69,6 +70,16 @@ pub enum Note {
         action: ActionId,
         disk: DiskId,
     },
+    /// An agent wants to compare a disk with its newest point. The error says why not now.
+    Compare {
+        asked: comparisons::Asked,
+        reply: oneshot::Sender<Result<Grant, String>>,
+    },
+    /// That has ended.
+    Compared {
+        action: ActionId,
+        outcome: Result<Outcome, String>,
+    },
     JobEnded(JobEnd),
     /// Policies may have changed, pings are due.
     Tick,
@@ -101,6 +112,7 @@ pub struct Hub {
     pub open: BTreeMap<ActionId, Action>,
     pub backlog: BTreeMap<DiskId, u64>,
     pub jobs: Jobs,
+    pub comparisons: Comparisons,
     pub reports: VecDeque<VerifyReport>,
     /// What the store takes, as of the last look at it.
     pub usage: Option<Usage>,
@@ -120,6 +132,7 @@ impl Hub {
             open: BTreeMap::new(),
             backlog: BTreeMap::new(),
             jobs,
+            comparisons: Comparisons::default(),
             reports: VecDeque::new(),
             usage: None,
             syncs: BTreeMap::new(),
@@ -183,6 +196,11 @@ impl Hub {
             }
             Note::Published { point } => self.published(&point),
             Note::BaseDone { action, disk } => self.base_done(action, disk),
+            Note::Compare { asked, reply } => {
+                // A connection that has ended is told of as an end.
+                let _ = reply.send(self.compare(&asked));
+            }
+            Note::Compared { action, outcome } => self.compared(action, outcome),
             Note::JobEnded(end) => self.job_ended(end),
             Note::Tick => self.tick(),
             Note::Call(job) => job(self),
@@ -223,6 +241,7 @@ impl Hub {
         for action in running {
             self.set_state(action, ActionState::Queued, waiting_for_agent());
         }
+        self.comparisons_left(agent);
         let lost: Vec<CutId> =
             self.syncs.iter().filter(|(_, s)| s.agent == *agent).map(|(c, _)| *c).collect();
         for sync in lost.into_iter().filter_map(|cut| self.syncs.remove(&cut)) {
@@ -407,6 +426,7 @@ impl Hub {
             bytes = point.bytes, %cut, "point published");
         self.backlog.insert(point.disk, 0);
         self.feed.say(Event::of_point(point));
+        self.covered(point.disk);
     }
 
     fn base_done(&mut self, action: ActionId, disk: DiskId) {
@@ -422,13 +442,17 @@ impl Hub {
 
     fn job_ended(&mut self, end: JobEnd) {
         if let Some(report) = end.report {
-            if self.reports.len() >= MAX_REPORTS {
-                self.reports.pop_front();
-            }
-            self.reports.push_back(report);
+            self.keep_report(report);
         }
         self.jobs.forget(end.action);
         self.set_state(end.action, end.state, end.reason);
+    }
+
+    pub fn keep_report(&mut self, report: VerifyReport) {
+        if self.reports.len() >= MAX_REPORTS {
+            self.reports.pop_front();
+        }
+        self.reports.push_back(report);
     }
 
     /// Sends to an agent if it is connected. An agent that does not take its messages is treated as lost.

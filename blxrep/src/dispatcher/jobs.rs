@@ -9,7 +9,8 @@ use crate::model::action::ActionState;
 use crate::model::ids::{ActionId, PointId};
 use crate::model::point::Disk;
 use crate::model::retention::Retention;
-use crate::store::restore::Progress;
+use crate::store::catalog::PointFilter;
+use crate::store::restore::{Consent, Progress};
 use crate::store::verify::Finding;
 use crate::store::{Store, StoreError};
 use std::collections::BTreeMap;
@@ -55,6 +56,7 @@ impl Jobs {
         if !request.to.is_absolute() {
             return Err(ApiError::invalid(format!("{} is no absolute path", request.to.display())));
         }
+        self.store.check_whole(request.point, consent(request))?;
         let target = self.store.check_target(request.point, &request.to)?;
         match target.overwrites {
             Some(what) if !request.yes => Err(ApiError::unconfirmed(what)),
@@ -74,7 +76,7 @@ impl Jobs {
 
     pub fn restore(&mut self, action: ActionId, request: RestoreRequest) {
         self.start(action, move |store, progress| {
-            let report = store.restore_to_file(request.point, &request.to, request.yes, progress)?;
+            let report = store.restore_to_file(request.point, &request.to, consent(&request), progress)?;
             tracing::info!(point = %request.point, to = %request.to.display(), bytes = report.bytes,
                 written = report.written, verified = report.verified, "restored");
             Ok(None)
@@ -98,6 +100,7 @@ impl Jobs {
                 files: found.files,
                 bytes: found.bytes,
                 problems: problems.collect(),
+                incomplete: incomplete(store, point)?,
             }))
         });
     }
@@ -161,6 +164,18 @@ impl Jobs {
             let _ = job.thread.join();
         }
     }
+}
+
+/// What the person has agreed to.
+const fn consent(request: &RestoreRequest) -> Consent {
+    Consent { overwrite: request.yes, holes: request.allow_holes }
+}
+
+/// The points that lack something because it could not be read, in a sentence each. They are stored as they were sent.
+fn incomplete(store: &Store, only: Option<PointId>) -> std::result::Result<Vec<String>, StoreError> {
+    let mut points = store.points(&PointFilter::default())?;
+    points.retain(|point| only.is_none_or(|only| point.id == only) && !point.summary.holes.is_empty());
+    Ok(points.iter().map(|point| format!("point {}: {}", point.id, point.summary.holes)).collect())
 }
 
 /// A finding in a sentence.

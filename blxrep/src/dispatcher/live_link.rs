@@ -12,10 +12,10 @@ use super::hub::Note;
 use super::intake::{Credit, Intake, Pieces};
 use super::locks::DiskGuard;
 use crate::io::channel::{ChannelError, Connection, Incoming, Sender};
-use crate::model::ids::{AgentId, CutId, Epoch, PointId};
+use crate::model::ids::{AgentId, CutId, PointId};
 use crate::model::point::{CutSummary, Disk};
 use crate::store::catalog::DiskOffer;
-use crate::store::continuity::Continuity;
+use crate::store::continuity::{Continuity, Known};
 use crate::store::delta::{DeltaSpec, DeltaWriter};
 use crate::wire::live::{ToAgent, ToDispatcher};
 use jiff::Timestamp;
@@ -76,8 +76,8 @@ impl LiveLink {
                 Incoming::Control(ToDispatcher::Report { backlog, dirty: _ }) => {
                     self.shared.note(Note::Backlog { disk: disk.id, backlog }).await;
                 }
-                Incoming::Control(ToDispatcher::Begin { point, cut, epoch, acked, open, whole }) => {
-                    let asked = Asked { point, cut, epoch, acked, open, whole };
+                Incoming::Control(ToDispatcher::Begin { point, cut, epoch, acked, open, matched }) => {
+                    let asked = Asked { point, cut, known: Known { epoch, acked, open, matched } };
                     let answer = self.begin(&disk, asked).await?;
                     connection.sender.send_control(&answer).await?;
                 }
@@ -135,19 +135,17 @@ impl LiveLink {
         }
         // The point of an earlier connection may be about to be published: what it becomes decides about this one.
         let guard = self.shared.locks.lock(disk.id).await;
-        let (id, epoch) = (disk.id, asked.epoch);
-        let (acked, open, whole) = (asked.acked, asked.open, asked.whole.is_some());
-        let found = self.shared.blocking(move |store| store.continuity(id, epoch, acked, open)).await;
+        let (id, known) = (disk.id, asked.known);
+        let found = self.shared.blocking(move |store| store.continuity(id, &known)).await;
         let parent = match found {
             Ok(Continuity::Continue { parent }) => parent,
-            Ok(Continuity::Discontinuous { parent: Some(parent), .. }) if whole => parent,
-            Ok(Continuity::Discontinuous { parent: Some(_), reason }) => {
-                return Ok(ToAgent::Discontinuous { reason });
+            Ok(Continuity::Discontinuous { reason }) => return Ok(ToAgent::Discontinuous { reason }),
+            Ok(Continuity::NoPoint) => {
+                return Ok(ToAgent::Refuse { reason: "the disk has no point yet".to_owned() });
             }
-            Ok(Continuity::Discontinuous { parent: None, reason }) => return Ok(ToAgent::Refuse { reason }),
             Err(reason) => return Ok(ToAgent::Refuse { reason }),
         };
-        let spec = DeltaSpec { point: asked.point, parent, epoch };
+        let spec = DeltaSpec { point: asked.point, parent, epoch: known.epoch };
         let writer = match self.shared.blocking(move |store| store.begin_delta(id, spec)).await {
             Ok(writer) => writer,
             Err(reason) => return Ok(ToAgent::Refuse { reason }),
@@ -221,10 +219,7 @@ impl LiveLink {
 struct Asked {
     point: PointId,
     cut: CutId,
-    epoch: Epoch,
-    acked: Option<PointId>,
-    open: Option<PointId>,
-    whole: Option<String>,
+    known: Known,
 }
 
 fn write(mut writer: DeltaWriter, mut pieces: Pieces) -> Result<DeltaWriter, String> {

@@ -10,6 +10,9 @@
 //! ```
 
 mod backend;
+mod compare_link;
+mod comparer;
+mod comparisons;
 mod config_link;
 mod greet;
 mod hub;

@@ -1,9 +1,10 @@
 //! From what the catalog and the hub know to the rows that the API shows.
 
+use super::comparisons;
 use super::hub::{Hub, Session};
 use crate::api::types::{ActionRow, AgentRow, DiskRow, DiskState, PointRow, SyncRow};
 use crate::model::action::{Action, ActionKind, ActionState};
-use crate::model::ids::{AgentId, CutId};
+use crate::model::ids::{AgentId, CutId, DiskIdentity};
 use crate::model::point::{Coverage, Disk, Point};
 use crate::store::StoreError;
 use crate::store::catalog::{self, PointFilter};
@@ -53,6 +54,7 @@ pub fn point(disk: &Disk, point: Point) -> PointRow {
         hooks: summary.hooks,
         group: summary.group.iter().map(ToString::to_string).collect(),
         notes: summary.notes,
+        holes: summary.holes,
     }
 }
 
@@ -120,9 +122,35 @@ pub fn disk(hub: &Hub, disk: &Disk) -> Result<DiskRow, StoreError> {
         newest_point: newest.as_ref().map(|p| p.id),
         newest_cut: newest.as_ref().map(|p| p.summary.at),
         points,
-        notes: status.map(|s| s.notes.clone()).unwrap_or_default(),
+        notes: status
+            .map(|s| s.notes.clone())
+            .unwrap_or_default()
+            .into_iter()
+            .chain(twins(hub, disk)?)
+            .collect(),
         problem,
     })
+}
+
+/// Says of a disk that another agent has one of the same identity. Both are kept apart; somebody should know.
+fn twins(hub: &Hub, disk: &Disk) -> Result<Option<String>, StoreError> {
+    // A name is given by people, and may be given twice.
+    if matches!(disk.identity, DiskIdentity::Named(_)) {
+        return Ok(None);
+    }
+    let offers = |agent: &AgentId| {
+        let session = hub.sessions.get(agent);
+        session.is_some_and(|s| s.offers.iter().any(|offer| offer.identity == disk.identity))
+    };
+    let all = hub.store.disks()?;
+    let twin = all.iter().find(|d| d.agent != disk.agent && d.identity == disk.identity && offers(&d.agent));
+    Ok(twin.filter(|_| offers(&disk.agent)).map(|twin| {
+        format!(
+            "agent {} has a disk of the same identity now: a clone, or one disk that both can write to; points of the \
+             two are kept apart, and a disk that two hosts write to is not backed up by either",
+            twin.agent
+        )
+    }))
 }
 
 fn disk_state(
@@ -153,6 +181,9 @@ fn disk_state(
             Some(reason) => (DiskState::Problem, Some(reason)),
             None => (DiskState::Imaging, None),
         };
+    }
+    if let Some(reason) = comparisons::standstill(hub, disk.id, session) {
+        return (DiskState::Problem, Some(reason));
     }
     match open(ActionKind::Live) {
         Some(live) => match troubled(live) {

@@ -1,6 +1,7 @@
 //! One disk's connection to `/ws/snapshot`: its full image, until the base is published.
 
 use super::Shared;
+use super::compare_link::{self, CompareError};
 use super::hub::Note;
 use super::intake::{Credit, Intake, Pieces};
 use crate::io::channel::{ChannelError, Connection, Incoming};
@@ -28,6 +29,8 @@ pub enum SnapshotError {
     Unexpected(&'static str),
     #[error("{0}")]
     Failed(String),
+    #[error(transparent)]
+    Compare(#[from] CompareError),
 }
 
 type Snapshot = Connection<ToAgent, ToDispatcher>;
@@ -37,6 +40,11 @@ pub async fn serve(mut connection: Snapshot, agent: AgentId, shared: Shared) {
     let ended = run(&mut connection, &agent, &shared).await;
     let reason = match &ended {
         Ok(()) => "done".to_owned(),
+        Err(SnapshotError::Compare(CompareError::Held(reason))) => reason.clone(),
+        Err(error @ SnapshotError::Compare(_)) => {
+            tracing::warn!(%agent, %error, "a comparison broke off");
+            error.to_string()
+        }
         Err(error) => {
             tracing::warn!(%agent, %error, "the image broke off; what is durable stays");
             error.to_string()
@@ -48,6 +56,9 @@ pub async fn serve(mut connection: Snapshot, agent: AgentId, shared: Shared) {
 async fn run(connection: &mut Snapshot, agent: &AgentId, shared: &Shared) -> Result<(), SnapshotError> {
     let begin = match connection.receiver.recv().await? {
         Incoming::Control(begin @ ToDispatcher::Begin { .. }) => begin,
+        Incoming::Control(compare @ ToDispatcher::Compare { .. }) => {
+            return Ok(compare_link::serve(connection, agent, shared, compare).await?);
+        }
         _ => return Err(SnapshotError::Unexpected("something else than a begin")),
     };
     let (disk, spec) = match admit(agent, shared, begin).await {
@@ -139,9 +150,7 @@ async fn receive(
             Incoming::Control(ToDispatcher::Seal(summary)) => sealed = Some(summary),
             Incoming::End { .. } => return sealed.ok_or(SnapshotError::Unexpected("an end without a seal")),
             Incoming::Control(ToDispatcher::Abort { reason }) => return Err(SnapshotError::Failed(reason)),
-            Incoming::Control(ToDispatcher::Begin { .. }) => {
-                return Err(SnapshotError::Unexpected("a second begin"));
-            }
+            Incoming::Control(_) => return Err(SnapshotError::Unexpected("a second begin")),
             Incoming::Closed { reason } => {
                 return Err(SnapshotError::Failed(format!("the agent left: {reason}")));
             }

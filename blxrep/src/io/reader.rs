@@ -15,12 +15,13 @@ use super::buffer::{ALIGN, BufferPool, PooledBuf};
 use super::priority;
 use super::source::{DiskSource, SourceError};
 use crate::model::encoding::{Encoding, is_zero};
+use crate::model::holes::Holes;
 use crate::wire::frame::{Data, HEADER_BYTES};
 use bytes::Bytes;
 use std::ops::Range;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc as std_mpsc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use tokio::sync::mpsc;
 
@@ -48,6 +49,26 @@ pub struct Options {
     pub compress: Arc<AtomicBool>,
     /// Batches that the one who takes them may keep without stopping the workers.
     pub hold: usize,
+    /// Where sectors that cannot be read are noted before the frames that have zeroes for them are handed out.
+    pub holes: HoleNotes,
+}
+
+/// What a pass could not read, shared with its workers.
+#[derive(Clone, Debug, Default)]
+pub struct HoleNotes(Arc<Mutex<Holes>>);
+
+impl HoleNotes {
+    /// What was noted since the last call.
+    #[must_use]
+    pub fn take(&self) -> Holes {
+        std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn add(&self, holes: &Holes) {
+        if !holes.is_empty() {
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).add_all(holes);
+        }
+    }
 }
 
 impl Options {
@@ -101,7 +122,8 @@ impl Reader {
             inputs.push(feed);
             reader.outputs.push(output);
             let (disk, compress) = (Arc::clone(disk), Arc::clone(&options.compress));
-            let work = move || worker(&disk, &compress, &batches, &frames);
+            let holes = options.holes.clone();
+            let work = move || worker(&disk, &compress, &holes, &batches, &frames);
             reader.threads.push(std::thread::Builder::new().name(format!("read-{index}")).spawn(work)?);
         }
         let feed = move || feeder(pieces, &inputs, &pool);
@@ -160,6 +182,7 @@ fn slot_bytes(piece: &Range<u64>) -> usize {
 fn worker(
     disk: &DiskSource,
     compress: &AtomicBool,
+    holes: &HoleNotes,
     batches: &std_mpsc::Receiver<(PooledBuf, Batch)>,
     frames: &mpsc::Sender<Read>,
 ) {
@@ -171,7 +194,8 @@ fn worker(
     let mut compressor = zstd::bulk::Compressor::new(ZSTD_LEVEL).ok();
     while let Ok((mut buffer, batch)) = batches.recv() {
         let mut zstd = compressor.as_mut().filter(|_| compress.load(Ordering::Relaxed));
-        let read = read_batch(disk, &mut buffer, &batch).map(|()| to_frames(buffer, &batch, &mut zstd));
+        let read =
+            read_batch(disk, &mut buffer, &batch, holes).map(|()| to_frames(buffer, &batch, &mut zstd));
         let failed = read.is_err();
         if frames.blocking_send(read).is_err() || failed {
             return;
@@ -179,15 +203,22 @@ fn worker(
     }
 }
 
-fn read_batch(disk: &DiskSource, buffer: &mut PooledBuf, batch: &Batch) -> Result<(), SourceError> {
+fn read_batch(
+    disk: &DiskSource,
+    buffer: &mut PooledBuf,
+    batch: &Batch,
+    notes: &HoleNotes,
+) -> Result<(), SourceError> {
     let bytes = buffer.as_mut();
+    let mut holes = Holes::new();
     let mut at = 0;
     for piece in batch {
         let start = at + ALIGN;
         at += slot_bytes(piece);
         let len = usize::try_from(piece.end - piece.start).unwrap_or(0);
-        disk.read_exact_at(&mut bytes[start..start + len], piece.start)?;
+        disk.read_around(&mut bytes[start..start + len], piece.start, &mut holes)?;
     }
+    notes.add(&holes);
     Ok(())
 }
 
@@ -310,7 +341,12 @@ mod tests {
             let mut pieces: Vec<Range<u64>> =
                 (0..end).step_by(4096 * 3).map(|s| s..(s + 4096 * 3).min(end)).collect();
             pieces.insert(0, 0..1 << 20);
-            let options = Options { workers: 3, compress: Arc::new(AtomicBool::new(compress)), hold: 0 };
+            let options = Options {
+                workers: 3,
+                compress: Arc::new(AtomicBool::new(compress)),
+                hold: 0,
+                holes: HoleNotes::default(),
+            };
             let mut reader = Reader::start(&disk, pieces.clone().into_iter(), &options).unwrap();
             let mut covered = Vec::new();
             while let Some(frames) = reader.next().await {

@@ -1,6 +1,9 @@
 //! A protected disk, read with direct I/O from the whole-disk node that is tracked.
 
+use crate::model::holes::Holes;
+use crate::model::units::SECTOR_BYTES;
 use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -14,6 +17,16 @@ pub enum SourceError {
     Read { path: PathBuf, range: Range<u64>, error: rustix::io::Errno },
     #[error("{} ended at byte {at}, before {end}: the disk has become smaller", path.display())]
     Short { path: PathBuf, at: u64, end: u64 },
+    #[error("{}: {holes}, and there may be more: the disk is failing, and no point of it is made", path.display())]
+    Failing { path: PathBuf, holes: Holes },
+}
+
+impl SourceError {
+    /// Whether the disk has said that it cannot read a sector. Others say that it cannot be read at all.
+    fn is_of_a_sector(&self) -> bool {
+        let of_a_sector = [Errno::IO, Errno::NODATA, Errno::REMOTEIO, Errno::ILSEQ];
+        matches!(self, Self::Read { error, .. } if of_a_sector.contains(error))
+    }
 }
 
 /// An open disk. Buffered reads of a mounted disk are stale, so there are none.
@@ -21,6 +34,8 @@ pub enum SourceError {
 pub struct DiskSource {
     fd: OwnedFd,
     path: PathBuf,
+    /// Bytes that the disk reads at once, or not at all.
+    block: usize,
     /// Reading threads give way to everybody else who uses the disk.
     pub idle: bool,
 }
@@ -31,7 +46,31 @@ impl DiskSource {
         let flags = OFlags::RDONLY | OFlags::DIRECT | OFlags::CLOEXEC;
         let fd = rustix::fs::open(path, flags, Mode::empty())
             .map_err(|error| SourceError::Open { path: path.to_owned(), error })?;
-        Ok(Self { fd, path: path.to_owned(), idle })
+        // A file has none.
+        let block = rustix::fs::ioctl_blksszget(&fd).unwrap_or(SECTOR_BYTES as u32);
+        Ok(Self { fd, path: path.to_owned(), block: usize::try_from(block).unwrap_or(4096), idle })
+    }
+
+    /// The same as [`Self::read_exact_at`], but sectors that cannot be read become zeroes and are added to `holes`.
+    /// Halves of what cannot be read are tried until only those are left.
+    pub fn read_around(&self, buf: &mut [u8], offset: u64, holes: &mut Holes) -> Result<(), SourceError> {
+        match self.read_exact_at(buf, offset) {
+            Err(error) if error.is_of_a_sector() => {}
+            other => return other,
+        }
+        if buf.len() <= self.block {
+            buf.fill(0);
+            let end = offset + buf.len() as u64;
+            holes.add(offset / SECTOR_BYTES..end.div_ceil(SECTOR_BYTES));
+            if !holes.fit() {
+                return Err(SourceError::Failing { path: self.path.clone(), holes: holes.clone() });
+            }
+            return Ok(());
+        }
+        let half = (buf.len() / 2).next_multiple_of(self.block);
+        let (first, second) = buf.split_at_mut(half);
+        self.read_around(first, offset, holes)?;
+        self.read_around(second, offset + half as u64, holes)
     }
 
     /// Fills `buf` from byte `offset`. The buffer's address, its length and the offset are multiples of the

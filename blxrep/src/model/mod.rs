@@ -2,9 +2,11 @@
 
 pub mod action;
 pub mod bitmap;
+pub mod comparison;
 pub mod contents;
 pub mod encoding;
 pub mod granules;
+pub mod holes;
 pub mod hook;
 pub mod host;
 pub mod ids;

@@ -1,5 +1,6 @@
 //! Recovery points: what one stands for and what was proven of it.
 
+use super::holes::Holes;
 use super::hook::HookResult;
 use super::ids::{AgentId, CutId, DiskId, DiskIdentity, Epoch, GenerationId, PointId};
 use jiff::Timestamp;
@@ -93,6 +94,8 @@ pub struct CutSummary {
     pub hooks: Vec<HookResult>,
     /// Disks that share the cut, by identity.
     pub group: Vec<DiskIdentity>,
+    /// What could not be read of this disk: zeroes stand for it, and a view gives an error there.
+    pub holes: Holes,
 }
 
 /// One published recovery point, as the catalog keeps it.

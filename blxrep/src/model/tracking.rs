@@ -236,6 +236,11 @@ pub struct EpochRecord {
     pub open: Option<PointId>,
     /// Words that the agent may use as it likes.
     pub agent_words: [u64; AGENT_WORDS],
+    /// Why the maps do not know every change since the newest point: coverage was lost, and no point was acknowledged
+    /// since.
+    pub gap: Option<String>,
+    /// The point that the disk was compared with after that: what differed from it is marked.
+    pub matched: Option<PointId>,
 }
 
 /// Free words in an [`EpochRecord`].

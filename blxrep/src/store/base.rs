@@ -278,6 +278,7 @@ impl BaseWriter {
                 self.sidecar.disk_bytes()
             )));
         }
+        check_holes(&summary, self.sidecar.disk_bytes())?;
         self.image.drain()?;
         self.image.file().sync()?;
         let root = self.complete_sidecar(&summary)?;
@@ -342,6 +343,16 @@ pub(super) fn sidecar_trailer(sidecar: &Sidecar, body_digest: Digest) -> Trailer
         index_bytes: 0,
         body_digest,
         index_digest: *blake3::hash(&[]).as_bytes(),
+    }
+}
+
+/// Refuses holes that cannot be.
+pub(super) fn check_holes(summary: &CutSummary, disk_bytes: u64) -> Result<(), StoreError> {
+    match summary.holes.are_sound(disk_bytes) {
+        true => Ok(()),
+        false => Err(StoreError::Refused(
+            "the point names unreadable sectors that its disk cannot have".to_owned(),
+        )),
     }
 }
 

@@ -9,29 +9,39 @@ use crate::model::point::Point;
 pub enum Continuity {
     /// Only what changed since `parent`.
     Continue { parent: PointId },
-    /// The whole disk, on top of the newest point if there is one.
-    Discontinuous { parent: Option<PointId>, reason: String },
+    /// What differs from the newest point, if there is one: the disk has to be compared with it first.
+    Discontinuous { reason: String },
+    /// Nothing: there is no point yet.
+    NoPoint,
 }
 
 impl Store {
-    /// Judges the pinned record of an agent, which knows of changes since `acked` and of a point that was `open`
-    /// (sent, its acknowledgement perhaps lost).
-    pub fn continuity(
-        &self,
-        disk: DiskId,
-        epoch: Epoch,
-        acked: Option<PointId>,
-        open: Option<PointId>,
-    ) -> Result<Continuity, StoreError> {
-        Ok(judge(self.newest_point(disk)?.as_ref(), epoch, acked, open))
+    /// Judges the pinned record of an agent.
+    pub fn continuity(&self, disk: DiskId, known: &Known) -> Result<Continuity, StoreError> {
+        Ok(judge(self.newest_point(disk)?.as_ref(), known))
     }
 }
 
-fn judge(newest: Option<&Point>, epoch: Epoch, acked: Option<PointId>, open: Option<PointId>) -> Continuity {
-    let Some(newest) = newest else {
-        return Continuity::Discontinuous { parent: None, reason: "the disk has no point yet".to_owned() };
-    };
-    let broken = |reason: String| Continuity::Discontinuous { parent: Some(newest.id), reason };
+/// What an agent's maps count from, by its pinned record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Known {
+    pub epoch: Epoch,
+    /// The point that was acknowledged last under this epoch.
+    pub acked: Option<PointId>,
+    /// Sent, its acknowledgement perhaps lost.
+    pub open: Option<PointId>,
+    /// The point that the disk was compared with under this epoch, if no other was acknowledged since.
+    pub matched: Option<PointId>,
+}
+
+fn judge(newest: Option<&Point>, known: &Known) -> Continuity {
+    let Some(newest) = newest else { return Continuity::NoPoint };
+    let Known { epoch, acked, open, matched } = *known;
+    // Whatever it was made under: what differed from it was found out, and what changed since is tracked.
+    if matched == Some(newest.id) {
+        return Continuity::Continue { parent: newest.id };
+    }
+    let broken = |reason: String| Continuity::Discontinuous { reason };
     if newest.epoch != epoch {
         return broken(format!("tracking began anew since point {}", newest.id));
     }
@@ -61,10 +71,12 @@ mod tests {
     #[test]
     fn only_the_newest_point_under_the_same_epoch_is_continued() {
         let newest = newest();
-        let goes_on = |epoch, acked: Option<u64>, open: Option<u64>| {
-            judge(Some(&newest), epoch, acked.map(PointId), open.map(PointId))
+        let matched_with = |epoch, acked: Option<u64>, open: Option<u64>, matched: Option<u64>| {
+            let [acked, open, matched] = [acked, open, matched].map(|id| id.map(PointId));
+            judge(Some(&newest), &Known { epoch, acked, open, matched })
                 == Continuity::Continue { parent: PointId(5) }
         };
+        let goes_on = |epoch, acked, open| matched_with(epoch, acked, open, None);
         assert!(goes_on(EPOCH, Some(5), None));
         assert!(goes_on(EPOCH, Some(4), Some(5)), "a lost acknowledgement");
         assert!(goes_on(EPOCH, Some(5), Some(6)));
@@ -72,11 +84,13 @@ mod tests {
         assert!(!goes_on(EPOCH, Some(6), Some(7)), "dispatcher restored from an older copy");
         assert!(!goes_on(EPOCH, Some(3), Some(4)), "virtual machine set back");
         assert!(!goes_on(EPOCH, None, None));
+        assert!(matched_with(Epoch(8), Some(5), None, Some(5)), "compared with it");
+        assert!(!matched_with(Epoch(8), Some(4), None, Some(4)), "a point came after it");
     }
 
     #[test]
     fn without_a_point_there_is_nothing_to_continue() {
-        let judged = judge(None, EPOCH, Some(PointId(1)), None);
-        assert!(matches!(judged, Continuity::Discontinuous { parent: None, .. }));
+        let known = Known { epoch: EPOCH, acked: Some(PointId(1)), open: None, matched: None };
+        assert_eq!(judge(None, &known), Continuity::NoPoint);
     }
 }

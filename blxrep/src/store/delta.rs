@@ -1,7 +1,7 @@
 //! Writing a delta: the extents of a point's rounds as they arrive, then its index and its change set.
 
 use super::append::AppendFile;
-use super::base::facts;
+use super::base::{check_holes, facts};
 use super::catalog::key;
 use super::layout::Names;
 use super::publish::{Parts, ReadyPoint, Step};
@@ -12,6 +12,7 @@ use crate::format::header::{FileHeader, FileKind, HEADER_END};
 use crate::format::overlay::{Run, flatten};
 use crate::format::trailer::{Digest, Trailer};
 use crate::io::storage::Storage;
+use crate::model::comparison::common_granules;
 use crate::model::encoding::{Encoding, is_zero};
 use crate::model::ids::{DiskId, Epoch, GenerationId, PointId};
 use crate::model::point::{CutSummary, Disk, Point, PointDigests, PointKind};
@@ -44,8 +45,8 @@ pub struct DeltaWriter {
     generation: GenerationId,
     sequence: u64,
     number: u64,
-    /// The disk had another size at the parent: everything must be sent.
-    resized: bool,
+    /// Bytes of the disk at the parent: what only one of the two sizes has as a whole must be sent.
+    parent_bytes: u64,
     extents: Extents,
     delta: Names,
     changes: Names,
@@ -84,7 +85,7 @@ impl Store {
             generation: generation.id,
             sequence: parent.sequence + 1,
             number: self.next_number(disk.id)?,
-            resized: parent.disk_bytes != disk.bytes,
+            parent_bytes: parent.disk_bytes,
             extents: Extents::create(self.storage(), &delta.part, granule, disk.bytes)?,
             delta,
             changes,
@@ -142,6 +143,7 @@ impl DeltaWriter {
     pub fn finish(mut self, summary: CutSummary, granules: u64) -> Result<ReadyPoint, StoreError> {
         let storage = self.claim.store.storage().clone();
         let (superseded, mut seen) = self.extents.seen();
+        check_holes(&summary, self.disk.bytes)?;
         self.check(&seen, granules)?;
         if superseded > self.extents.body_bytes() / SUPERSEDED_PART {
             let path = self.delta.published.with_added_extension("new.part");
@@ -186,9 +188,15 @@ impl DeltaWriter {
                 self.spec.point
             )));
         }
-        if self.resized && held != self.extents.granule.count(self.disk.bytes) {
+        let granule = self.extents.granule;
+        let common = common_granules(granule, self.disk.bytes, self.parent_bytes);
+        let new = granule.count(self.disk.bytes).saturating_sub(u64::from(common));
+        let held_new: u64 =
+            seen.iter().map(|run| u64::from(run.end.saturating_sub(run.start.max(common)))).sum();
+        if new != held_new {
             return Err(StoreError::Refused(format!(
-                "the size of {} changed to {} bytes: its next point must carry the whole disk",
+                "the size of {} changed to {} bytes: its next point must carry all granules from {common} on, and holds \
+                 {held_new} of {new}",
                 self.disk.device, self.disk.bytes
             )));
         }
@@ -427,6 +435,7 @@ pub(super) mod tests {
             rounds: Vec::new(),
             freeze_ms: None,
             group: Vec::new(),
+            holes: Default::default(),
         };
         Point {
             id: PointId(1),

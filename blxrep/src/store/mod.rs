@@ -255,7 +255,8 @@ impl Store {
         let granule = self.granule_of(point.disk, generation.granule_shift)?;
         let place =
             ViewPlace { generation: generation.id, revision: generation.revision, sequence: point.sequence };
-        Ok(Chain { base, deltas, bytes: point.disk_bytes, granule, place })
+        let holes = point.summary.holes.clone();
+        Ok(Chain { base, deltas, bytes: point.disk_bytes, granule, holes, place })
     }
 
     /// Delta and change set of a point.

@@ -75,7 +75,34 @@ pub struct Target {
     pub overwrites: Option<String>,
 }
 
+/// What a person has agreed to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Consent {
+    /// What is there already is overwritten.
+    pub overwrite: bool,
+    /// Zeroes are written for what the point lacks because it could not be read.
+    pub holes: bool,
+}
+
+impl From<bool> for Consent {
+    fn from(overwrite: bool) -> Self {
+        Self { overwrite, holes: false }
+    }
+}
+
 impl Store {
+    /// Refuses a point that lacks something, unless that is agreed to.
+    pub fn check_whole(&self, id: PointId, consent: Consent) -> Result<(), StoreError> {
+        let holes = self.point(id)?.summary.holes;
+        if holes.is_empty() || consent.holes {
+            return Ok(());
+        }
+        Err(StoreError::Refused(format!(
+            "point {id} is incomplete: {holes} when it was made; an older point may have them; --allow-holes restores it \
+             with zeroes there"
+        )))
+    }
+
     /// Refuses a target that a point cannot be restored to, before anything is written.
     pub fn check_target(&self, id: PointId, target: &Path) -> Result<Target, StoreError> {
         let point = self.point(id)?;
@@ -109,14 +136,20 @@ impl Store {
         &self,
         id: PointId,
         target: &Path,
-        overwrite: bool,
+        consent: impl Into<Consent>,
         progress: Progress<'_>,
     ) -> Result<RestoreReport, StoreError> {
+        let consent = consent.into();
+        let overwrite = consent.overwrite;
+        self.check_whole(id, consent)?;
         let checked = self.check_target(id, target)?;
         if let Some(what) = checked.overwrites.filter(|_| !overwrite) {
             return refuse(target, &format!("{what}; say --yes to do it"));
         }
         let mut reader = self.open_point(id)?;
+        if consent.holes {
+            reader.fill_holes();
+        }
         reader.stream();
         if checked.device {
             self.restore_device(&mut reader, target, progress)

@@ -12,6 +12,7 @@ use crate::format::FormatError;
 use crate::format::header::{FileHeader, FileKind, HEADER_BYTES};
 use crate::format::trailer::{Digest, TRAILER_BYTES, TRAILER_LENGTH, Trailer};
 use crate::io::storage::{Access, DataFile, Storage, StorageError};
+use crate::model::holes::Holes;
 use crate::model::ids::GenerationId;
 use crate::model::units::GranuleSize;
 pub use reader::PointReader;
@@ -33,6 +34,8 @@ pub enum ViewError {
     TooManyRuns(usize),
     #[error("bytes {}..{} are behind the end of the disk at {disk_bytes}", range.start, range.end)]
     BehindEnd { range: Range<u64>, disk_bytes: u64 },
+    #[error("bytes {}..{} of the disk could not be read when the point was made: what they were is not known", .0.start, .0.end)]
+    Hole(Range<u64>),
 }
 
 /// A base image and its sidecar.
@@ -71,6 +74,8 @@ pub struct Chain {
     /// Size of the disk at the point.
     pub bytes: u64,
     pub granule: GranuleSize,
+    /// What could not be read of the disk.
+    pub holes: Holes,
     pub place: ViewPlace,
 }
 
@@ -116,7 +121,7 @@ impl ViewError {
         match self {
             Self::Storage(e) => Some(&e.path),
             Self::Format { path, .. } | Self::Rotten { path, .. } | Self::Foreign { path } => Some(path),
-            Self::TooManyRuns(_) | Self::BehindEnd { .. } => None,
+            Self::TooManyRuns(_) | Self::BehindEnd { .. } | Self::Hole(_) => None,
         }
     }
 }

@@ -7,6 +7,7 @@ use super::{Chain, ViewError, index};
 use crate::format::overlay::Run;
 use crate::io::storage::Storage;
 use crate::model::encoding::Encoding;
+use crate::model::holes::Holes;
 use crate::model::units::GranuleSize;
 use crate::store::lease::ViewLease;
 use std::ops::Range;
@@ -33,6 +34,8 @@ pub struct PointReader {
     index: Vec<Run>,
     granule: GranuleSize,
     disk_bytes: u64,
+    /// What is not known of the disk. Reading it is an error, as it was on the disk.
+    holes: Holes,
     unpacked: Unpacked,
     /// The extent that was read last, as it is stored.
     stored: Vec<u8>,
@@ -69,6 +72,7 @@ impl PointReader {
             deltas: Deltas::new(storage, &chain.deltas),
             granule: chain.granule,
             disk_bytes: chain.bytes,
+            holes: chain.holes.clone(),
             unpacked: Unpacked::default(),
             stored: Vec::new(),
             _lease: None,
@@ -86,6 +90,17 @@ impl PointReader {
         self.image.stream();
     }
 
+    /// What is not known of the disk.
+    #[must_use]
+    pub const fn holes(&self) -> &Holes {
+        &self.holes
+    }
+
+    /// Gives out zeroes for what is not known. For who has been told of it and wants the rest all the same.
+    pub fn fill_holes(&mut self) {
+        self.holes = Holes::new();
+    }
+
     #[must_use]
     pub const fn disk_bytes(&self) -> u64 {
         self.disk_bytes
@@ -101,6 +116,9 @@ impl PointReader {
         let end = offset.saturating_add(out.len() as u64);
         if end > self.disk_bytes {
             return Err(ViewError::BehindEnd { range: offset..end, disk_bytes: self.disk_bytes });
+        }
+        if let Some(hole) = self.holes.within(&(offset..end)) {
+            return Err(ViewError::Hole(hole));
         }
         let mut at = offset;
         while !out.is_empty() {
@@ -124,6 +142,12 @@ impl PointReader {
         }
         let (run, until) = self.place(at);
         let until = until.min(at.saturating_add(MAX_STRETCH_BYTES));
+        // A hole is data: who takes it for zeroes does not ask for it, and hears of nothing.
+        let until = match self.holes.within(&(at..until)) {
+            Some(hole) if hole.start <= at => return Ok(Some((at..until.min(hole.end), Content::Data))),
+            Some(hole) => hole.start,
+            None => until,
+        };
         let (zero, end) = match run {
             None => self.image.stretch(at, until)?,
             // Not worth a look: what follows is read with it.

@@ -96,4 +96,9 @@ pub enum ToAgent {
         control: Control,
     },
     Ping(u64),
+    /// Compare a disk with its newest point and say what differs although nothing changed it.
+    VerifySource {
+        action: ActionId,
+        disk: DiskIdentity,
+    },
 }

@@ -33,15 +33,15 @@ pub enum ToDispatcher {
         backlog: u64,
         dirty: Vec<(u32, u32)>,
     },
-    /// Opens a point. `acked` and `open` are what the pinned record knows (continuity); `whole` says that the
-    /// point carries the whole disk because coverage was lost, and why.
+    /// Opens a point. What the pinned record knows: the point that was acknowledged last, the one whose fate is
+    /// unknown, and the one that the disk was compared with after coverage had been lost.
     Begin {
         point: PointId,
         cut: CutId,
         epoch: Epoch,
         acked: Option<PointId>,
         open: Option<PointId>,
-        whole: Option<String>,
+        matched: Option<PointId>,
     },
     /// The cut passed (or is published as fuzzy): what the point stands for, and how many granules it carries.
     Seal {
@@ -61,7 +61,7 @@ pub enum ToAgent {
         point: PointId,
         parent: PointId,
     },
-    /// The dispatcher's newest point is neither `acked` nor `open`: the disk must be read as a whole.
+    /// The dispatcher's newest point is none of those: the disk must be compared with it.
     Discontinuous {
         reason: String,
     },

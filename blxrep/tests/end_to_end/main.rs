@@ -4,16 +4,19 @@
 //! `BLXREP_SOAK_SECONDS=120`.
 
 mod bad_input;
+mod continuity;
 mod databases;
 mod exactness;
 mod filesystems;
 mod frozen;
 mod groups;
+mod holes;
 mod hostile_peer;
 mod kills;
 mod names;
 mod order;
 mod outage;
+mod rescan;
 mod restart;
 mod retention;
 mod setbacks;

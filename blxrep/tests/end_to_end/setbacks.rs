@@ -107,11 +107,12 @@ fn a_store_that_was_put_back_gets_what_it_lacks() -> Result<()> {
     sh("cp", &["-a", &copy, &data])?;
 
     let _dispatcher = site.dispatcher()?;
-    let whole = wait_for("a point that carries the whole disk", PATIENCE, || {
+    let compared = wait_for("a point after a rescan", PATIENCE, || {
         Ok(site.points("back")?.into_iter().find(|point| point.coverage != "proven"))
     })
     .with_context(|| agent.tail())?;
-    ensure_identical(disk.path(), &site.restore(&whole.id)?)?;
+    ensure!(compared.bytes == 200 * 4096, "more was sent than differs: {compared:?}");
+    ensure_identical(disk.path(), &site.restore(&compared.id)?)?;
     site.done();
     Ok(())
 }

@@ -40,6 +40,11 @@ impl Model {
             kernel::retire(&self.world, state, next);
         }
         self.agent_steps(state, next);
+        if state.agent.stage == Stage::Idle && state.rescans > 0 && state.sent.is_none() {
+            let mut after = state.clone();
+            self.arm(&mut after);
+            next.push((Action::Rescan, after));
+        }
         self.dispatcher_steps(state, next);
         self.breaks(state, next);
         if let Some(index) = state.astray {
@@ -50,7 +55,7 @@ impl Model {
     fn agent_steps(&self, state: &State, next: &mut Vec<(Action, State)>) {
         let mut after = state.clone();
         let action = match state.agent.stage {
-            Stage::Idle if state.points > 0 && state.sent.is_none() => {
+            Stage::Idle if state.points > 0 && state.sent.is_none() && !state.lost => {
                 self.begin(&mut after);
                 Action::Begin
             }
@@ -83,6 +88,7 @@ impl Model {
             }
             Stage::Store => {
                 self.write_off(&mut after);
+                after.lost &= !after.agent.rescan;
                 after.agent = Agent::default();
                 Action::Store
             }
@@ -102,6 +108,29 @@ impl Model {
         } else {
             self.cut(state);
         }
+    }
+
+    /// Everything is dirty; one sweep, then everything is read.
+    fn arm(&self, state: &mut State) {
+        state.rescans -= 1;
+        state.published = false;
+        state.agent = Agent { rescan: true, ..Agent::default() };
+        state.pending = (0..self.world.disks.len()).fold(0, |all, disk| all | self.world.mask_of(disk));
+        if self.is(Mutation::ReadBeforeSweep) {
+            state.agent.reading = state.pending;
+            self.read_on(state, 0);
+        } else {
+            self.cut(state);
+        }
+    }
+
+    /// What was equal when it was read is as clean as if a point had carried it.
+    fn narrow(&self, state: &mut State) {
+        let equal = |granule: &usize| {
+            (granule * PARTS..(granule + 1) * PARTS).all(|p| state.agent.content[p] == state.chain[p])
+        };
+        let carried = (0..self.world.granules()).filter(equal).fold(0, |mask, granule| mask | 1 << granule);
+        state.agent = Agent { stage: Stage::Acknowledge(0), carried, rescan: true, ..Agent::default() };
     }
 
     /// A round begins: this is the cut.
@@ -149,8 +178,15 @@ impl Model {
 
     fn form(&self, state: &mut State) {
         if self.is(Mutation::ReadBeforeSweep) {
+            if state.agent.rescan {
+                return self.narrow(state);
+            }
             state.agent.carried = state.agent.reading;
             return self.look_on(state, 0);
+        }
+        if state.agent.rescan {
+            state.agent.reading = state.pending;
+            return self.read_on(state, 0);
         }
         state.agent.reading = 0;
         for disk in (0..self.world.disks.len()).map(|disk| self.world.mask_of(disk)) {
@@ -173,6 +209,7 @@ impl Model {
         match part {
             Some(part) => state.agent.stage = Stage::Read(u8::try_from(part).unwrap()),
             None if self.is(Mutation::ReadBeforeSweep) => self.cut(state),
+            None if state.agent.rescan => self.narrow(state),
             None if self.is(Mutation::ValidationBeforeReads) => self.judge(state),
             None => self.look_on(state, 0),
         }
@@ -298,6 +335,10 @@ impl Model {
             return;
         };
         state.base[disk] = base;
+        if self.world.rescans > 0 {
+            (state.lost, state.agent) = (true, Agent::default());
+            return;
+        }
         let agent = &mut state.agent;
         agent.widenings += 1;
         if agent.widenings > MAX_WIDENINGS {

@@ -41,6 +41,7 @@ const BASIS: World = World {
     losses: 0,
     breaks: 0,
     points: 1,
+    rescans: 0,
     rounds: 2,
     retires: false,
     prompt: false,
@@ -108,7 +109,16 @@ const PARTS: World = World {
     ..BASIS
 };
 
-const WORLDS: [World; 7] = [CHAIN, REUSED, REWRITTEN, TORN, KILLED, FOUR, PARTS];
+const COMPARED: World = World {
+    name: "compared with the newest point",
+    writes: &[Write::to(1, 2, 0), Write::to(0, 1, 0).then(0)],
+    losses: 2,
+    breaks: 1,
+    rescans: 2,
+    ..BASIS
+};
+
+const WORLDS: [World; 8] = [CHAIN, REUSED, REWRITTEN, TORN, KILLED, FOUR, PARTS, COMPARED];
 
 /// Points of one round, made of what the table alone knows.
 const ONE_ROUND: World = World {
@@ -187,6 +197,9 @@ fn every_simplification_has_a_counterexample() {
     fall(CHAIN, &[IssueIgnored]);
     fall(CHAIN, &[CompletionIgnored]);
     fall(CHAIN, &[ReadBeforeSweep]);
+    // A comparison is a point whose content is at the dispatcher already: the same order, the same lease.
+    fall(World { points: 0, ..COMPARED }, &[ReadBeforeSweep]);
+    fall(COMPARED, &[SweepOutlivesItsCut]);
 }
 
 /// Three rules guard against what the table guards against, too. None of them is missed while the table is walked,

@@ -99,6 +99,8 @@ pub struct Agent {
     /// What this round reads, and what was seen when issued was looked at after it.
     pub reading: Mask,
     pub looked: Mask,
+    /// What is read is compared with the newest point.
+    pub rescan: bool,
     /// What was read last of each part.
     pub content: [u8; MAX_PARTS],
     pub rounds: u8,
@@ -135,6 +137,9 @@ pub struct State {
     pub losses: u8,
     pub breaks: u8,
     pub points: u8,
+    pub rescans: u8,
+    /// Coverage is lost: the next thing is a rescan.
+    pub lost: bool,
     pub agent: Agent,
     /// Content of the newest point.
     pub chain: [u8; MAX_PARTS],
@@ -148,7 +153,13 @@ pub struct State {
 
 impl State {
     pub fn first(world: &World) -> Self {
-        Self { losses: world.losses, breaks: world.breaks, points: world.points, ..Self::default() }
+        Self {
+            losses: world.losses,
+            breaks: world.breaks,
+            points: world.points,
+            rescans: world.rescans,
+            ..Self::default()
+        }
     }
 
     /// The write whose data is on a part, from 1; 0 is what was there before.

@@ -40,6 +40,8 @@ pub struct World {
     pub breaks: u8,
     /// Points that the agent forms, one after the other.
     pub points: u8,
+    /// Times that the disks are compared with the newest point, after a gap or without one.
+    pub rescans: u8,
     /// Rounds after which a point is given up.
     pub rounds: u32,
     /// Whether stale entries of the table are retired from user space.

@@ -162,6 +162,7 @@ impl Backend for Fake {
             granule: 4096,
             base,
             deltas: Vec::new(),
+            holes: Default::default(),
         })
     }
 
@@ -256,6 +257,11 @@ impl Backend for Fake {
         Ok(vec![self.begin(ActionKind::Consolidate, disk.as_ref(), end)])
     }
 
+    async fn verify_source(&self, disk: DiskId) -> Result<ActionRow> {
+        let row = disks().into_iter().find(|row| row.id == disk);
+        Ok(self.begin(ActionKind::Verify, row.as_ref(), End::Succeeds))
+    }
+
     async fn verify_report(&self, action: ActionId) -> Result<VerifyReport> {
         let row = self.look(action)?;
         let problems = match row.state {
@@ -266,7 +272,7 @@ impl Backend for Fake {
             }],
             _ => Vec::new(),
         };
-        Ok(VerifyReport { action, points: 3, files: 5, bytes: TOTAL, problems })
+        Ok(VerifyReport { action, points: 3, files: 5, bytes: TOTAL, problems, incomplete: Vec::new() })
     }
 }
 
@@ -462,6 +468,7 @@ pub fn points() -> Vec<PointRow> {
         hooks: Vec::new(),
         group: Vec::new(),
         notes: Vec::new(),
+        holes: Default::default(),
     };
     let delta = PointRow {
         id: DELTA,

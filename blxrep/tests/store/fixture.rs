@@ -131,6 +131,7 @@ pub fn summary(number: u64) -> CutSummary {
         rounds: Vec::new(),
         freeze_ms: None,
         group: vec![DiskIdentity::Serial("x".to_owned())],
+        holes: Default::default(),
     }
 }
 

@@ -37,6 +37,7 @@ fn cut(number: u64) -> CutSummary {
         rounds: Vec::new(),
         freeze_ms: None,
         group: Vec::new(),
+        holes: Default::default(),
     }
 }
 
@@ -94,7 +95,14 @@ fn files_of_version_1_are_read() {
     for (deltas, content) in [Vec::new(), deltas].into_iter().zip(contents()) {
         let place = ViewPlace { generation: GenerationId(1), revision: 0, sequence: 0 };
         let granule = GranuleSize::default();
-        let chain = Chain { base: base.clone(), deltas, bytes: DISK as u64, granule, place };
+        let chain = Chain {
+            base: base.clone(),
+            deltas,
+            bytes: DISK as u64,
+            granule,
+            holes: Default::default(),
+            place,
+        };
         let mut reader = PointReader::open(&Storage::default(), &chain).unwrap();
         let mut found = vec![0; DISK];
         reader.read_at(0, &mut found).unwrap();

@@ -5,7 +5,7 @@ use blxrep::model::ids::PointId;
 use blxrep::model::point::PointKind;
 use blxrep::store::StoreError;
 use blxrep::store::catalog::PointFilter;
-use blxrep::store::continuity::Continuity;
+use blxrep::store::continuity::{Continuity, Known};
 use blxrep::store::delta::DeltaSpec;
 use blxrep::view::reader::Content;
 use proptest::prelude::*;
@@ -57,7 +57,9 @@ fn rows_say_what_a_point_is() {
     assert!(matches!(store.find_point("zz"), Err(StoreError::NotFound(_))));
     assert!(matches!(store.point(PointId(1)), Err(StoreError::NotFound(_))));
     assert_eq!(
-        store.continuity(disk, EPOCH, Some(second.id), None).unwrap(),
+        store
+            .continuity(disk, &Known { epoch: EPOCH, acked: Some(second.id), open: None, matched: None })
+            .unwrap(),
         Continuity::Continue { parent: second.id }
     );
 }
@@ -198,21 +200,33 @@ fn a_group_is_published_together_or_not_at_all() {
 }
 
 #[test]
-fn a_resized_disk_goes_on_with_a_point_of_all_of_it() {
+fn a_resized_disk_goes_on_with_a_point_of_what_is_new() {
     let folder = Folder::new();
     let store = folder.open();
     let small = noise(1, DISK);
     let disk = add_disk(&store, DISK as u64).unwrap().id;
     let first = base(&store, disk, &small);
-    let large = noise(2, DISK + 10 * 4096);
+    let mut large = noise(2, DISK + 10 * 4096);
+    large[8192..DISK].copy_from_slice(&small[8192..]);
     add_disk(&store, large.len() as u64).unwrap();
-    assert!(make_delta(&store, disk, &large, &[0..2]).is_err());
-    let granules = (large.len() as u64).div_ceil(GRANULE) as u32;
-    let second = delta(&store, disk, &large, &[0..granules]);
+    // The granule that the end of the disk cut through is new as well.
+    let (common, granules) = ((DISK as u64 / GRANULE) as u32, (large.len() as u64).div_ceil(GRANULE) as u32);
+    assert!(make_delta(&store, disk, &large, &[0..2, common + 1..granules]).is_err());
+    let second = delta(&store, disk, &large, &[0..2, common..granules]);
     let mut third_content = large.clone();
     third_content[..4096].fill(7);
     let third = delta(&store, disk, &third_content, &[0..1]);
-    for (point, content) in [(first, small), (second, large), (third, third_content)] {
+    // Smaller again, and then larger: what was behind the end does not come back.
+    let fourth_content = third_content[..5 * 4096 + 512].to_vec();
+    add_disk(&store, fourth_content.len() as u64).unwrap();
+    assert!(make_delta(&store, disk, &fourth_content, &[0..1]).is_err());
+    let fourth = delta(&store, disk, &fourth_content, &[5..6]);
+    let mut fifth_content = fourth_content.clone();
+    fifth_content.resize(9 * 4096, 0);
+    add_disk(&store, fifth_content.len() as u64).unwrap();
+    let fifth = delta(&store, disk, &fifth_content, &[5..9]);
+    let last = [(third, third_content), (fourth, fourth_content), (fifth, fifth_content)];
+    for (point, content) in [(first, small), (second, large)].into_iter().chain(last) {
         assert_eq!(read(&store, point.id).unwrap(), content);
     }
     assert!(store.verify(None, quietly()).unwrap().is_clean());

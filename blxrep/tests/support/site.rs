@@ -53,6 +53,7 @@ pub struct PointRow {
     pub each_round: Vec<RoundRow>,
     pub freeze_ms: Option<u64>,
     pub notes: Vec<String>,
+    pub holes: Vec<std::ops::Range<u64>>,
     pub hooks: Vec<HookRow>,
 }
 
@@ -87,6 +88,7 @@ pub struct SyncRow {
 pub struct ActionRow {
     pub id: String,
     pub kind: String,
+    pub device: Option<String>,
     pub state: String,
     pub reason: String,
     pub created: String,

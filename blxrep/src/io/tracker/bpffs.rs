@@ -40,7 +40,7 @@ pub fn file_name(name: &str) -> String {
 #[derive(Debug)]
 pub struct PinDir {
     path: PathBuf,
-    _lock: File,
+    lock: File,
 }
 
 impl PinDir {
@@ -55,7 +55,7 @@ impl PinDir {
         }
         let lock = File::open(path).map_err(TrackerError::io("open", path))?;
         match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Self { path: path.to_path_buf(), _lock: lock }),
+            Ok(()) => Ok(Self { path: path.to_path_buf(), lock }),
             Err(rustix::io::Errno::WOULDBLOCK) => Err(TrackerError::InUse { path: path.to_path_buf() }),
             Err(e) => Err(TrackerError::io("lock", path)(e.into())),
         }
@@ -63,6 +63,19 @@ impl PinDir {
 
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Whether it still is the directory that was locked.
+    pub fn is_there(&self) -> bool {
+        let ours = rustix::fs::fstat(&self.lock).map(|s| s.st_ino);
+        let there = rustix::fs::stat(&self.path).map(|s| s.st_ino);
+        matches!((ours, there), (Ok(ours), Ok(there)) if ours == there)
+    }
+
+    /// Gives the lock up, to take it again.
+    pub fn unlock(&self) {
+        // What cannot be unlocked is said when it is locked.
+        let _ = rustix::fs::flock(&self.lock, FlockOperation::Unlock);
     }
 }
 

@@ -26,6 +26,7 @@ mod pinned;
 mod probe;
 mod record;
 mod refuse;
+mod renew;
 mod stat;
 mod store;
 
@@ -59,6 +60,8 @@ const BASELINE_WAIT: Duration = Duration::from_secs(20);
 /// know; their programs need not be these. Whoever changes a layout empties this list, or teaches this folder the old
 /// one. Version 0 is no release's: upgrades are rehearsed with it, by pins that were renamed.
 const READABLE_ABIS: [u32; 1] = [0];
+/// What a disk of which nothing is pinned has behind it.
+const BEGINS: &str = "nothing was pinned of this disk: a first start, a reboot, or removed pins";
 /// Between two samples: as far apart as they must be to count.
 const SAMPLE_PAUSE: Duration = Duration::from_micros(300);
 
@@ -139,12 +142,14 @@ pub struct Tracker {
     former: Vec<Pinned>,
     /// Versions whose maps cannot be read here, and which are gone.
     unreadable: Vec<String>,
+    /// Why a disk of which nothing is pinned begins.
+    begins: &'static str,
 }
 
 /// Where a new slot's knowledge comes from.
 enum Origin<'a> {
-    /// Nothing is known of what changed before now.
-    New(Epoch),
+    /// Nothing is known of what changed before now, for this reason.
+    New(Epoch, String),
     /// All that another version knows.
     From(&'a DiskTracker),
 }
@@ -173,7 +178,8 @@ impl Tracker {
         // A canary that was out when the last agent died.
         current.shared.control.get()[0].store(0, Ordering::SeqCst);
         current.clear_half_made()?;
-        let mut tracker = Self { options, pins, current, former: Vec::new(), unreadable: Vec::new() };
+        let mut tracker =
+            Self { options, pins, current, former: Vec::new(), unreadable: Vec::new(), begins: BEGINS };
         tracker.find_former()?;
         tracker.retire_former()?;
         Ok(tracker)
@@ -239,7 +245,7 @@ impl Tracker {
                 }
             },
         };
-        let disk = self.begin(spec, Origin::New(epoch_if_fresh))?;
+        let disk = self.begin(spec, Origin::New(epoch_if_fresh, reason.clone()))?;
         self.retire_former()?;
         Ok((Arc::new(disk), Attach::Fresh { reason }))
     }
@@ -265,7 +271,7 @@ impl Tracker {
             });
         }
         Ok(Err(match self.unreadable.as_slice() {
-            [] => "tracking of this disk begins".to_owned(),
+            [] => self.begins.to_owned(),
             names => format!(
                 "the pins of another version of this program ({}) cannot be read by this one",
                 names.join(", ")
@@ -323,7 +329,7 @@ impl Tracker {
         folder: &Path,
     ) -> Result<DiskTracker, TrackerError> {
         let granule = match origin {
-            Origin::New(_) => GranuleSize::for_disk(spec.bytes, self.options.max_map_bytes),
+            Origin::New(..) => GranuleSize::for_disk(spec.bytes, self.options.max_map_bytes),
             Origin::From(former) => former.granule(),
         };
         let granules = granules(granule, spec)?;
@@ -350,9 +356,10 @@ impl Tracker {
         canary::send(&spec.node, &shared.control, &Slot::new(&shared, slot))?;
         // From here on the programs see every change.
         let first = match origin {
-            Origin::New(epoch) => {
+            Origin::New(epoch, why) => {
                 let baseline = find_baseline(&files, &Slot::new(&shared, slot), shared.started, &spec.node)?;
-                first_record(*epoch, spec, granule, baseline)
+                let first = first_record(*epoch, spec, granule, baseline);
+                EpochRecord { gap: Some(why.clone()), ..first }
             }
             Origin::From(former) => {
                 let bits = Bitmap::new(pending.get(), granules)
@@ -390,6 +397,8 @@ fn first_record(epoch: Epoch, spec: &DiskSpec, granule: GranuleSize, baseline: B
         acknowledged: None,
         open: None,
         agent_words: [0; AGENT_WORDS],
+        gap: None,
+        matched: None,
     }
 }
 

@@ -138,6 +138,11 @@ impl Object {
         })
     }
 
+    /// Whether the links of the request hooks are pinned: nothing else keeps them.
+    pub fn is_attached(&self) -> bool {
+        programs::REQUEST.iter().all(|name| link_pin(&self.folder, name).exists())
+    }
+
     /// The slots of all disks.
     pub fn slots(&self) -> Result<Words, TrackerError> {
         self.words(maps::SLOTS, u64::from(MAX_DISKS) * (size_of::<DiskSlot>() as u64 / 8))

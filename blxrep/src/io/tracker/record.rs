@@ -64,6 +64,8 @@ fn body(record: &EpochRecord) -> Option<Vec<u8>> {
     put_option(&mut out, record.acknowledged.map(|p| p.0));
     put_option(&mut out, record.open.map(|p| p.0));
     record.agent_words.iter().for_each(|word| put(&mut out, *word));
+    put_text(&mut out, shortened(record.gap.as_deref().unwrap_or("")))?;
+    put_option(&mut out, record.matched.map(|p| p.0));
     Some(out)
 }
 
@@ -80,7 +82,16 @@ fn read_body(r: &mut Reader<'_>) -> Option<EpochRecord> {
         acknowledged: r.option()?.map(PointId),
         open: r.option()?.map(PointId),
         agent_words: r.words::<AGENT_WORDS>()?,
+        // Records from before there were rescans end here.
+        gap: if r.0.is_empty() { None } else { Some(r.text()?).filter(|gap| !gap.is_empty()) },
+        matched: if r.0.is_empty() { None } else { r.option()?.map(PointId) },
     })
+}
+
+/// As much of a reason as there is room for.
+fn shortened(text: &str) -> &str {
+    let end = (0..=text.len().min(MAX_TEXT)).rev().find(|end| text.is_char_boundary(*end));
+    &text[..end.unwrap_or(0)]
 }
 
 fn put_baseline(out: &mut Vec<u8>, b: &Baseline) {
@@ -210,6 +221,8 @@ mod tests {
             acknowledged: Some(PointId(7)),
             open: None,
             agent_words: [1, 2, 3, 4, 5, 6, 7, 8],
+            gap: Some("the host was rebooted".to_owned()),
+            matched: Some(PointId(7)),
         }
     }
 
@@ -241,6 +254,9 @@ mod tests {
     fn what_does_not_fit_is_refused() {
         let long = EpochRecord { identity: DiskIdentity::Named("x".repeat(MAX_TEXT + 1)), ..record() };
         assert!(encode(1, &long).is_none());
+        let reason = EpochRecord { gap: Some("é".repeat(MAX_TEXT)), ..record() };
+        let kept = decode(&encode(1, &reason).unwrap()).unwrap().1;
+        assert_eq!(kept.gap, Some("é".repeat(MAX_TEXT / 2)));
         assert!(decode(&[0; COPY_BYTES]).is_none());
     }
 }
