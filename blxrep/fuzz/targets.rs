@@ -1,9 +1,12 @@
 //! What is done with hostile bytes, one function per target. Fuzzing (`cargo +nightly fuzz run hello`, in this
 //! folder's parent) and the ordinary test that replays the corpora run the same code.
 
+use blxrep::archive::stream::{MAGIC, decode};
+use blxrep::archive::{ArchiveError, Entry, Kind as EntryKind, MAX_DEPTH, Meta, Name, Sink, Want};
 use blxrep::config::file::{AgentConfig, AgentSection, ConfigFile, DispatcherConfig, DispatcherSection};
 use blxrep::config::policy::Policy;
 use blxrep::config::yaml;
+use blxrep::model::contents::survey;
 use blxrep::model::partition_table::parse;
 use blxrep::model::superblock::detect;
 use blxrep::wire::frame::{End, HEADER_BYTES, Kind, MAX_PAYLOAD_BYTES, MAX_ZERO_BYTES, Tally, open};
@@ -112,4 +115,87 @@ pub fn disk(bytes: &[u8]) {
         }
     }
     let _ = detect(&mut fetch, size);
+    for part in survey(&mut fetch, size).parts {
+        assert!(part.range.start <= part.range.end && part.range.end <= size);
+    }
+}
+
+/// A tree as bytes: as it came, and once more with right checksums. No sink sees what no walk could have given it.
+pub fn tree(bytes: &[u8]) {
+    let _ = decode(bytes, &mut Judge::default());
+    let mut sealed = bytes.to_vec();
+    let (mut at, mut position) = (MAGIC.len(), 0u64);
+    while let Some(header) = sealed.get(at..at + 9) {
+        let length = u64::from(u32::from_le_bytes([header[1], header[2], header[3], header[4]]));
+        let Some(payload) = sealed.get(at + 9..).and_then(|rest| rest.get(..usize::try_from(length).ok()?))
+        else {
+            break;
+        };
+        let summed = [&position.to_le_bytes()[..], &header[..1], &length.to_le_bytes(), payload].concat();
+        let (crc, next) = (crc32c(&summed), at + 9 + payload.len());
+        sealed[at + 5..at + 9].copy_from_slice(&crc.to_le_bytes());
+        (at, position) = (next, position + 1);
+    }
+    let _ = decode(&sealed[..], &mut Judge::default());
+}
+
+/// Holds what a sink is given against what it may be given.
+#[derive(Default)]
+struct Judge {
+    depth: usize,
+    /// Length of the open file, and where its data ends so far.
+    file: Option<(u64, u64)>,
+    ended: bool,
+}
+
+impl Sink for Judge {
+    fn top(&mut self, _: &Meta) -> Result<(), ArchiveError> {
+        assert!(self.depth == 0 && self.file.is_none());
+        Ok(())
+    }
+
+    fn entry(&mut self, entry: &Entry) -> Result<Want, ArchiveError> {
+        assert!(self.file.is_none() && !self.ended);
+        assert!(Name::new(entry.name.as_bytes()).is_some() && entry.meta.mode & !0o7777 == 0);
+        // Every other name is not wanted.
+        if entry.name.as_bytes().len().is_multiple_of(2) {
+            return Ok(Want::Nothing);
+        }
+        match entry.kind {
+            EntryKind::Folder { .. } => self.depth += 1,
+            EntryKind::File { bytes } => self.file = Some((bytes, 0)),
+            _ => {}
+        }
+        assert!(self.depth <= MAX_DEPTH);
+        Ok(Want::Content)
+    }
+
+    fn data(&mut self, offset: u64, bytes: &[u8]) -> Result<(), ArchiveError> {
+        let (length, end) = self.file.unwrap_or((0, 0));
+        assert!(!bytes.is_empty() && offset >= end && offset + bytes.len() as u64 <= length);
+        self.file = Some((length, offset + bytes.len() as u64));
+        Ok(())
+    }
+
+    fn end_file(&mut self) -> Result<(), ArchiveError> {
+        assert!(self.file.take().is_some());
+        Ok(())
+    }
+
+    fn leave(&mut self) -> Result<(), ArchiveError> {
+        self.depth -= 1;
+        Ok(())
+    }
+
+    fn failed(&mut self, name: Option<&Name>, _: &str) -> Result<(), ArchiveError> {
+        assert!(name.is_none() || self.file.is_none());
+        self.file = None;
+        Ok(())
+    }
+
+    fn end(&mut self) -> Result<(), ArchiveError> {
+        assert!(self.depth == 0 && self.file.is_none());
+        self.ended = true;
+        Ok(())
+    }
 }

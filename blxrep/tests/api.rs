@@ -76,8 +76,10 @@ async fn points_are_named_by_the_beginning_of_their_id() {
     let dispatcher = FakeDispatcher::start();
     let client = Client::new(dispatcher.path());
     let to = dispatcher.path().join("new.img").display().to_string();
-    let restore =
-        |point: &str| RestoreBody { point: point.into(), to: to.clone(), yes: false, allow_holes: false };
+    let restore = |point: &str| {
+        let point = point.into();
+        RestoreBody { point, partition: None, to: to.clone(), yes: false, allow_holes: false }
+    };
     assert!(client.restore(&restore("4F0C2a9bffff")).await.is_ok());
     assert!(client.restore(&restore(&DELTA.to_string())).await.is_ok());
     let (code_, message) = code(client.restore(&restore("4f0c")).await);
@@ -87,8 +89,8 @@ async fn points_are_named_by_the_beginning_of_their_id() {
     assert_eq!(code(client.restore(&restore("+f0c")).await).0, ErrorCode::Invalid);
     assert_eq!(code(client.restore(&restore("4f0c2a9b01d3e5870")).await).0, ErrorCode::Invalid);
     assert_eq!(code(client.restore(&restore("beef")).await).0, ErrorCode::NotFound);
-    let relative =
-        RestoreBody { point: "9a00".into(), to: "here.img".into(), yes: false, allow_holes: false };
+    let (point, to) = ("9a00".into(), "here.img".into());
+    let relative = RestoreBody { point, partition: None, to, yes: false, allow_holes: false };
     assert_eq!(code(client.restore(&relative).await).0, ErrorCode::Invalid);
 }
 

@@ -31,5 +31,6 @@ fn corpora_do_no_harm() -> Result<(), std::io::Error> {
     replay("control", targets::control)?;
     replay("config", targets::config)?;
     replay("policy", targets::policy)?;
-    replay("disk", targets::disk)
+    replay("disk", targets::disk)?;
+    replay("tree", targets::tree)
 }

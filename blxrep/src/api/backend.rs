@@ -37,6 +37,8 @@ pub struct SyncRequest {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RestoreRequest {
     pub point: PointId,
+    /// One partition; the whole disk without it.
+    pub partition: Option<u32>,
     /// Absolute path of a file or a whole block device.
     pub to: PathBuf,
     /// Overwrite what is there. Without it, a target that exists is answered with `ApiError::unconfirmed`, whose

@@ -195,7 +195,8 @@ async fn restore<B: Backend>(State(b): State<Arc<B>>, Body(body): Body<RestoreBo
         return Err(ApiError::invalid(format!("cannot restore to `{}`: give an absolute path", body.to)));
     }
     let point = point_id(&*b, &body.point).await?;
-    b.restore(RestoreRequest { point, to, yes: body.yes, allow_holes: body.allow_holes }).await.map(Json)
+    let RestoreBody { partition, yes, allow_holes, .. } = body;
+    b.restore(RestoreRequest { point, partition, to, yes, allow_holes }).await.map(Json)
 }
 
 async fn verify<B: Backend>(State(b): State<Arc<B>>, Body(body): Body<VerifyBody>) -> Answer<ActionRow> {

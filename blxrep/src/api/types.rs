@@ -276,6 +276,9 @@ pub struct SyncBody {
 #[serde(deny_unknown_fields)]
 pub struct RestoreBody {
     pub point: String,
+    /// One partition; the whole disk without it.
+    #[serde(default)]
+    pub partition: Option<u32>,
     /// Absolute path of a file or a whole block device on the dispatcher's host.
     pub to: String,
     /// Overwrite what is there.

@@ -5,6 +5,7 @@ use super::error::CliError;
 use super::follow::{Interrupt, follow, interrupts};
 use super::output::ask;
 use super::progress::waiting;
+use super::restore_files::{self, FilesArgs};
 use super::table::{Table, number, optional, text, word};
 use crate::api::client::{Client, ClientError};
 use crate::api::error::{ApiError, ErrorCode};
@@ -34,12 +35,17 @@ Examples:
   blxrep sync web1 sdb --wait --json";
 
 const RESTORE_EXAMPLES: &str = "\
-The target is a file or a whole block device on this host. A device must be at least as large as the point and not
-in use. What exists is overwritten only with --yes, or when you say so on the terminal.
+With --to, the target is a file or a whole block device on this host, and gets the disk or one partition. A device must
+be at least as large and not in use. What exists is overwritten only with --yes, or when you say so on the terminal.
+
+With --path, files are written below --target, with owners, times, attributes and links as they were. PARTITION is its
+number, 0 for a disk without partitions; it may be left out where only one has files.
 
 Examples:
   blxrep restore 4f0c --to /srv/web1-sda.img
-  blxrep restore 4f0c2a9b01d3e587 --to /dev/sdc --yes";
+  blxrep restore 4f0c2a9b01d3e587 --to /dev/sdc --yes
+  blxrep restore 4f0c --partition 2 --to /srv/home.img
+  blxrep restore 4f0c --path 1:/etc/nginx --path 1:/etc/ssl --target /srv/web1 --dry-run";
 
 const VERIFY_EXAMPLES: &str = "\
 Reads what is stored and compares it with the digests of the catalog. Names every file that differs, and the points
@@ -113,15 +119,20 @@ pub struct ControlArgs {
     common: Common,
 }
 
-/// Write a point's content to a file or a block device
+/// Write a point's content to a file or a block device, or its files to a folder
 #[derive(Debug, Args)]
 #[command(after_long_help = RESTORE_EXAMPLES)]
 pub struct RestoreArgs {
     /// Id of the point, or its first digits
     point: String,
     /// File or whole block device to write to
-    #[arg(long, value_name = "FILE_OR_DEVICE")]
-    to: PathBuf,
+    #[arg(long, value_name = "FILE_OR_DEVICE", required_unless_present = "paths")]
+    to: Option<PathBuf>,
+    /// Only this partition of the disk
+    #[arg(long, value_name = "NUMBER", requires = "to")]
+    partition: Option<u32>,
+    #[command(flatten)]
+    files: FilesArgs,
     /// Overwrite what is there
     #[arg(long)]
     yes: bool,
@@ -192,13 +203,13 @@ pub async fn control(args: ControlArgs, control: Control) -> Result<(), CliError
 }
 
 pub async fn restore(args: RestoreArgs) -> Result<(), CliError> {
+    if let Some(target) = args.files.target() {
+        return restore_files::run(&args.common, &args.point, &args.files, target);
+    }
     let client = args.common.client();
-    let to = absolute(&args.to)?;
-    let mut action = begin_restore(
-        &client,
-        RestoreBody { point: args.point, to, yes: args.yes, allow_holes: args.allow_holes },
-    )
-    .await?;
+    let RestoreArgs { point, to, partition, yes, allow_holes, .. } = args;
+    let to = absolute(to.as_deref().unwrap_or(Path::new("")))?;
+    let mut action = begin_restore(&client, RestoreBody { point, partition, to, yes, allow_holes }).await?;
     if !args.no_wait {
         action = follow(&client, action, Interrupt::Cancels).await?;
     }

@@ -2,6 +2,7 @@
 
 use crate::api::client::ClientError;
 use crate::api::error::{ApiError, ErrorCode};
+use crate::archive::ArchiveError;
 use crate::config::ConfigError;
 use crate::mount::MountError;
 use std::io;
@@ -21,6 +22,8 @@ pub enum CliError {
     Client(#[from] ClientError),
     #[error(transparent)]
     Mount(#[from] MountError),
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
     /// The agent or the dispatcher could not start, or ended badly.
     #[error("{0:#}")]
     Role(anyhow::Error),
@@ -54,10 +57,12 @@ impl CliError {
             Self::Client(ClientError::NotAllowed(_)) | Self::Refused(_) => REFUSED,
             Self::Mount(MountError::NotFound(_)) => NOT_FOUND,
             Self::Mount(MountError::Refused(_) | MountError::NotRoot) => REFUSED,
+            Self::Archive(ArchiveError::Refused(_)) => REFUSED,
             Self::Role(error) if is_misuse(error) => USAGE,
             Self::Usage(_) => USAGE,
             Self::Interrupted(_) => INTERRUPTED,
             Self::Client(_)
+            | Self::Archive(_)
             | Self::Mount(_)
             | Self::Role(_)
             | Self::Failed(_)

@@ -4,14 +4,17 @@
 //! one or a few requests to the dispatcher's API.
 
 mod act;
+mod browse;
 mod consolidate;
 pub mod doctor;
 mod error;
 mod follow;
 mod list;
+mod listing;
 mod mount;
 mod output;
 mod progress;
+mod restore_files;
 pub mod start;
 mod table;
 pub mod view;
@@ -90,6 +93,9 @@ enum Command {
     /// Stop an action for good
     Cancel(act::ControlArgs),
     Restore(act::RestoreArgs),
+    Ls(browse::LsArgs),
+    Find(browse::FindArgs),
+    Diff(browse::DiffArgs),
     Mount(mount::MountArgs),
     Umount(mount::UmountArgs),
     Mounts(mount::MountsArgs),
@@ -207,6 +213,9 @@ async fn run(command: Command) -> Result<(), CliError> {
         Command::Cancel(args) => act::control(args, Control::Cancel).await,
         Command::Restore(args) => act::restore(args).await,
         Command::Verify(args) => act::verify(args).await,
+        Command::Ls(args) => browse::ls(&args),
+        Command::Find(args) => browse::find(&args),
+        Command::Diff(args) => browse::compare(&args),
         Command::Mount(args) => mount::mount(&args),
         Command::Umount(args) => mount::umount(&args),
         Command::Mounts(args) => mount::mounts(&args),

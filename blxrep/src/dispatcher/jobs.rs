@@ -57,7 +57,7 @@ impl Jobs {
             return Err(ApiError::invalid(format!("{} is no absolute path", request.to.display())));
         }
         self.store.check_whole(request.point, consent(request))?;
-        let target = self.store.check_target(request.point, &request.to)?;
+        let target = self.store.check_target_of(request.point, request.partition, &request.to)?;
         match target.overwrites {
             Some(what) if !request.yes => Err(ApiError::unconfirmed(what)),
             _ => Ok(()),
@@ -76,8 +76,9 @@ impl Jobs {
 
     pub fn restore(&mut self, action: ActionId, request: RestoreRequest) {
         self.start(action, move |store, progress| {
-            let report = store.restore_to_file(request.point, &request.to, consent(&request), progress)?;
-            tracing::info!(point = %request.point, to = %request.to.display(), bytes = report.bytes,
+            let RestoreRequest { point, partition, to, .. } = &request;
+            let report = store.restore_part_to_file(*point, *partition, to, consent(&request), progress)?;
+            tracing::info!(%point, partition, to = %to.display(), bytes = report.bytes,
                 written = report.written, verified = report.verified, "restored");
             Ok(None)
         });

@@ -72,6 +72,8 @@ impl Session {
             return Err(MountError::NotRoot);
         }
         let program = Path::new("/proc/self/exe");
+        // The server leaves the folder that it is started in.
+        let data_dir = &std::path::absolute(data_dir).map_err(MountError::path("find", data_dir))?;
         let starting = || MountError::path("start", program);
         let (ours, theirs) = UnixStream::pair().map_err(starting())?;
         let mut server = Command::new(program)

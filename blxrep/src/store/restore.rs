@@ -7,6 +7,7 @@ use super::{Store, StoreError};
 use crate::io::buffer::AlignedBuffer;
 use crate::io::storage::{Access, DataFile, Storage};
 use crate::io::write_behind::WriteBehind;
+use crate::model::contents;
 use crate::model::encoding::is_zero;
 use crate::model::ids::PointId;
 use crate::view::PointReader;
@@ -105,7 +106,18 @@ impl Store {
 
     /// Refuses a target that a point cannot be restored to, before anything is written.
     pub fn check_target(&self, id: PointId, target: &Path) -> Result<Target, StoreError> {
+        self.check_target_of(id, None, target)
+    }
+
+    /// The same for one partition. How large that is is found when it is written: a smaller device is refused then.
+    pub fn check_target_of(
+        &self,
+        id: PointId,
+        partition: Option<u32>,
+        target: &Path,
+    ) -> Result<Target, StoreError> {
         let point = self.point(id)?;
+        let needed = if partition.is_some() { 0 } else { point.disk_bytes };
         let Ok(meta) = std::fs::metadata(target) else {
             if target.is_symlink() {
                 return refuse(target, "it is a link to nothing");
@@ -124,8 +136,8 @@ impl Store {
         }
         refuse_mounted(target, meta.rdev())?;
         let bytes = device_bytes(target);
-        if bytes.is_some_and(|bytes| bytes < point.disk_bytes) {
-            return too_small(target, bytes.unwrap_or(0), point.disk_bytes);
+        if bytes.is_some_and(|bytes| bytes < needed) {
+            return too_small(target, bytes.unwrap_or(0), needed);
         }
         let what = format!("everything on {} would be overwritten", target.display());
         Ok(Target { device: true, overwrites: Some(what) })
@@ -139,10 +151,22 @@ impl Store {
         consent: impl Into<Consent>,
         progress: Progress<'_>,
     ) -> Result<RestoreReport, StoreError> {
+        self.restore_part_to_file(id, None, target, consent, progress)
+    }
+
+    /// The same for one partition.
+    pub fn restore_part_to_file(
+        &self,
+        id: PointId,
+        partition: Option<u32>,
+        target: &Path,
+        consent: impl Into<Consent>,
+        progress: Progress<'_>,
+    ) -> Result<RestoreReport, StoreError> {
         let consent = consent.into();
         let overwrite = consent.overwrite;
         self.check_whole(id, consent)?;
-        let checked = self.check_target(id, target)?;
+        let checked = self.check_target_of(id, partition, target)?;
         if let Some(what) = checked.overwrites.filter(|_| !overwrite) {
             return refuse(target, &format!("{what}; say --yes to do it"));
         }
@@ -150,17 +174,22 @@ impl Store {
         if consent.holes {
             reader.fill_holes();
         }
+        let range = match partition {
+            None => 0..reader.disk_bytes(),
+            Some(number) => partition_of(&mut reader, id, number)?,
+        };
         reader.stream();
+        let mut source = Source { reader, range };
         if checked.device {
-            self.restore_device(&mut reader, target, progress)
+            self.restore_device(&mut source, target, progress)
         } else {
-            self.restore_file(&mut reader, target, overwrite, progress)
+            self.restore_file(&mut source, target, overwrite, progress)
         }
     }
 
     fn restore_file(
         &self,
-        reader: &mut PointReader,
+        source: &mut Source,
         target: &Path,
         overwrite: bool,
         progress: Progress<'_>,
@@ -177,8 +206,8 @@ impl Store {
             opened => Arc::new(opened?),
         };
         let unfinished = Unfinished { storage: self.storage(), path: &part };
-        file.set_len(reader.disk_bytes())?;
-        let written = copy(reader, &file, false, progress)?;
+        file.set_len(source.bytes())?;
+        let written = copy(source, &file, false, progress)?;
         file.sync()?;
         if overwrite {
             self.storage().rename(&part, target)?;
@@ -189,7 +218,7 @@ impl Store {
         if let Some(parent) = part.parent() {
             self.storage().sync_dir(parent)?;
         }
-        Ok(RestoreReport { bytes: reader.disk_bytes(), written, verified: 0 })
+        Ok(RestoreReport { bytes: source.bytes(), written, verified: 0 })
     }
 
     /// The name beside `target` under which its file grows; refuses targets within the store.
@@ -216,7 +245,7 @@ impl Store {
 
     fn restore_device(
         &self,
-        reader: &mut PointReader,
+        source: &mut Source,
         target: &Path,
         progress: Progress<'_>,
     ) -> Result<RestoreReport, StoreError> {
@@ -229,16 +258,68 @@ impl Store {
             }
             opened => opened?,
         };
-        let (size, needed) = (device.length()?, reader.disk_bytes());
+        let (size, needed) = (device.length()?, source.bytes());
         if size < needed {
             return too_small(target, size, needed);
         }
         let device = Arc::new(device);
-        let written = copy(reader, &device, true, progress)?;
+        let written = copy(source, &device, true, progress)?;
         device.sync()?;
-        verify_device(reader, &device, progress)?;
+        verify_device(source, &device, progress)?;
         Ok(RestoreReport { bytes: needed, written, verified: needed })
     }
+}
+
+/// What of a point is written: positions are those of the target, from 0 on.
+struct Source {
+    reader: PointReader,
+    /// Bytes of the disk.
+    range: Range<u64>,
+}
+
+impl Source {
+    const fn bytes(&self) -> u64 {
+        self.range.end - self.range.start
+    }
+
+    fn read_at(&mut self, at: u64, out: &mut [u8]) -> Result<(), StoreError> {
+        Ok(self.reader.read_at(self.range.start + at, out)?)
+    }
+
+    fn next_stretch(&mut self, at: u64) -> Result<Option<(Range<u64>, Content)>, StoreError> {
+        if at >= self.bytes() {
+            return Ok(None);
+        }
+        let start = self.range.start;
+        let found = self.reader.next_stretch(start + at)?;
+        Ok(found.map(|(range, content)| (at..range.end.min(self.range.end) - start, content)))
+    }
+}
+
+/// The bytes of a partition, by its number in the point's own table.
+fn partition_of(reader: &mut PointReader, id: PointId, number: u32) -> Result<Range<u64>, StoreError> {
+    let (disk_bytes, mut failed) = (reader.disk_bytes(), None);
+    let mut fetch = |at: u64, length: usize| {
+        let mut bytes = vec![0; length];
+        let fits = at.checked_add(length as u64).is_some_and(|end| end <= disk_bytes);
+        match reader.read_at(at, if fits { &mut bytes } else { return None }) {
+            Ok(()) => Some(bytes),
+            Err(error) => {
+                failed = Some(error);
+                None
+            }
+        }
+    };
+    let parts = contents::survey(&mut fetch, disk_bytes).parts;
+    if let Some(part) = parts.iter().find(|part| part.number == number) {
+        return Ok(part.range.clone());
+    }
+    // A table that cannot be read must not pass for one that is not there.
+    if let Some(error) = failed {
+        return Err(error.into());
+    }
+    let known: Vec<String> = parts.iter().map(|part| part.number.to_string()).collect();
+    Err(StoreError::NotFound(format!("point {id} has no partition {number}, only {}", known.join(", "))))
 }
 
 /// Removes a file that was not completed.
@@ -255,20 +336,20 @@ impl Drop for Unfinished<'_> {
 
 /// Writes all of a point. Returns the bytes written as data.
 fn copy(
-    reader: &mut PointReader,
+    source: &mut Source,
     file: &Arc<DataFile>,
     device: bool,
     progress: Progress<'_>,
 ) -> Result<u64, StoreError> {
-    let bytes = reader.disk_bytes();
+    let bytes = source.bytes();
     let total = if device { 2 * bytes } else { bytes };
     let file = WriteBehind::new(Arc::clone(file), CHUNK_BYTES)?;
-    Copy { reader, file, device, progress, total, written: 0 }.run()
+    Copy { source, file, device, progress, total, written: 0 }.run()
 }
 
 /// One pass over a point.
 struct Copy<'a> {
-    reader: &'a mut PointReader,
+    source: &'a mut Source,
     file: WriteBehind,
     /// What is not written holds old data, not zeroes.
     device: bool,
@@ -281,7 +362,7 @@ impl Copy<'_> {
     /// Returns the bytes written as data.
     fn run(mut self) -> Result<u64, StoreError> {
         let (mut at, mut data) = (0, 0..0);
-        while let Some((range, content)) = self.reader.next_stretch(at)? {
+        while let Some((range, content)) = self.source.next_stretch(at)? {
             at = range.end;
             if content == Content::Data || range.end - range.start < SHORT_ZERO_BYTES {
                 data = data.start..range.end;
@@ -316,7 +397,7 @@ impl Copy<'_> {
         for piece in pieces(range) {
             let mut buffer = self.file.buffer()?;
             let bytes = buffer.fill(length(&piece));
-            self.reader.read_at(piece.start, bytes)?;
+            self.source.read_at(piece.start, bytes)?;
             if is_zero(bytes) {
                 self.file.give_back(buffer);
                 self.zero(piece.clone())?;
@@ -331,17 +412,13 @@ impl Copy<'_> {
 }
 
 /// Compares a device with the point that was written to it.
-fn verify_device(
-    reader: &mut PointReader,
-    device: &DataFile,
-    progress: Progress<'_>,
-) -> Result<(), StoreError> {
+fn verify_device(source: &mut Source, device: &DataFile, progress: Progress<'_>) -> Result<(), StoreError> {
     let mut found = AlignedBuffer::new(CHUNK_BYTES);
     let mut wanted = vec![0; CHUNK_BYTES];
-    let bytes = reader.disk_bytes();
+    let bytes = source.bytes();
     for piece in pieces(0..bytes) {
         let wanted = &mut wanted[..length(&piece)];
-        reader.read_at(piece.start, wanted)?;
+        source.read_at(piece.start, wanted)?;
         device.read_direct_at(found.fill(length(&piece)), piece.start)?;
         if let Some(i) = wanted.iter().zip(found.as_slice()).position(|(a, b)| a != b) {
             let at = piece.start + i as u64;

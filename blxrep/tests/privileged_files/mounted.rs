@@ -3,10 +3,11 @@
 use crate::everything::ensure_same;
 use crate::scene::Scene;
 use crate::support::compare::ensure_identical;
-use crate::support::disk::Disk;
+use crate::support::disk::{Disk, LoopDisk};
 use crate::support::fixture::{sh, wait_for};
-use crate::support::site::{DONE, NOT_FOUND, REFUSED};
-use crate::{PATIENCE, require_root};
+use crate::support::mount::Filesystem;
+use crate::support::site::{DONE, FAILED, NOT_FOUND, REFUSED};
+use crate::{MIB, PATIENCE, require_root, times};
 use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 use serde::Deserialize;
@@ -120,6 +121,7 @@ fn points_show_what_was_there() -> Result<()> {
     for (index, point) in idle.iter().enumerate() {
         let idle = Shown::new(&scene, point, &format!("idle-{index}"))?;
         ensure_identical(scene.disks[index].path(), &idle.dir.join("disk.img"))?;
+        partitions(&scene, index, point, &idle)?;
         shown.push((index, idle));
     }
     // An xfs writes even when it is mounted read-only: from here on the disks are not as they were.
@@ -138,6 +140,34 @@ fn points_show_what_was_there() -> Result<()> {
     scene.site.cli(&["umount", &gone])?.expect(NOT_FOUND, &["no point is mounted"])?;
     drop(originals);
     scene.done();
+    Ok(())
+}
+
+/// Partitions are restored by themselves, to a file and to a device.
+fn partitions(scene: &Scene, disk: usize, point: &str, shown: &Shown<'_>) -> Result<()> {
+    for volume in
+        scene.volumes.iter().filter(|volume| volume.disk == disk && volume.filesystem != Filesystem::Xfs)
+    {
+        let number = volume.number.to_string();
+        let file = scene.site.path(&format!("partition-{disk}-{number}.img"));
+        let restore =
+            |to: &str| scene.site.cli(&["restore", point, "--partition", &number, "--to", to, "--yes"]);
+        restore(&file.to_string_lossy())?.expect(DONE, &[])?;
+        ensure_identical(&file, &shown.dir.join(format!("partitions/{number}.img")))?;
+        let device = LoopDisk::new(fs::metadata(&file)?.len() + MIB)?;
+        restore(&device.name())?.expect(DONE, &[])?;
+        sh(
+            "cmp",
+            &["--bytes", &fs::metadata(&file)?.len().to_string(), &device.name(), &file.to_string_lossy()],
+        )?;
+        let small = LoopDisk::new(MIB)?;
+        restore(&small.name())?.expect(FAILED, &["larger device"])?;
+        fs::remove_file(&file)?;
+    }
+    let file = scene.site.path("none.img");
+    let reply = scene.site.cli(&["restore", point, "--partition", "77", "--to", &file.to_string_lossy()])?;
+    reply.expect(FAILED, &["has no partition 77"])?;
+    ensure!(!file.exists(), "a partition that does not exist has a file");
     Ok(())
 }
 
@@ -191,14 +221,14 @@ fn a_killed_mount_leaves_nothing() -> Result<()> {
     let points = scene.site.points("files")?;
     let point = points.iter().find(|p| p.device == scene.disks[0].name()).context("no point")?.id.clone();
     let dir = scene.folder("mounted")?;
-    for round in 0..3 {
+    for round in 0..times(3) {
         killed_server(&scene, &point, &dir).with_context(|| format!("round {round}"))?;
     }
     let mut finished = 0;
-    for step in 0..12 {
+    for step in 0..times(12) {
         let mut command = scene.command(&["mount", &point, &dir.to_string_lossy()]);
         let mut child = command.stdout(Stdio::null()).spawn()?;
-        std::thread::sleep(Duration::from_millis(15 * step));
+        std::thread::sleep(Duration::from_millis(15 * (step % 12) + step / 12));
         let ended = child.try_wait()?.is_some();
         child.kill()?;
         child.wait()?;
@@ -212,7 +242,10 @@ fn a_killed_mount_leaves_nothing() -> Result<()> {
         }
         scene.ensure_clean(&dir).with_context(|| format!("step {step}"))?;
     }
-    println!("the command was killed {} times before its end, {finished} times after it", 12 - finished);
+    println!(
+        "the command was killed {} times before its end, {finished} times after it",
+        times(12) - finished
+    );
     scene.done();
     Ok(())
 }

@@ -26,6 +26,41 @@ fn backed(folder: &Folder) -> (Store, PointId, Vec<u8>) {
 }
 
 #[test]
+fn a_partition_is_restored_by_itself() {
+    let folder = Folder::new();
+    let store = folder.open();
+    let mut content = noise(9, DISK);
+    content[..512].fill(0);
+    content[510..512].copy_from_slice(&[0x55, 0xaa]);
+    // An odd start, so that granules of the disk are not granules of the partition, and one up to the disk's end.
+    let partitions = [(1, 2049u32, 3000u32), (3, 6000, DISK as u32 / 512 - 6000)];
+    for (number, start, sectors) in partitions {
+        let at = 446 + 16 * (number - 1);
+        content[at + 4] = 0x83;
+        content[at + 8..at + 12].copy_from_slice(&start.to_le_bytes());
+        content[at + 12..at + 16].copy_from_slice(&sectors.to_le_bytes());
+    }
+    content[3 << 20..4 << 20].fill(0);
+    let disk = add_disk(&store, DISK as u64).unwrap().id;
+    base(&store, disk, &content);
+    content[2 << 20..(2 << 20) + 4096].copy_from_slice(&noise(3, 4096));
+    let point = delta(&store, disk, &content, &[512..513]).id;
+    let out = tempfile::tempdir().unwrap();
+    for (number, start, sectors) in partitions {
+        let target = out.path().join(number.to_string());
+        let part = Some(u32::try_from(number).unwrap());
+        let report = store.restore_part_to_file(point, part, &target, false, quietly()).unwrap();
+        let bytes = start as usize * 512..(start + sectors) as usize * 512;
+        assert_eq!(report.bytes, bytes.len() as u64);
+        assert!(std::fs::read(&target).unwrap() == content[bytes], "partition {number}");
+    }
+    let target = out.path().join("none");
+    let error = store.restore_part_to_file(point, Some(2), &target, false, quietly()).unwrap_err();
+    assert!(matches!(&error, StoreError::NotFound(text) if text.contains("only 1, 3")), "{error}");
+    assert!(!target.exists());
+}
+
+#[test]
 fn a_file_is_whole_and_sparse_or_not_there() {
     let folder = Folder::new();
     let (store, point, content) = backed(&folder);

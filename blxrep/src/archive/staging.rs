@@ -1,0 +1,108 @@
+//! Where restored things are made: a folder in the target that only this user can enter.
+
+use super::ArchiveError;
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::fs::{AtFlags, Dir, FlockOperation, Mode, OFlags, RenameFlags, ResolveFlags};
+use rustix::io::Errno;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+
+/// Its name; below the target, so that a rename is enough.
+pub const STAGING: &str = ".blxrep-restore";
+/// Compared at once.
+const COMPARED_BYTES: usize = 256 << 10;
+/// How everything below the target is opened: no link leads out of it.
+pub(super) const CONFINED: ResolveFlags =
+    ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_MAGICLINKS);
+/// How folders are opened.
+pub(super) const FOLDER: OFlags =
+    OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+
+/// Renames unless the name is taken.
+pub(super) fn rename_new(
+    from: BorrowedFd<'_>,
+    name: &str,
+    to: BorrowedFd<'_>,
+    new: &[u8],
+) -> Result<(), Errno> {
+    match rustix::fs::renameat_with(from, name, to, new, RenameFlags::NOREPLACE) {
+        // Network filesystems cannot do both at once.
+        Err(Errno::INVAL) => match rustix::fs::statat(to, new, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(_) => Err(Errno::EXIST),
+            Err(Errno::NOENT) => rustix::fs::renameat(from, name, to, new),
+            Err(error) => Err(error),
+        },
+        done => done,
+    }
+}
+
+/// Opens the staging folder, empty, for this restore alone.
+pub(super) fn open_staging(root: &OwnedFd) -> Result<OwnedFd, ArchiveError> {
+    match rustix::fs::mkdirat(root, STAGING, Mode::RWXU) {
+        Ok(()) | Err(Errno::EXIST) => {}
+        Err(error) => return Err(ArchiveError::errno("make", STAGING)(error)),
+    }
+    let staging = rustix::fs::openat2(root, STAGING, FOLDER, Mode::empty(), CONFINED)
+        .map_err(ArchiveError::errno("open", STAGING))?;
+    let stat = rustix::fs::fstat(&staging).map_err(ArchiveError::errno("look at", STAGING))?;
+    if stat.st_uid != rustix::process::geteuid().as_raw() {
+        return Err(ArchiveError::Refused(format!(
+            "{STAGING} in the target folder belongs to user {}; remove it, or choose another target",
+            stat.st_uid
+        )));
+    }
+    rustix::fs::fchmod(&staging, Mode::RWXU).map_err(ArchiveError::errno("close to others", STAGING))?;
+    match rustix::fs::flock(&staging, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => {}
+        Err(Errno::WOULDBLOCK) => {
+            return Err(ArchiveError::Refused(
+                "another restore to this folder is going on; wait for its end".to_owned(),
+            ));
+        }
+        Err(error) => return Err(ArchiveError::errno("lock", STAGING)(error)),
+    }
+    empty(staging.as_fd());
+    Ok(staging)
+}
+
+/// Removes what an interrupted restore left in its staging folder: files, and folders without anything in them.
+pub(super) fn empty(staging: BorrowedFd<'_>) {
+    let Ok(dir) = Dir::read_from(staging) else { return };
+    for entry in dir.flatten() {
+        let name = entry.file_name();
+        if rustix::fs::unlinkat(staging, name, AtFlags::empty()).is_err() {
+            let _ = rustix::fs::unlinkat(staging, name, AtFlags::REMOVEDIR);
+        }
+    }
+}
+
+/// Whether two files of the same length hold the same.
+pub fn equal(a: &File, b: &File) -> io::Result<bool> {
+    let (mut left, mut right) = (vec![0; COMPARED_BYTES], vec![0; COMPARED_BYTES]);
+    let mut at = 0;
+    loop {
+        let n = read_full(a, &mut left, at)?;
+        if read_full(b, &mut right, at)? != n || left[..n] != right[..n] {
+            return Ok(false);
+        }
+        if n == 0 {
+            return Ok(true);
+        }
+        at += n as u64;
+    }
+}
+
+/// Reads until the buffer is full or the file ends.
+fn read_full(file: &File, out: &mut [u8], at: u64) -> io::Result<usize> {
+    let mut done = 0;
+    while done < out.len() {
+        match file.read_at(&mut out[done..], at + done as u64) {
+            Ok(0) => break,
+            Ok(n) => done += n,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(done)
+}

@@ -1,0 +1,588 @@
+//! A tree written into a folder that nothing leaves.
+//!
+//! - Folders are opened one by one with `openat2` (`RESOLVE_BENEATH`, no links of any kind), and everything is done
+//!   relative to them: whatever somebody does to the folders meanwhile, nothing outside the target is touched.
+//! - Everything is made, filled, and given its owner, attributes and times in a staging folder of its own, which only
+//!   this user can enter, and gets its name in one rename: nobody sees half a file, and an interrupted restore that is
+//!   run again finds whole files or none.
+//! - A folder that was made gets its owner and times when it is left. Until then it carries a mark, by which a second
+//!   run knows that it has to finish it.
+
+use super::conflict::{Decision, Existing, Policy, decide, other_names};
+use super::report::Report;
+use super::staging::{CONFINED, FOLDER, STAGING, empty, equal, open_staging, rename_new};
+use super::{ArchiveError, Entry, Kind, MAX_LINKS, Meta, Name, Sink, Time, Want, shown, xattr};
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, Timespec, Timestamps};
+use rustix::io::Errno;
+use std::collections::HashMap;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+/// An open target.
+#[derive(Debug)]
+pub struct Target {
+    root: OwnedFd,
+    staging: OwnedFd,
+    policy: Policy,
+    /// The root was made by this restore, or by one that was interrupted.
+    fresh: bool,
+    top: Option<Meta>,
+    levels: Vec<Level>,
+    file: Option<Open>,
+    links: HashMap<u64, Placed>,
+    made: u64,
+    report: Report,
+}
+
+/// A folder that is open, below the root.
+#[derive(Debug)]
+struct Level {
+    fd: OwnedFd,
+    name: Vec<u8>,
+    /// What it gets when it is left.
+    meta: Option<Meta>,
+}
+
+/// A file that is being written.
+#[derive(Debug)]
+struct Open {
+    file: File,
+    temporary: String,
+    entry: Entry,
+    place: Place,
+}
+
+/// How something gets its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    /// Nothing has it.
+    New,
+    /// What has it goes.
+    Over,
+    /// What has it stays: this gets another one, unless it is the same.
+    Other,
+    /// What has it stays; whether it is the same counts for its other names.
+    Compare,
+}
+
+/// Where the first name of a file with several ended up.
+#[derive(Debug)]
+struct Placed {
+    /// Relative to the root.
+    path: Vec<u8>,
+    /// Device and inode; `None` if what is there is not the file.
+    identity: Option<(u64, u64)>,
+}
+
+impl Target {
+    /// Opens a folder, or makes it. The folder itself may be reached by links; nothing below it.
+    pub fn open(dir: &Path, policy: Policy) -> Result<Self, ArchiveError> {
+        let shown = dir.display();
+        let made = match rustix::fs::mkdir(dir, Mode::RWXU) {
+            Ok(()) => true,
+            Err(Errno::EXIST) => false,
+            Err(error) => return Err(ArchiveError::errno("make", shown)(error)),
+        };
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = rustix::fs::open(dir, flags, Mode::empty()).map_err(ArchiveError::errno("open", shown))?;
+        Self::of(root, policy, made)
+    }
+
+    fn of(root: OwnedFd, policy: Policy, made: bool) -> Result<Self, ArchiveError> {
+        if made {
+            xattr::mark(&root, true);
+        }
+        let staging = open_staging(&root)?;
+        Ok(Self {
+            fresh: made || xattr::is_marked(&root),
+            root,
+            staging,
+            policy,
+            top: None,
+            levels: Vec::new(),
+            file: None,
+            links: HashMap::new(),
+            made: 0,
+            report: Report::default(),
+        })
+    }
+
+    #[must_use]
+    pub const fn report(&self) -> &Report {
+        &self.report
+    }
+
+    /// What was done, after the end.
+    #[must_use]
+    pub fn into_report(mut self) -> Report {
+        std::mem::take(&mut self.report)
+    }
+
+    fn parent(&self) -> BorrowedFd<'_> {
+        self.levels.last().map_or(self.root.as_fd(), |level| level.fd.as_fd())
+    }
+
+    /// Path of a name in the open folder, relative to the root.
+    fn path(&self, name: &[u8]) -> Vec<u8> {
+        let folders = self.levels.iter().map(|level| level.name.as_slice());
+        folders.chain([name]).collect::<Vec<_>>().join(&b'/')
+    }
+
+    /// What did not work of one entry is told; what will not work for any is an end.
+    fn tried<T>(&mut self, name: &[u8], tried: Result<T, Failure>) -> Result<Option<T>, ArchiveError> {
+        match tried {
+            Ok(done) => Ok(Some(done)),
+            Err(Failure { what, source }) => {
+                let fatal = [libc::ENOSPC, libc::EDQUOT, libc::EROFS, libc::EIO];
+                if source.raw_os_error().is_some_and(|errno| fatal.contains(&errno)) {
+                    let what = format!("{} ({what})", shown(&self.path(name)));
+                    return Err(ArchiveError::Io { action: "write", what, source });
+                }
+                let path = self.path(name);
+                self.report.problem(&path, &format!("{what}: {source}"), true);
+                Ok(None)
+            }
+        }
+    }
+
+    fn existing(&self, name: &[u8]) -> Result<Option<Existing>, Failure> {
+        match rustix::fs::statat(self.parent(), name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Directory => {
+                Ok(Some(Existing::Folder))
+            }
+            Ok(_) => Ok(Some(Existing::Other)),
+            Err(Errno::NOENT) => Ok(None),
+            Err(error) => Err(Failure::of("look for it", error)),
+        }
+    }
+
+    /// A name in the staging folder that nothing has.
+    fn temporary(&mut self) -> String {
+        self.made += 1;
+        self.made.to_string()
+    }
+
+    fn make(&mut self, entry: &Entry, place: Place) -> Result<Want, ArchiveError> {
+        let name = entry.name.as_bytes();
+        let made = match &entry.kind {
+            Kind::Folder { .. } => self.make_folder(entry, place),
+            Kind::File { bytes } => {
+                let opened = self.make_file(entry, *bytes, place);
+                return Ok(self.tried(name, opened)?.map_or(Want::Nothing, |()| Want::Content));
+            }
+            Kind::Link { of } => self.make_link(entry, *of, place).map(|()| Want::Content),
+            _ => self.make_other(entry, place).map(|()| Want::Content),
+        };
+        Ok(self.tried(name, made)?.unwrap_or(Want::Nothing))
+    }
+
+    fn make_folder(&mut self, entry: &Entry, place: Place) -> Result<Want, Failure> {
+        let temporary = self.temporary();
+        rustix::fs::mkdirat(&self.staging, &temporary, Mode::RWXU)
+            .map_err(Failure::of_errno("make the folder"))?;
+        let fd = open_folder(self.staging.as_fd(), temporary.as_bytes())?;
+        xattr::mark(&fd, true);
+        let name = entry.name.as_bytes();
+        if place == Place::Over {
+            // Only something that is no folder is replaced.
+            rustix::fs::unlinkat(self.parent(), name, AtFlags::empty())
+                .map_err(Failure::of_errno("replace it"))?;
+        }
+        let place = if place == Place::Over { Place::New } else { place };
+        match self.settle(&temporary, name, place) {
+            Ok(name) => {
+                self.report.folders += 1;
+                self.levels.push(Level { fd, name, meta: Some(entry.meta.clone()) });
+                Ok(Want::Content)
+            }
+            Err(failure) => {
+                let _ = rustix::fs::unlinkat(&self.staging, &temporary, AtFlags::REMOVEDIR);
+                Err(failure)
+            }
+        }
+    }
+
+    fn make_file(&mut self, entry: &Entry, bytes: u64, place: Place) -> Result<(), Failure> {
+        let temporary = self.temporary();
+        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(&self.staging, &temporary, flags, Mode::RUSR | Mode::WUSR)
+            .map_err(Failure::of_errno("make the file"))?;
+        let file = File::from(file);
+        file.set_len(bytes).map_err(|source| Failure { what: "set its length", source })?;
+        self.file = Some(Open { file, temporary, entry: entry.clone(), place });
+        Ok(())
+    }
+
+    fn make_link(&mut self, entry: &Entry, of: u64, place: Place) -> Result<(), Failure> {
+        let refuse = |why: String| Failure { what: "link it", source: io::Error::other(why) };
+        let first = self
+            .links
+            .get(&of)
+            .ok_or_else(|| refuse("the file that it is another name of was not restored".to_owned()))?;
+        let path = shown(&first.path);
+        let identity = first.identity.ok_or_else(|| {
+            refuse(format!(
+                "it is another name of {path}, which exists and is another file; overwrite or rename it"
+            ))
+        })?;
+        // Only a handle: the kind of file does not matter, and no link is followed.
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let handle = rustix::fs::openat2(&self.root, first.path.as_slice(), flags, Mode::empty(), CONFINED)
+            .map_err(Failure::of_errno("find its other name"))?;
+        let stat = rustix::fs::fstat(&handle).map_err(Failure::of_errno("look at its other name"))?;
+        if (stat.st_dev, stat.st_ino) != identity {
+            return Err(refuse(format!("somebody has replaced {path} meanwhile")));
+        }
+        let temporary = self.temporary();
+        rustix::fs::linkat(&handle, c"", &self.staging, &temporary, AtFlags::EMPTY_PATH)
+            .map_err(Failure::of_errno("link it"))?;
+        self.settle_dressed(&temporary, entry, place)?;
+        Ok(())
+    }
+
+    fn make_other(&mut self, entry: &Entry, place: Place) -> Result<(), Failure> {
+        let temporary = self.temporary();
+        let staging = self.staging.as_fd();
+        let node =
+            |kind, device| rustix::fs::mknodat(staging, &temporary, kind, Mode::RUSR | Mode::WUSR, device);
+        let made = match &entry.kind {
+            Kind::Symlink { target } => rustix::fs::symlinkat(target.as_slice(), staging, &temporary),
+            Kind::Fifo => node(FileType::Fifo, 0),
+            Kind::Socket => node(FileType::Socket, 0),
+            Kind::CharDevice { major, minor } => {
+                node(FileType::CharacterDevice, rustix::fs::makedev(*major, *minor))
+            }
+            Kind::BlockDevice { major, minor } => {
+                node(FileType::BlockDevice, rustix::fs::makedev(*major, *minor))
+            }
+            Kind::Folder { .. } | Kind::File { .. } | Kind::Link { .. } => Err(Errno::INVAL),
+        };
+        made.map_err(Failure::of_errno("make it"))?;
+        self.dress(&temporary, entry).inspect_err(|_| self.discard(&temporary))?;
+        self.settle_dressed(&temporary, entry, place)?;
+        Ok(())
+    }
+
+    /// Owner, attributes, permissions and times of something in the staging folder. In this order: each of the first
+    /// three may take away what the ones before gave.
+    fn dress(&self, temporary: &str, entry: &Entry) -> Result<(), Failure> {
+        let (meta, name) = (&entry.meta, temporary.as_bytes());
+        let (uid, gid) = owner(meta);
+        rustix::fs::chownat(&self.staging, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW)
+            .map_err(Failure::of_errno("set its owner"))?;
+        xattr::write(&self.staging, name, &meta.xattrs).map_err(Failure::of_xattr)?;
+        if !matches!(entry.kind, Kind::Symlink { .. }) {
+            rustix::fs::chmodat(&self.staging, name, Mode::from_raw_mode(meta.mode), AtFlags::empty())
+                .map_err(Failure::of_errno("set its permissions"))?;
+        }
+        rustix::fs::utimensat(&self.staging, name, &times(meta), AtFlags::SYMLINK_NOFOLLOW)
+            .map_err(Failure::of_errno("set its times"))
+    }
+
+    /// Gives something that is ready its name, and counts it.
+    fn settle_dressed(&mut self, temporary: &str, entry: &Entry, place: Place) -> Result<(), Failure> {
+        let name = entry.name.as_bytes();
+        let stat = self.stat_staged(temporary)?;
+        let identity = (stat.st_dev, stat.st_ino);
+        if matches!(place, Place::Other | Place::Compare) && self.is_same(temporary, name, entry)? {
+            self.discard(temporary);
+            let there = rustix::fs::statat(self.parent(), name, AtFlags::SYMLINK_NOFOLLOW)
+                .map_err(Failure::of_errno("look at it"))?;
+            self.report.same += 1;
+            self.remember(entry, name, Some((there.st_dev, there.st_ino)));
+            return Ok(());
+        }
+        if place == Place::Compare {
+            self.discard(temporary);
+            let path = self.path(name);
+            self.report.problem(&path, "it exists", false);
+            self.remember(entry, name, None);
+            return Ok(());
+        }
+        let settled = self.settle(temporary, name, place).inspect_err(|_| self.discard(temporary))?;
+        // Renaming one of two names of a file over the other does nothing.
+        self.discard(temporary);
+        match &entry.kind {
+            Kind::Folder { .. } => {}
+            Kind::File { .. } => self.report.files += 1,
+            Kind::Link { .. } => self.report.links += 1,
+            Kind::Symlink { .. } => self.report.symlinks += 1,
+            Kind::Fifo | Kind::Socket | Kind::CharDevice { .. } | Kind::BlockDevice { .. } => {
+                self.report.special += 1;
+            }
+        }
+        self.remember(entry, &settled, Some(identity));
+        Ok(())
+    }
+
+    fn stat_staged(&self, temporary: &str) -> Result<Stat, Failure> {
+        rustix::fs::statat(&self.staging, temporary, AtFlags::SYMLINK_NOFOLLOW)
+            .map_err(Failure::of_errno("look at what was made"))
+    }
+
+    fn remember(&mut self, entry: &Entry, name: &[u8], identity: Option<(u64, u64)>) {
+        if let Some(number) = entry.link
+            && self.links.len() < MAX_LINKS
+        {
+            let path = self.path(name);
+            self.links.insert(number, Placed { path, identity });
+        }
+    }
+
+    /// Renames out of the staging folder; the name that it got.
+    fn settle(&self, temporary: &str, name: &[u8], place: Place) -> Result<Vec<u8>, Failure> {
+        let to = |name: &[u8]| rename_new(self.staging.as_fd(), temporary, self.parent(), name);
+        match place {
+            Place::New | Place::Compare => to(name).map_err(Failure::of_errno("give it its name"))?,
+            Place::Over => rustix::fs::renameat(&self.staging, temporary, self.parent(), name)
+                .map_err(Failure::of_errno("replace what is there"))?,
+            Place::Other => {
+                for other in other_names(name) {
+                    match to(&other) {
+                        Ok(()) => return Ok(other),
+                        Err(Errno::EXIST) => {}
+                        Err(error) => return Err(Failure::of("give it another name", error)),
+                    }
+                }
+                return Err(Failure::of("give it another name", Errno::EXIST));
+            }
+        }
+        Ok(name.to_vec())
+    }
+
+    fn discard(&self, temporary: &str) {
+        // Gone already, as a rule.
+        let _ = rustix::fs::unlinkat(&self.staging, temporary, AtFlags::empty());
+    }
+
+    /// Whether what has the name is what was made.
+    fn is_same(&self, temporary: &str, name: &[u8], entry: &Entry) -> Result<bool, Failure> {
+        let failed = |source| Failure { what: "compare it with what is there", source };
+        let ours = self.stat_staged(temporary)?;
+        let Ok(theirs) = rustix::fs::statat(self.parent(), name, AtFlags::SYMLINK_NOFOLLOW) else {
+            return Ok(false);
+        };
+        if (ours.st_dev, ours.st_ino) == (theirs.st_dev, theirs.st_ino) {
+            return Ok(true);
+        }
+        let of = |stat: &Stat| {
+            (
+                stat.st_mode,
+                stat.st_uid,
+                stat.st_gid,
+                stat.st_rdev,
+                stat.st_size,
+                stat.st_mtime,
+                stat.st_mtime_nsec,
+            )
+        };
+        if matches!(entry.kind, Kind::Link { .. }) || of(&ours) != of(&theirs) {
+            return Ok(false);
+        }
+        let xattrs = xattr::read(&self.staging, temporary.as_bytes()).map_err(failed)?;
+        if xattrs != xattr::read(self.parent(), name).map_err(failed)? {
+            return Ok(false);
+        }
+        match &entry.kind {
+            Kind::File { .. } => {
+                let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+                let open = |folder: BorrowedFd<'_>, name: &[u8]| {
+                    rustix::fs::openat2(folder, name, flags, Mode::empty(), CONFINED).map(File::from)
+                };
+                let ours = open(self.staging.as_fd(), temporary.as_bytes()).map_err(|e| failed(e.into()))?;
+                let theirs = open(self.parent(), name).map_err(|e| failed(e.into()))?;
+                equal(&ours, &theirs).map_err(failed)
+            }
+            Kind::Symlink { target } => {
+                let theirs = rustix::fs::readlinkat(self.parent(), name, Vec::new());
+                Ok(theirs.map_err(|e| failed(e.into()))?.as_bytes() == target)
+            }
+            _ => Ok(true),
+        }
+    }
+
+    fn enter(&mut self, entry: &Entry) -> Result<Want, Failure> {
+        let name = entry.name.as_bytes();
+        let fd = open_folder(self.parent(), name)?;
+        let selected = matches!(entry.kind, Kind::Folder { selected: true });
+        let dressed = xattr::is_marked(&fd) || (selected && self.policy == Policy::Overwrite);
+        let meta = dressed.then(|| entry.meta.clone());
+        self.levels.push(Level { fd, name: name.to_vec(), meta });
+        Ok(Want::Content)
+    }
+
+    /// Takes the staging folder away.
+    fn clear(&self) {
+        empty(self.staging.as_fd());
+        let _ = rustix::fs::unlinkat(&self.root, STAGING, AtFlags::REMOVEDIR);
+    }
+}
+
+impl Drop for Target {
+    fn drop(&mut self) {
+        self.clear();
+    }
+}
+
+impl Sink for Target {
+    fn top(&mut self, meta: &Meta) -> Result<(), ArchiveError> {
+        if self.fresh || self.policy == Policy::Overwrite {
+            self.top = Some(meta.clone());
+        }
+        Ok(())
+    }
+
+    fn entry(&mut self, entry: &Entry) -> Result<Want, ArchiveError> {
+        let name = entry.name.as_bytes();
+        if self.levels.is_empty() && name == STAGING.as_bytes() {
+            let path = self.path(name);
+            self.report.problem(&path, "this name is what a restore itself uses", true);
+            return Ok(Want::Nothing);
+        }
+        let existing = self.existing(name);
+        let Some(existing) = self.tried(name, existing)? else { return Ok(Want::Nothing) };
+        // Whether a file with several names is the one that exists has to be known for its other names.
+        let compared = entry.link.is_some() || matches!(entry.kind, Kind::Link { .. });
+        match decide(self.policy, &entry.kind, existing) {
+            Decision::Create => self.make(entry, Place::New),
+            Decision::Replace => self.make(entry, Place::Over),
+            Decision::OtherName => self.make(entry, Place::Other),
+            Decision::Enter => {
+                let entered = self.enter(entry);
+                Ok(self.tried(name, entered)?.unwrap_or(Want::Nothing))
+            }
+            Decision::Skip if compared && existing == Some(Existing::Other) => {
+                self.make(entry, Place::Compare)
+            }
+            Decision::Skip => {
+                let path = self.path(name);
+                self.report.problem(&path, "it exists", false);
+                Ok(Want::Nothing)
+            }
+            Decision::Refuse(why) => {
+                let path = self.path(name);
+                self.report.problem(&path, why, true);
+                Ok(Want::Nothing)
+            }
+        }
+    }
+
+    fn data(&mut self, offset: u64, bytes: &[u8]) -> Result<(), ArchiveError> {
+        // A file that could not be finished is not open any more.
+        let Some(open) = &self.file else { return Ok(()) };
+        match open.file.write_all_at(bytes, offset) {
+            Ok(()) => self.report.bytes += bytes.len() as u64,
+            Err(source) => {
+                let (temporary, name) = (open.temporary.clone(), open.entry.name.clone());
+                self.file = None;
+                self.discard(&temporary);
+                self.tried::<()>(name.as_bytes(), Err(Failure { what: "write its data", source }))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn end_file(&mut self) -> Result<(), ArchiveError> {
+        let Some(Open { temporary, entry, place, .. }) = self.file.take() else { return Ok(()) };
+        let done = self.dress(&temporary, &entry).inspect_err(|_| self.discard(&temporary));
+        let done = done.and_then(|()| self.settle_dressed(&temporary, &entry, place));
+        self.tried(entry.name.as_bytes(), done).map(drop)
+    }
+
+    fn leave(&mut self) -> Result<(), ArchiveError> {
+        let Some(Level { fd, name, meta }) = self.levels.pop() else { return Ok(()) };
+        match meta {
+            Some(meta) => {
+                let done = dress_folder(&fd, &meta);
+                self.tried(&name, done).map(drop)
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn failed(&mut self, name: Option<&Name>, why: &str) -> Result<(), ArchiveError> {
+        let path = match (name, self.file.take()) {
+            (Some(name), _) => self.path(name.as_bytes()),
+            (None, Some(open)) => {
+                self.discard(&open.temporary);
+                self.path(open.entry.name.as_bytes())
+            }
+            (None, None) => self.path(b""),
+        };
+        self.report.problem(&path, &format!("it could not be read: {why}"), true);
+        Ok(())
+    }
+
+    /// What was restored is on stable storage afterwards.
+    fn end(&mut self) -> Result<(), ArchiveError> {
+        self.clear();
+        if let Some(meta) = self.top.take() {
+            let done = dress_folder(&self.root, &meta);
+            self.tried(b".", done)?;
+        } else if self.fresh {
+            xattr::mark(&self.root, false);
+        }
+        rustix::fs::syncfs(&self.root)
+            .map_err(ArchiveError::errno("write out", "the filesystem of the target"))
+    }
+}
+
+/// What did not work of one entry.
+#[derive(Debug)]
+struct Failure {
+    what: &'static str,
+    source: io::Error,
+}
+
+impl Failure {
+    fn of(what: &'static str, error: Errno) -> Self {
+        Self { what, source: error.into() }
+    }
+
+    fn of_errno(what: &'static str) -> impl FnOnce(Errno) -> Self {
+        move |error| Self::of(what, error)
+    }
+
+    fn of_xattr((name, source): (Vec<u8>, io::Error)) -> Self {
+        let text = format!("{}: {source}", shown(&name));
+        // The number is what tells a full disk from a filesystem that knows no attributes.
+        let source = match source.raw_os_error() {
+            Some(libc::ENOSPC | libc::EDQUOT | libc::EROFS | libc::EIO) => source,
+            _ => io::Error::other(text),
+        };
+        Self { what: "set its extended attribute", source }
+    }
+}
+
+fn owner(meta: &Meta) -> (Option<rustix::fs::Uid>, Option<rustix::fs::Gid>) {
+    (Some(rustix::fs::Uid::from_raw(meta.uid)), Some(rustix::fs::Gid::from_raw(meta.gid)))
+}
+
+fn times(meta: &Meta) -> Timestamps {
+    let time = |time: Time| Timespec { tv_sec: time.seconds, tv_nsec: i64::from(time.nanos) };
+    Timestamps { last_access: time(meta.atime), last_modification: time(meta.mtime) }
+}
+
+/// The same for a folder, and its mark goes: last, for that does not change its times.
+fn dress_folder(fd: &OwnedFd, meta: &Meta) -> Result<(), Failure> {
+    let (uid, gid) = owner(meta);
+    rustix::fs::fchown(fd, uid, gid).map_err(Failure::of_errno("set its owner"))?;
+    xattr::write(fd, b".", &meta.xattrs).map_err(Failure::of_xattr)?;
+    rustix::fs::fchmod(fd, Mode::from_raw_mode(meta.mode))
+        .map_err(Failure::of_errno("set its permissions"))?;
+    rustix::fs::futimens(fd, &times(meta)).map_err(Failure::of_errno("set its times"))?;
+    xattr::mark(fd, false);
+    Ok(())
+}
+
+/// Opens a folder by its name in another one, and nothing else.
+fn open_folder(parent: BorrowedFd<'_>, name: &[u8]) -> Result<OwnedFd, Failure> {
+    rustix::fs::openat2(parent, name, FOLDER, Mode::empty(), CONFINED)
+        .map_err(Failure::of_errno("enter the folder"))
+}
+
+#[cfg(test)]
+mod tests;

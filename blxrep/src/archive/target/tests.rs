@@ -1,0 +1,158 @@
+use super::*;
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::PathBuf;
+
+/// A target beside a folder that must stay empty.
+struct Fixture {
+    dir: tempfile::TempDir,
+}
+
+impl Fixture {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("outside")).unwrap();
+        fs::create_dir(dir.path().join("target")).unwrap();
+        Self { dir }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn open(&self, policy: Policy) -> Target {
+        Target::open(&self.path("target"), policy).unwrap()
+    }
+
+    fn outside(&self) -> usize {
+        fs::read_dir(self.path("outside")).unwrap().count()
+    }
+}
+
+fn entry(name: &str, kind: Kind) -> Entry {
+    let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+    let mtime = Time { seconds: 1_000_000_000, nanos: 123_456_789 };
+    let meta = Meta { mode: 0o750, uid, gid, mtime, atime: mtime, xattrs: Vec::new() };
+    Entry { name: Name::new(name.as_bytes()).unwrap(), kind, meta, link: None }
+}
+
+fn folder(name: &str) -> Entry {
+    entry(name, Kind::Folder { selected: true })
+}
+
+fn give(target: &mut Target, name: &str, content: &[u8]) {
+    let file = entry(name, Kind::File { bytes: content.len() as u64 });
+    if target.entry(&file).unwrap() == Want::Content {
+        target.data(0, content).unwrap();
+        target.end_file().unwrap();
+    }
+}
+
+const ALL: [Policy; 3] = [Policy::Skip, Policy::Overwrite, Policy::Rename];
+
+#[test]
+fn links_in_the_target_lead_nowhere() {
+    for policy in ALL {
+        let fixture = Fixture::new();
+        symlink(fixture.path("outside"), fixture.path("target/folder")).unwrap();
+        symlink(fixture.path("outside/file"), fixture.path("target/file")).unwrap();
+        let mut target = fixture.open(policy);
+        if target.entry(&folder("folder")).unwrap() == Want::Content {
+            give(&mut target, "inner", b"x");
+            target.leave().unwrap();
+        }
+        give(&mut target, "file", b"x");
+        target.end().unwrap();
+        assert_eq!(fixture.outside(), 0, "{policy:?}");
+        assert!(!fixture.path("target").join(STAGING).exists());
+    }
+}
+
+#[test]
+fn a_folder_that_is_swapped_for_a_link_takes_nothing_with_it() {
+    let fixture = Fixture::new();
+    let mut target = fixture.open(Policy::Overwrite);
+    assert_eq!(target.entry(&folder("a")).unwrap(), Want::Content);
+    fs::rename(fixture.path("target/a"), fixture.path("target/moved")).unwrap();
+    symlink(fixture.path("outside"), fixture.path("target/a")).unwrap();
+    give(&mut target, "file", b"x");
+    target.entry(&folder("b")).unwrap();
+    give(&mut target, "file", b"x");
+    target.leave().unwrap();
+    target.leave().unwrap();
+    target.end().unwrap();
+    assert_eq!(fixture.outside(), 0);
+    assert_eq!(fs::read(fixture.path("target/moved/b/file")).unwrap(), b"x");
+}
+
+#[test]
+fn half_a_file_is_never_seen() {
+    let fixture = Fixture::new();
+    let mut target = fixture.open(Policy::Skip);
+    target.entry(&entry("half", Kind::File { bytes: 4 })).unwrap();
+    target.data(0, b"ha").unwrap();
+    assert!(!fixture.path("target/half").exists());
+    target.failed(None, "rotten").unwrap();
+    target.entry(&entry("other", Kind::File { bytes: 4 })).unwrap();
+    assert_eq!(target.report().failed, 1);
+    drop(target);
+    assert_eq!(fs::read_dir(fixture.path("target")).unwrap().count(), 0, "something was left behind");
+}
+
+#[test]
+fn times_and_permissions_of_folders_are_set_when_they_are_left() {
+    use std::os::unix::fs::MetadataExt;
+    let fixture = Fixture::new();
+    let mut target = fixture.open(Policy::Skip);
+    target.entry(&folder("a")).unwrap();
+    give(&mut target, "file", b"content");
+    target.leave().unwrap();
+    target.end().unwrap();
+    for name in ["target/a", "target/a/file"] {
+        let meta = fs::metadata(fixture.path(name)).unwrap();
+        assert_eq!((meta.mtime(), meta.mtime_nsec()), (1_000_000_000, 123_456_789), "{name}");
+        assert_eq!(meta.mode() & 0o7777, 0o750, "{name}");
+    }
+    assert_eq!((target.report().files, target.report().folders), (1, 1));
+}
+
+#[test]
+fn further_names_are_links_to_what_was_restored_and_to_nothing_else() {
+    use std::os::unix::fs::MetadataExt;
+    let fixture = Fixture::new();
+    fs::write(fixture.path("target/first"), b"mine").unwrap();
+    let mut target = fixture.open(Policy::Skip);
+    for (name, number) in [("first", 1), ("second", 2)] {
+        let file = Entry { link: Some(number), ..entry(name, Kind::File { bytes: 1 }) };
+        assert_eq!(target.entry(&file).unwrap(), Want::Content);
+        target.data(0, b"x").unwrap();
+        target.end_file().unwrap();
+        target.entry(&entry(&format!("{name}-again"), Kind::Link { of: number })).unwrap();
+    }
+    target.entry(&entry("of-nothing", Kind::Link { of: 9 })).unwrap();
+    target.end().unwrap();
+    assert_eq!(fs::read(fixture.path("target/first")).unwrap(), b"mine");
+    assert!(!fixture.path("target/first-again").exists(), "it would have other content");
+    let inode = |name: &str| fs::metadata(fixture.path(name)).unwrap().ino();
+    assert_eq!(inode("target/second"), inode("target/second-again"));
+    let report = target.report();
+    assert_eq!((report.files, report.links, report.skipped, report.failed), (1, 1, 1, 2));
+}
+
+#[test]
+fn two_restores_to_one_folder_do_not_meet() {
+    let fixture = Fixture::new();
+    let first = fixture.open(Policy::Skip);
+    assert!(matches!(Target::open(&fixture.path("target"), Policy::Skip), Err(ArchiveError::Refused(_))));
+    drop(first);
+    fixture.open(Policy::Skip);
+}
+
+#[test]
+fn the_name_of_the_staging_folder_cannot_be_restored() {
+    let fixture = Fixture::new();
+    let mut target = fixture.open(Policy::Overwrite);
+    assert_eq!(target.entry(&folder(STAGING)).unwrap(), Want::Nothing);
+    target.end().unwrap();
+    assert_eq!(target.report().failed, 1);
+}
