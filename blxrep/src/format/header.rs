@@ -78,6 +78,8 @@ pub struct FileHeader {
     pub granule: GranuleSize,
     /// Where the agent saw the disk, as `/dev/sda`.
     pub device: String,
+    /// Which making of the file this is, as its name says: 0 as it was received, others are of consolidation.
+    pub edition: u32,
     /// `None` while the image is being made.
     pub cut: Option<CutFacts>,
 }
@@ -103,6 +105,7 @@ impl FileHeader {
         put_text(&mut out, text, MAX_IDENTITY_BYTES);
         put_text(&mut out, self.agent.as_str(), MAX_AGENT_BYTES);
         put_text(&mut out, &self.device, MAX_DEVICE_BYTES);
+        out.extend_from_slice(&self.edition.to_le_bytes());
         let mut header = [0; HEADER_BYTES];
         header[..out.len()].copy_from_slice(&out);
         let crc = crc32c::crc32c(&header[..CHECKSUM_AT]);
@@ -136,6 +139,7 @@ impl FileHeader {
         let agent = c.text("the agent", MAX_AGENT_BYTES)?;
         let agent = agent.parse().map_err(|_| FormatError::Text { part: PART, field: "the agent" })?;
         let device = c.text("the device", MAX_DEVICE_BYTES)?.to_owned();
+        let edition = c.u32()?;
         c.rest_is_zero()?;
         let parent = (parent != 0).then_some(PointId(parent));
         Ok(Self {
@@ -153,6 +157,7 @@ impl FileHeader {
             disk_bytes,
             granule,
             device,
+            edition,
             cut,
         })
     }
@@ -233,6 +238,7 @@ pub(crate) mod tests {
             disk_bytes: 1_000_448,
             granule: GranuleSize::default(),
             device: "/dev/sda".to_owned(),
+            edition: 3,
             cut: Some(CutFacts {
                 cut: CutId(6),
                 at: "2026-11-05T10:11:12.000345678Z".parse().unwrap(),

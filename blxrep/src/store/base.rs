@@ -329,6 +329,7 @@ impl BaseWriter {
             disk_bytes: self.row.bytes,
             granule: self.sidecar.granule(),
             device: self.disk.device.clone(),
+            edition: 0,
             cut,
         }
     }

@@ -219,6 +219,7 @@ impl DeltaWriter {
             disk_bytes: self.disk.bytes,
             granule: self.extents.granule,
             device: self.disk.device.clone(),
+            edition: 0,
             cut: Some(facts(summary)),
         }
     }

@@ -157,7 +157,7 @@ impl Store {
             Ok::<_, StoreError>(())
         })?;
         let body = fold.finish()?;
-        let header = self.header_of(into, FileKind::Sidecar, None, granule)?.encode();
+        let header = self.header_of(into, FileKind::Sidecar, None, granule, edition)?.encode();
         let (trailer, root) = sidecar_trailer(&fold.sidecar, body).encode(&header);
         fold.sums.write_at(&header, 0)?;
         fold.sums.write_at(&trailer, HEADER_END + fold.sidecar.body_bytes())?;

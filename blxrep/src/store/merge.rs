@@ -110,7 +110,7 @@ impl Store {
         let mut body = Extents::create(self.storage(), &files[0].part, granule, into.disk_bytes)?;
         self.copy_runs(members, granule, &mut body, progress)?;
         let seen = body.seen().1;
-        let header = |kind| self.header_of(into, kind, first.parent, granule);
+        let header = |kind| self.header_of(into, kind, first.parent, granule, edition);
         let (delta_header, changes_header) = (header(FileKind::Delta)?, header(FileKind::Changes)?);
         let bytes = seen.iter().map(|run| body.bytes_of(run)).sum();
         let changes_file = AppendFile::create(self.storage(), &files[1].part)?;
@@ -160,13 +160,14 @@ impl Store {
         Ok(())
     }
 
-    /// What the header of a point's file says, with another parent perhaps.
+    /// What the header of an edition of a point's file says, with another parent perhaps.
     pub(super) fn header_of(
         &self,
         point: &Point,
         kind: FileKind,
         parent: Option<PointId>,
         granule: GranuleSize,
+        edition: u32,
     ) -> Result<FileHeader, StoreError> {
         let disk = self.disk(point.disk)?;
         Ok(FileHeader {
@@ -184,6 +185,7 @@ impl Store {
             disk_bytes: point.disk_bytes,
             granule,
             device: disk.device,
+            edition,
             cut: Some(facts(&point.summary)),
         })
     }

@@ -3,7 +3,9 @@
 use crate::fixture::*;
 use blxrep::io::storage::Storage;
 use blxrep::model::ids::PointId;
+use blxrep::model::retention::Step;
 use blxrep::store::catalog::PointFilter;
+use blxrep::store::consolidate::Outcome;
 use blxrep::store::{Store, StoreError};
 use std::io;
 use std::sync::Arc;
@@ -127,4 +129,106 @@ fn one_failure_anywhere_loses_nothing() {
 #[test]
 fn death_anywhere_loses_nothing() {
     run_all(Fault::Forever);
+}
+
+/// Makes a generation of a base and four deltas, and a second base; returns the points in their order.
+fn prepare(folder: &Folder) -> Vec<(PointId, Vec<u8>)> {
+    let store = folder.open();
+    let disk = add_disk(&store, DISK as u64).unwrap().id;
+    let mut content = noise(1, DISK);
+    let mut points = vec![(base(&store, disk, &content).id, content.clone())];
+    for (tag, granules) in [(2, 0..2), (3, 1..4), (4, 3..7), (5, 2..3)] {
+        let bytes = granules.start as usize * 4096..(granules.end as usize * 4096).min(DISK);
+        let fresh = if tag == 3 { vec![0; bytes.len()] } else { noise(tag, bytes.len()) };
+        content[bytes].copy_from_slice(&fresh);
+        points.push((delta(&store, disk, &content, &[granules]).id, content.clone()));
+    }
+    let last = noise(9, DISK);
+    points.push((base(&store, disk, &last).id, last));
+    points
+}
+
+/// Lets the first generation go, step after step, from wherever an earlier call came to.
+fn tidy(store: &Store, points: &[(PointId, Vec<u8>)]) -> Result<(), StoreError> {
+    let disk = store.disks()?[0].id;
+    store.resume_work(disk, quietly())?;
+    let id = |place: usize| points[place].0;
+    let there = |place: usize| store.point(id(place)).ok();
+    let Some(generation) = there(3).map(|point| point.generation) else {
+        return store.collect().map(drop);
+    };
+    let steps = [
+        (1, Step::Merge { generation, points: vec![id(1), id(2)], into: id(3) }),
+        (0, Step::Fold { generation, base: id(0), into: id(3) }),
+        (4, Step::Trim { generation, points: vec![id(4)] }),
+        (3, Step::Expire { generation }),
+    ];
+    for (goes, step) in steps {
+        if there(goes).is_some() {
+            assert_eq!(carry_out(store, disk, &step)?, Outcome::Done, "{step:?}");
+            store.collect()?;
+        }
+    }
+    store.collect().map(drop)
+}
+
+fn check_tidied(store: &Store, points: &[(PointId, Vec<u8>)], context: &str) {
+    let there = store.points(&PointFilter::default()).unwrap();
+    assert_eq!(there.last().map(|point| point.id), points.last().map(|(id, _)| *id), "{context}");
+    for point in there {
+        let (_, content) = points.iter().find(|(id, _)| *id == point.id).unwrap();
+        assert!(read(store, point.id).unwrap() == *content, "{context}: point {}", point.id);
+    }
+    let report = store.verify(None, quietly()).unwrap();
+    assert!(report.is_clean(), "{context}: {report:?}");
+}
+
+fn run_tidy(fault: Fault, nth: u64) -> bool {
+    let folder = Folder::in_memory();
+    let points = prepare(&folder);
+    let (storage, count) = failing(nth, fault);
+    let mut context = format!("{fault:?} {nth}");
+    let worked = folder.open_on(storage.clone()).and_then(|store| {
+        let first = tidy(&store, &points);
+        if first.is_err() && fault == Fault::Once && !store.is_lost() {
+            // The process lives on: what is there is right, and the next try gets through.
+            check_tidied(&store, &points, &format!("{context}: meanwhile"));
+            tidy(&store, &points).unwrap_or_else(|e| panic!("{context}: again: {e}"));
+        }
+        first
+    });
+    if let Err(error) = worked {
+        context = format!("{context}: {error}");
+    }
+    let reached = count.load(Ordering::SeqCst) > nth;
+    let (store, report) = folder.open_reported();
+    assert_eq!(report.missing, Vec::<std::path::PathBuf>::new(), "{context}");
+    assert_eq!(report.quarantined, Vec::<std::path::PathBuf>::new(), "{context}");
+    check_tidied(&store, &points, &context);
+    tidy(&store, &points).unwrap_or_else(|e| panic!("{context}: then {e}"));
+    check_tidied(&store, &points, &context);
+    assert_eq!(store.points(&PointFilter::default()).unwrap().len(), 1, "{context}");
+    for (ending, left) in [(".img", 1), (".sum", 1), (".bak", 0), (".cst", 0), (".part", 0)] {
+        assert_eq!(folder.files(ending).len(), left, "{context}: {ending}");
+    }
+    reached
+}
+
+fn tidy_all(fault: Fault) {
+    let mut nth = 0;
+    while run_tidy(fault, nth) {
+        nth += 1;
+    }
+    println!("consolidation and expiry: {nth} operations failed, {fault:?}; 0 bad states");
+    assert!(nth > 200, "only {nth} operations were failed");
+}
+
+#[test]
+fn one_failure_anywhere_in_a_consolidation_loses_nothing() {
+    tidy_all(Fault::Once);
+}
+
+#[test]
+fn death_anywhere_in_a_consolidation_loses_nothing() {
+    tidy_all(Fault::Forever);
 }

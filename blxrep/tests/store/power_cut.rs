@@ -13,6 +13,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 const DISK: usize = 7 * 4096 + 512;
+/// A seed whose luck saves nothing, and that does not ask for a second cut.
+const LOSES_ALL: u64 = 0;
 
 /// What the story of a store is made of.
 #[derive(Clone, Debug)]
@@ -174,9 +176,11 @@ struct Explorer {
 
 impl Explorer {
     fn new() -> Self {
+        Self::with(Tape::default().into())
+    }
+
+    fn with(tape: Arc<Tape>) -> Self {
         let folder = Folder::in_memory();
-        let root = folder.path();
-        let tape = Tape::of(&root);
         let count = Arc::clone(&tape);
         let store = folder.open_on(Storage::witnessed(tape.clone())).unwrap();
         let story = play(&store, &acts(), &move || count.len()).unwrap();
@@ -186,6 +190,12 @@ impl Explorer {
 
     fn first(&self) -> Vec<u8> {
         self.story.points[&self.story.order[0]].0.clone()
+    }
+
+    /// A cut at any place, with nothing saved that was not synced.
+    fn cut_late(&mut self, count: usize) {
+        self.replay = self.tape.replay();
+        self.cut(count, LOSES_ALL);
     }
 
     fn cut(&mut self, count: usize, seed: u64) {
@@ -261,6 +271,26 @@ fn a_power_cut_after_any_change_loses_nothing_that_was_acknowledged() {
 fn a_power_cut_after_any_change_many_times() {
     if std::env::var_os("BLXREP_SOAK_SECONDS").is_some() {
         explore(|_| 1000..1040);
+    }
+}
+
+/// The exploration would find it if the store did not sync what it has to.
+#[test]
+fn a_forgotten_fsync_is_found() {
+    for part_of_name in
+        [".img.part", ".sum.part", ".bak.part", ".cst.part", ".redb", "/snapshot/", "/incremental/"]
+    {
+        let mut explorer = Explorer::with(Tape::forgetting(part_of_name));
+        let changes = explorer.tape.len();
+        let found = (0..=changes).rev().find(|count| {
+            // Nothing of the explorer but its counts is left behind by a panic.
+            let cut = std::panic::AssertUnwindSafe(|| explorer.cut_late(*count));
+            std::panic::catch_unwind(cut).is_err()
+        });
+        assert!(found.is_some(), "no power cut shows that {part_of_name} is not synced");
+        println!(
+            "a forgotten fsync of {part_of_name} is found by a power cut after change {found:?} of {changes}"
+        );
     }
 }
 

@@ -5,7 +5,7 @@
 //! after the directory's. Of the rest any part may be there, in any order, and a write may be torn.
 
 use blxrep::io::witness::{Change, Witness};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -55,12 +55,16 @@ enum Edit {
 #[derive(Debug, Default)]
 pub struct Tape {
     inner: Mutex<Record>,
+    /// Syncs of files whose names contained this when they were made, or of such directories, are not believed.
+    forgets: Option<&'static str>,
 }
 
 #[derive(Debug, Default)]
 struct Record {
     ops: Vec<Op>,
     files: HashMap<u64, u64>,
+    /// Numbers of files whose fsyncs are forgotten.
+    forgotten: HashSet<u64>,
     next: u64,
     /// What was there before the tape began, durably.
     start: Vec<(PathBuf, Option<Vec<u8>>)>,
@@ -73,7 +77,17 @@ impl Tape {
         if root.exists() {
             take_in(root, &mut record);
         }
-        Arc::new(Self { inner: Mutex::new(record) })
+        Arc::new(Self { inner: Mutex::new(record), forgets: None })
+    }
+
+    /// A tape of a program that forgets some of its fsyncs.
+    pub fn forgetting(part_of_name: &'static str) -> Arc<Self> {
+        Arc::new(Self { forgets: Some(part_of_name), ..Self::default() })
+    }
+
+    fn is_forgotten(&self, path: &Path) -> bool {
+        let name = path.to_string_lossy();
+        self.forgets.is_some_and(|part| name.contains(part))
     }
 
     /// Changes so far.
@@ -153,6 +167,9 @@ impl Witness for Tape {
                 let number = record.next;
                 record.next += 1;
                 record.files.insert(file, number);
+                if self.is_forgotten(path) {
+                    record.forgotten.insert(number);
+                }
                 Some(Op::Make { path: path.to_owned(), file: number })
             }
             Change::Opened { file, emptied: true, .. } => edit(file, Edit::Resize { bytes: 0 }),
@@ -162,9 +179,12 @@ impl Witness for Tape {
             }
             Change::Zeroed { file, start, end } => edit(file, Edit::Zero { start, end }),
             Change::Resized { file, bytes } => edit(file, Edit::Resize { bytes }),
-            Change::Synced { file } => of(file).map(|file| Op::Sync { file }),
+            Change::Synced { file } => {
+                of(file).filter(|file| !record.forgotten.contains(file)).map(|file| Op::Sync { file })
+            }
             Change::DirectoryMade { path } => Some(Op::MakeDir { path: path.to_owned() }),
             Change::DirectoryRemoved { path } => Some(Op::RemoveDir { path: path.to_owned() }),
+            Change::DirectorySynced { path } if self.is_forgotten(path) => None,
             Change::DirectorySynced { path } => Some(Op::SyncDir { path: path.to_owned() }),
             Change::Renamed { from, to } => Some(Op::Rename { from: from.to_owned(), to: to.to_owned() }),
             Change::Removed { path } => Some(Op::Remove { path: path.to_owned() }),
