@@ -7,7 +7,7 @@ use crate::api::consolidation::{ConsolidationPlan, PlannedStep, PointFate};
 use crate::api::error::Result as Answer;
 use crate::api::types::ActionRow;
 use crate::engine::retention::{Candidate, Plan, plan};
-use crate::model::action::{ActionKind, ActionState};
+use crate::model::action::{Action, ActionKind, ActionState};
 use crate::model::ids::{ActionId, AgentId, DiskId};
 use crate::model::point::{Consistency, Disk, Point, PointKind};
 use crate::model::retention::{Retention, Step};
@@ -30,6 +30,8 @@ const PATIENCE: Duration = Duration::from_secs(3600);
 const LOOK: Duration = Duration::from_millis(500);
 /// Plans that one action carries out, each of what the one before has left.
 const MAX_PLANS: u32 = 16;
+/// Consolidations of a disk that are remembered when they have ended: there may be one every minute.
+const REMEMBERED: usize = 4;
 /// Growth is that of so long.
 const GROWTH_OVER: Duration = Duration::from_secs(86_400);
 
@@ -40,6 +42,13 @@ pub struct Usage {
     pub stored: u64,
     /// Bytes that the points of the last day added and that are still there; `None` before there was a day's worth.
     pub growth_per_day: Option<u64>,
+}
+
+/// The last consolidation of a disk.
+#[derive(Clone, Copy, Debug)]
+struct Last {
+    at: Timestamp,
+    failed: bool,
 }
 
 /// What the hub knows that is needed to plan.
@@ -53,7 +62,7 @@ struct Situation {
 pub async fn watch(store: Store, notes: mpsc::Sender<Note>) {
     let mut every = tokio::time::interval(EVERY);
     every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut last: BTreeMap<DiskId, Timestamp> = BTreeMap::new();
+    let mut last = BTreeMap::new();
     loop {
         every.tick().await;
         if round(&store, &notes, &mut last).await.is_none() {
@@ -63,11 +72,7 @@ pub async fn watch(store: Store, notes: mpsc::Sender<Note>) {
 }
 
 /// One look at everything. `None` when the hub has ended.
-async fn round(
-    store: &Store,
-    notes: &mpsc::Sender<Note>,
-    last: &mut BTreeMap<DiskId, Timestamp>,
-) -> Option<()> {
+async fn round(store: &Store, notes: &mpsc::Sender<Note>, last: &mut BTreeMap<DiskId, Last>) -> Option<()> {
     let situation = ask(notes, Hub::situation).await?;
     let (looked, seen) = (store.clone(), last.clone());
     let due = tokio::task::spawn_blocking(move || look(&looked, &situation, &seen)).await.ok()?;
@@ -80,16 +85,19 @@ async fn round(
     };
     ask(notes, move |hub| hub.usage = Some(usage)).await?;
     for disk in due {
-        last.insert(disk, Timestamp::now());
         let begun = ask(notes, move |hub| hub.consolidate_disk(disk)).await?;
+        let mut failed = begun.is_err();
         match begun {
             Ok(action) => {
                 while ask(notes, move |hub| hub.open.contains_key(&action)).await? {
                     tokio::time::sleep(LOOK).await;
                 }
+                let ended = ask(notes, move |hub| hub.store.action(action)).await?;
+                failed = ended.is_ok_and(|action| action.state != ActionState::Succeeded);
             }
             Err(error) => tracing::info!(%disk, %error, "the disk is not consolidated now"),
         }
+        last.insert(disk, Last { at: Timestamp::now(), failed });
     }
     Some(())
 }
@@ -112,7 +120,7 @@ async fn ask<T: Send + 'static>(
 fn look(
     store: &Store,
     situation: &Situation,
-    last: &BTreeMap<DiskId, Timestamp>,
+    last: &BTreeMap<DiskId, Last>,
 ) -> Result<(Usage, Vec<DiskId>), StoreError> {
     let now = Timestamp::now();
     let collected = store.collect()?;
@@ -135,9 +143,8 @@ fn look(
         points.extend(of_agent.into_iter().map(|p| (p.kind, p.published, p.stored)));
         for disk in disks {
             let unfinished = store.generations(disk)?.iter().any(|generation| generation.work.is_some());
-            let recently =
-                last.get(&disk).is_some_and(|at| now.duration_since(*at).unsigned_abs() < PATIENCE);
-            if is_due(&planned, disk, recently) || unfinished && !recently {
+            let recent = last.get(&disk).filter(|last| now.duration_since(last.at).unsigned_abs() < PATIENCE);
+            if is_due(&planned, disk, recent) || unfinished && recent.is_none() {
                 due.push(disk);
             }
         }
@@ -148,10 +155,12 @@ fn look(
     Ok((usage(now, &points), due))
 }
 
-fn is_due(planned: &Plan, disk: DiskId, recently: bool) -> bool {
+/// Whether so much may go that a disk is consolidated now. One that failed a short while ago would fail again.
+fn is_due(planned: &Plan, disk: DiskId, recent: Option<&Last>) -> bool {
     let going = planned.verdicts.iter().filter(|v| v.disk == disk && !v.reason.keeps()).count();
     let possible = planned.steps.iter().any(|step| step.disk == disk);
-    possible && (going >= ENOUGH || going > 0 && !recently)
+    let enough = if recent.is_some() { ENOUGH } else { 1 };
+    possible && going >= enough && recent.is_none_or(|recent| !recent.failed)
 }
 
 fn usage(now: Timestamp, points: &[(PointKind, Timestamp, u64)]) -> Usage {
@@ -244,11 +253,23 @@ impl Hub {
             return Ok(open.id);
         }
         self.jobs.room()?;
+        self.forget_old(disk.id)?;
         let rules = self.retention(&disk.agent);
         let id = self.begin(ActionKind::Consolidate, Some(&disk))?;
         self.set_state(id, ActionState::Running, String::new());
         self.jobs.consolidate(id, disk, rules);
         Ok(id)
+    }
+
+    /// Removes the rows of a disk's consolidations that ended long ago.
+    fn forget_old(&self, disk: DiskId) -> Result<(), StoreError> {
+        let ended =
+            |a: &Action| a.kind == ActionKind::Consolidate && a.disk == Some(disk) && a.state.is_final();
+        let mut old: Vec<Action> = self.store.actions()?.into_iter().filter(ended).collect();
+        old.sort_by_key(|action| (action.created, action.id));
+        let surplus = old.len().saturating_sub(REMEMBERED - 1);
+        let ids: Vec<ActionId> = old[..surplus].iter().map(|action| action.id).collect();
+        if ids.is_empty() { Ok(()) } else { self.store.forget_actions(&ids) }
     }
 
     /// Begins to consolidate the disks that are named and have something to be done.

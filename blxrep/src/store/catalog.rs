@@ -325,6 +325,16 @@ impl Store {
         self.db().write(|tx| Ok(tx.put(action)?))
     }
 
+    /// Removes actions that nobody will ask for any more.
+    pub fn forget_actions(&self, actions: &[ActionId]) -> Result<(), StoreError> {
+        self.db().write(|tx| {
+            actions
+                .iter()
+                .try_for_each(|action| tx.remove::<Action>(&key(action.0)))
+                .map_err(StoreError::from)
+        })
+    }
+
     pub fn actions(&self) -> Result<Vec<Action>, StoreError> {
         Ok(self.db().all()?)
     }
