@@ -60,7 +60,7 @@ fn a_gap_costs_a_rescan_and_only_what_differs_is_sent() -> Result<()> {
     let disk = LoopDisk::new(bytes)?;
     Filesystem::Ext4.make(disk.path())?;
     let mount = Mount::new("ext4", disk.path(), "defaults")?;
-    fill_folder(mount.path(), bytes / 4)?;
+    fill_folder(mount.path(), if is_soak() { bytes / 4 * 3 } else { bytes / 4 })?;
     let load = Load::gentle(mount.path(), &site.logs())?;
     let _dispatcher = site.dispatcher()?;
     let home = site.agent("gap", &[(&disk, "disk")])?;
@@ -199,6 +199,41 @@ fn a_rescan_is_paused_and_killed_and_goes_on() -> Result<()> {
     let ended = rescans(&site, &disks[0])?;
     ensure!(ended.len() == 1 && ended[0].id == action.id, "{ended:?}");
     summarize(&site.points("paused")?)?;
+    site.done();
+    Ok(())
+}
+
+/// What a person has cancelled does not begin again by itself, also after a restart; a sync of the disk begins it anew.
+#[test]
+fn a_rescan_is_cancelled_and_a_sync_begins_it_again() -> Result<()> {
+    require_root!();
+    let site = Site::new(program(), "1h")?;
+    let disk = LoopDisk::new(16 * MIB)?;
+    fill_device(disk.path(), 6, |_| Content::Incompressible)?;
+    let _dispatcher = site.dispatcher()?;
+    let home = site.agent("cancelled", &[(&disk, "disk")])?;
+    let mut agent = home.start(&site, &[])?;
+    site.wait_for_points("cancelled", 1, 1, PATIENCE)?;
+    site.sync_one("cancelled")?;
+    agent.kill()?;
+    forget_pins(&home)?;
+    change_granules(disk.path(), 4, 30)?;
+    let slowly = ["--bandwidth-limit", "2MiB"];
+    let mut agent = home.start(&site, &slowly)?;
+    let action = wait_for("a rescan that runs", PATIENCE, || {
+        Ok(rescans(&site, &disk)?.into_iter().find(|action| action.state == "running"))
+    })?;
+    site.cli(&["cancel", &action.id])?.expect(DONE, &[])?;
+    agent.kill()?;
+    let mut agent = home.start(&site, &[])?;
+    pause(Duration::from_secs(2))?;
+    let ended = rescans(&site, &disk)?;
+    ensure!(ended.len() == 1 && ended[0].state == "cancelled", "{ended:?}");
+    let last = site.sync_one("cancelled").with_context(|| agent.tail())?;
+    ensure_identical(disk.path(), &site.restore(&last)?)?;
+    let both = rescans(&site, &disk)?;
+    ensure!(both.len() == 2 && both.iter().any(|action| action.state == "succeeded"), "{both:?}");
+    ensure!(agent.is_running()?, "{}", agent.tail());
     site.done();
     Ok(())
 }
