@@ -9,6 +9,9 @@ use blxrep::config::yaml;
 use blxrep::model::contents::survey;
 use blxrep::model::partition_table::parse;
 use blxrep::model::superblock::detect;
+use blxrep::view::nbd::Offer;
+use blxrep::view::nbd::commands::{Command, Kind as Asked};
+use blxrep::view::nbd::options::{Handshake, Head, Step};
 use blxrep::wire::frame::{End, HEADER_BYTES, Kind, MAX_PAYLOAD_BYTES, MAX_ZERO_BYTES, Tally, open};
 use blxrep::wire::hello::{Answer, Channel, ClientHello, judge};
 use blxrep::wire::{codec, config, live, snapshot};
@@ -79,6 +82,30 @@ pub fn control(bytes: &[u8]) {
     }
     round_trip!(config::ToAgent, config::ToDispatcher, snapshot::ToAgent, snapshot::ToDispatcher);
     round_trip!(live::ToAgent, live::ToDispatcher);
+}
+
+/// What a client of a network block device sends: options, then commands.
+pub fn nbd(bytes: &[u8]) {
+    let offer = Offer { name: "disk".into(), description: String::new(), bytes: 1 << 30, writable: true };
+    let Some((flags, mut rest)) = bytes.split_first_chunk() else { return };
+    let Some(mut handshake) = Handshake::new(&offer, *flags) else { return };
+    while let Some((head, behind)) = rest.split_first_chunk() {
+        let Some(head) = Head::parse(head) else { break };
+        let data = &behind[..behind.len().min(head.length as usize)];
+        rest = &behind[data.len()..];
+        match handshake.answer(head.option, data) {
+            Step::More(answer) => assert!(!answer.is_empty()),
+            Step::Serve(_) | Step::End(_) => break,
+        }
+    }
+    let terms = handshake.terms();
+    while let Some((command, behind)) = rest.split_first_chunk() {
+        let Some(command) = Command::parse(command) else { return };
+        if command.check(&offer, terms).is_ok() && command.kind != Asked::Disconnect {
+            assert!(command.range().end <= offer.bytes);
+        }
+        rest = &behind[behind.len().min(command.data_bytes() as usize)..];
+    }
 }
 
 /// A configuration file.

@@ -29,6 +29,7 @@ fn corpora_do_no_harm() -> Result<(), std::io::Error> {
     replay("hello", targets::hello)?;
     replay("frame", targets::frame)?;
     replay("control", targets::control)?;
+    replay("nbd", targets::nbd)?;
     replay("config", targets::config)?;
     replay("policy", targets::policy)?;
     replay("disk", targets::disk)?;

@@ -20,7 +20,7 @@ const fn tool(program: &'static str, package: &'static str) -> Tool {
 }
 
 /// What the privileged tests, the soak and the demo use.
-pub const FOR_TESTS: [Tool; 26] = [
+pub const FOR_TESTS: [Tool; 30] = [
     tool("fio", "fio"),
     tool("mkfs.ext4", "e2fsprogs"),
     tool("e2fsck", "e2fsprogs"),
@@ -47,6 +47,10 @@ pub const FOR_TESTS: [Tool; 26] = [
     tool("setcap", "libcap2-bin"),
     tool("mkswap", "util-linux"),
     tool("initdb", "postgresql"),
+    tool("nbdinfo", "libnbd-bin"),
+    tool("nbdcopy", "libnbd-bin"),
+    tool("qemu-img", "qemu-utils"),
+    tool("qemu-io", "qemu-utils"),
 ];
 
 /// Where Debian keeps the programs of each version of a PostgreSQL server; none of them is on the path.

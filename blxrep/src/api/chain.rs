@@ -33,6 +33,8 @@ pub struct PointChain {
     pub deltas: Vec<DeltaLink>,
     /// Sectors that could not be read of the disk: a view gives an error there.
     pub holes: Holes,
+    /// Folder of the generation's merged indexes; need not exist.
+    pub indexes: String,
 }
 
 /// The base image of a chain.
@@ -52,6 +54,8 @@ pub struct DeltaLink {
     pub file: String,
     /// Root of the delta, 64 hex digits.
     pub root: String,
+    /// Position of its point in the generation.
+    pub position: u64,
 }
 
 impl PointChain {
@@ -59,7 +63,11 @@ impl PointChain {
     pub fn new(point: &Point, agent: AgentId, chain: &Chain, data_dir: &Path) -> Result<Self> {
         let file = |path: &Path| relative(path, data_dir);
         let delta = |delta: &DeltaFiles| {
-            Ok::<_, ApiError>(DeltaLink { file: file(&delta.path)?, root: hex(&delta.root) })
+            Ok::<_, ApiError>(DeltaLink {
+                file: file(&delta.path)?,
+                root: hex(&delta.root),
+                position: delta.position,
+            })
         };
         Ok(Self {
             point: point.id,
@@ -78,6 +86,7 @@ impl PointChain {
             },
             deltas: chain.deltas.iter().map(delta).collect::<Result<_>>()?,
             holes: chain.holes.clone(),
+            indexes: file(&chain.indexes)?,
         })
     }
 
@@ -91,14 +100,21 @@ impl PointChain {
             bytes: self.base.bytes,
         };
         let delta = |delta: &DeltaLink| {
-            Ok::<_, ApiError>(DeltaFiles { path: file(&delta.file)?, root: digest(&delta.root)? })
+            Ok::<_, ApiError>(DeltaFiles {
+                path: file(&delta.file)?,
+                root: digest(&delta.root)?,
+                position: delta.position,
+            })
         };
-        let deltas = self.deltas.iter().map(delta).collect::<Result<_>>()?;
+        let deltas: Vec<DeltaFiles> = self.deltas.iter().map(delta).collect::<Result<_>>()?;
+        if !deltas.is_sorted_by(|a, b| a.position < b.position) {
+            return Err(strange("deltas out of order".to_owned()));
+        }
         let granule = GranuleSize::from_shift(self.granule.trailing_zeros())
             .filter(|granule| granule.bytes() == self.granule)
             .ok_or_else(|| strange(format!("a granule of {} bytes", self.granule)))?;
-        let holes = self.holes.clone();
-        Ok(Chain { base, deltas, bytes: self.bytes, granule, holes, place: self.place() })
+        let (indexes, holes) = (file(&self.indexes)?, self.holes.clone());
+        Ok(Chain { base, deltas, bytes: self.bytes, granule, holes, place: self.place(), indexes })
     }
 
     /// Where the lease on its files is held.
@@ -164,11 +180,12 @@ mod tests {
             root,
             bytes: 1 << 20,
         };
-        let delta = DeltaFiles { path: "/data/incremental/d/g/p.bak".into(), root: [0xfe; 32] };
+        let delta = DeltaFiles { path: "/data/incremental/d/g/p.bak".into(), root: [0xfe; 32], position: 5 };
         let place = ViewPlace { generation: GenerationId(3), revision: 7, sequence: 5 };
         let mut holes = Holes::new();
         holes.add(3..5);
-        Chain { base, deltas: vec![delta], bytes: 2 << 20, granule: GranuleSize::default(), holes, place }
+        let (granule, indexes) = (GranuleSize::default(), "/data/index/g".into());
+        Chain { base, deltas: vec![delta], bytes: 2 << 20, granule, holes, place, indexes }
     }
 
     fn point() -> Point {

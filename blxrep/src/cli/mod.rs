@@ -8,10 +8,12 @@ mod browse;
 mod consolidate;
 pub mod doctor;
 mod error;
+mod export;
 mod follow;
 mod list;
 mod listing;
 mod mount;
+mod nbd;
 mod output;
 mod progress;
 mod restore_files;
@@ -99,6 +101,7 @@ enum Command {
     Mount(mount::MountArgs),
     Umount(mount::UmountArgs),
     Mounts(mount::MountsArgs),
+    Export(Box<export::ExportArgs>),
     Verify(act::VerifyArgs),
     Consolidate(consolidate::ConsolidateArgs),
     Doctor(doctor::DoctorArgs),
@@ -212,6 +215,7 @@ async fn run(command: Command) -> Result<(), CliError> {
         Command::Resume(args) => act::control(args, Control::Resume).await,
         Command::Cancel(args) => act::control(args, Control::Cancel).await,
         Command::Restore(args) => act::restore(args).await,
+        Command::Export(args) => export::export(*args).await,
         Command::Verify(args) => act::verify(args).await,
         Command::Ls(args) => browse::ls(&args),
         Command::Find(args) => browse::find(&args),

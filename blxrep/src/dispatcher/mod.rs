@@ -16,6 +16,7 @@ mod comparisons;
 mod config_link;
 mod greet;
 mod hub;
+mod indexer;
 mod intake;
 mod jobs;
 mod live_link;
@@ -40,6 +41,7 @@ use anyhow::Context;
 use backend::Control;
 use greet::Greeter;
 use hub::{Hub, Note};
+use indexer::Indexer;
 use jobs::Jobs;
 use locks::DiskLocks;
 use policies::PolicyBook;
@@ -98,6 +100,7 @@ const LOOK_FOR_LOSS: Duration = Duration::from_secs(1);
 /// Runs the dispatcher until it is told to stop.
 pub async fn run(args: DispatcherArgs) -> anyhow::Result<()> {
     let settings = Settings::load(args)?;
+    crate::io::limits::raise_open_files();
     let mut stop = Stop::listen().context("cannot listen for signals")?;
     let (store, report) = open_store(&settings).await?;
     settings.say_opened(&report);
@@ -111,7 +114,8 @@ pub async fn run(args: DispatcherArgs) -> anyhow::Result<()> {
     let hub = Hub::new(store.clone(), policies, Jobs::new(store.clone(), notes.clone()), feed.clone())
         .context("cannot read the open actions")?;
     let hub = std::thread::Builder::new().name("hub".to_owned()).spawn(move || hub.run(queue))?;
-    let (publisher, publishing) = Publisher::new(store.clone());
+    let (indexer, indexing) = Indexer::start(store.clone()).context("cannot start a thread")?;
+    let (publisher, publishing) = Publisher::new(store.clone(), indexer);
     let shared =
         Shared { store: store.clone(), publisher, locks: DiskLocks::default(), notes: notes.clone() };
     let (stopping, stopped) = watch::channel(false);
@@ -141,7 +145,8 @@ pub async fn run(args: DispatcherArgs) -> anyhow::Result<()> {
     let _ = api.await;
     tasks.shutdown().await;
     let _ = notes.send(Note::Stop).await;
-    let _ = tokio::task::spawn_blocking(move || hub.join()).await;
+    // Whatever it is at is the merge of a few indexes.
+    let _ = tokio::task::spawn_blocking(move || (hub.join(), indexing.join())).await;
     settings.remove_address();
     anyhow::ensure!(
         !store.is_lost(),

@@ -1,6 +1,7 @@
 //! The one publisher: waits until all disks of a cut are ready, gathers cuts for a moment, and publishes them in one
 //! transaction.
 
+use super::indexer::Indexer;
 use crate::engine::gather::Gather;
 use crate::model::ids::{AgentId, CutId, DiskIdentity};
 use crate::model::point::Point;
@@ -36,9 +37,9 @@ pub struct Publisher {
 
 impl Publisher {
     /// The handle, and the task to run.
-    pub fn new(store: Store) -> (Self, impl Future<Output = ()>) {
+    pub fn new(store: Store, indexer: Indexer) -> (Self, impl Future<Output = ()>) {
         let (requests, queue) = mpsc::channel(QUEUE);
-        (Self { requests }, run(store, queue))
+        (Self { requests }, run(store, indexer, queue))
     }
 
     /// Publishes a point together with the other members of its cut.
@@ -64,7 +65,7 @@ impl Publisher {
     }
 }
 
-async fn run(store: Store, mut queue: mpsc::Receiver<Request>) {
+async fn run(store: Store, indexer: Indexer, mut queue: mpsc::Receiver<Request>) {
     let mut gather = Gather::default();
     while let Some(request) = queue.recv().await {
         let mut complete = take(&mut gather, request);
@@ -75,7 +76,7 @@ async fn run(store: Store, mut queue: mpsc::Receiver<Request>) {
         while let Ok(Some(request)) = tokio::time::timeout_at(until, queue.recv()).await {
             complete.extend(take(&mut gather, request));
         }
-        publish(&store, complete).await;
+        publish(&store, &indexer, complete).await;
     }
 }
 
@@ -100,13 +101,14 @@ fn take(gather: &mut Gather<AgentId, Member>, request: Request) -> Vec<Member> {
     }
 }
 
-async fn publish(store: &Store, members: Vec<Member>) {
+async fn publish(store: &Store, indexer: &Indexer, members: Vec<Member>) {
     let (ready, replies): (Vec<_>, Vec<_>) = members.into_iter().map(|m| (m.ready, m.reply)).unzip();
     let store = store.clone();
     let outcome = tokio::task::spawn_blocking(move || store.publish(ready, Timestamp::now())).await;
     match outcome {
         Ok(Ok(points)) => {
             for (point, reply) in points.into_iter().zip(replies) {
+                indexer.published(&point);
                 let _ = reply.send(Ok(point));
             }
         }

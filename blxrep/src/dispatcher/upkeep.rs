@@ -233,6 +233,13 @@ pub fn consolidate(
         }
         store.collect()?;
     }
+    // Merged indexes name the deltas that they were made of. Views do without those that no longer fit, but slower.
+    if steps > 0
+        && let Some(newest) = store.newest_point(disk.id)?
+        && let Err(error) = store.index_all(newest.id)
+    {
+        tracing::warn!(disk = %disk.id, "indexes were not made: {error}; views take longer to open");
+    }
     tracing::info!(disk = %disk.id, steps, postponed = left_out.len(), "consolidated");
     Ok(())
 }

@@ -15,7 +15,9 @@ pub mod changes;
 pub mod delta;
 pub mod header;
 pub mod mark;
+pub mod merged;
 pub mod overlay;
+pub mod qcow2;
 pub mod sidecar;
 pub mod trailer;
 

@@ -26,7 +26,8 @@ impl Run {
     }
 
     /// The part of this run that starts at `start`, which is within it.
-    const fn from(self, start: u32) -> Self {
+    #[must_use]
+    pub const fn from(self, start: u32) -> Self {
         Self { start, skip: self.skip + (start - self.start), ..self }
     }
 }
@@ -47,6 +48,77 @@ impl PartialOrd for ByAge {
     }
 }
 
+/// Lays runs over each other that come sorted by their first granule.
+#[derive(Debug, Default)]
+pub struct Overlay {
+    /// Runs that reach to `at` or behind it, and some that no longer do.
+    active: BinaryHeap<ByAge>,
+    /// Everything before this granule is known.
+    at: u32,
+    /// What was seen last: what comes next may be joined to it.
+    last: Option<Run>,
+    /// Runs that are active when those that are over are looked for.
+    sweep_at: usize,
+}
+
+/// Fewer active runs are not worth a look.
+const MIN_SWEEP: usize = 256;
+
+impl Overlay {
+    /// Takes the next run; appends what is then known to be seen.
+    pub fn lay(&mut self, run: Run, seen: &mut Vec<Run>) {
+        if run.is_empty() {
+            return;
+        }
+        self.advance(run.start, seen);
+        let age = ByAge(run);
+        // What is hidden for all its length never shows; a long run would gather many of those below it.
+        if self.active.peek().is_some_and(|top| top.0.end >= run.end && *top > age) {
+            return;
+        }
+        self.active.push(age);
+        if self.active.len() > self.sweep_at.max(MIN_SWEEP) {
+            let at = self.at;
+            self.active.retain(|run| run.0.end > at);
+            self.sweep_at = 2 * self.active.len();
+        }
+    }
+
+    /// Appends the rest.
+    pub fn finish(mut self, seen: &mut Vec<Run>) {
+        self.advance(u32::MAX, seen);
+        seen.extend(self.last);
+    }
+
+    fn advance(&mut self, to: u32, seen: &mut Vec<Run>) {
+        while self.at < to {
+            while self.active.peek().is_some_and(|top| top.0.end <= self.at) {
+                self.active.pop();
+            }
+            let Some(top) = self.active.peek().map(|top| top.0) else {
+                self.at = to;
+                return;
+            };
+            let end = top.end.min(to);
+            self.see(Run { end, ..top.from(self.at) }, seen);
+            self.at = end;
+        }
+    }
+
+    fn see(&mut self, run: Run, seen: &mut Vec<Run>) {
+        match &mut self.last {
+            Some(last)
+                if last.end == run.start
+                    && (last.layer, last.at) == (run.layer, run.at)
+                    && last.skip + last.len() == run.skip =>
+            {
+                last.end = run.end;
+            }
+            last => seen.extend(last.replace(run)),
+        }
+    }
+}
+
 /// What is seen from above: sorted, disjoint runs, neighbours from the same extent joined.
 #[must_use]
 pub fn flatten(mut runs: Vec<Run>) -> Vec<Run> {
@@ -55,45 +127,11 @@ pub fn flatten(mut runs: Vec<Run>) -> Vec<Run> {
     if runs.is_sorted_by(|a, b| a.end <= b.start) {
         return runs; // The common case: nothing was sent twice.
     }
-    let mut seen: Vec<Run> = Vec::with_capacity(runs.len());
-    let mut active: BinaryHeap<ByAge> = BinaryHeap::new();
-    let mut incoming = runs.into_iter().peekable();
-    let mut at = 0;
-    loop {
-        while active.peek().is_some_and(|top| top.0.end <= at) {
-            active.pop();
-        }
-        if active.is_empty() {
-            match incoming.peek() {
-                Some(run) => at = run.start,
-                None => return seen,
-            }
-        }
-        while let Some(run) = incoming.next_if(|run| run.start <= at) {
-            active.push(ByAge(run));
-        }
-        let Some(top) = active.peek().map(|top| top.0) else {
-            continue;
-        };
-        let next = incoming.peek().map_or(u32::MAX, |run| run.start);
-        let end = top.end.min(next);
-        if end > at {
-            push(&mut seen, Run { end, ..top.from(at) });
-            at = end;
-        }
-    }
-}
-
-fn push(seen: &mut Vec<Run>, run: Run) {
-    if let Some(last) = seen.last_mut()
-        && last.end == run.start
-        && (last.layer, last.at) == (run.layer, run.at)
-        && last.skip + last.len() == run.skip
-    {
-        last.end = run.end;
-    } else {
-        seen.push(run);
-    }
+    let mut seen = Vec::with_capacity(runs.len());
+    let mut overlay = Overlay::default();
+    runs.into_iter().for_each(|run| overlay.lay(run, &mut seen));
+    overlay.finish(&mut seen);
+    seen
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ pub mod digester;
 pub mod executable;
 pub mod freeze;
 pub mod host;
+pub mod limits;
 pub mod loops;
 pub mod priority;
 pub mod random;

@@ -152,6 +152,18 @@ impl Storage {
         Ok(file)
     }
 
+    /// A file without a name, for reading and writing: gone when it is closed. On the filesystem of `folder`, or of
+    /// temporary files where that is not there or not to be written to.
+    pub fn unnamed(&self, folder: &Path) -> Result<DataFile> {
+        let elsewhere = std::env::temp_dir();
+        let (file, path) = match self.run("make a file in", folder, || make_unnamed(folder)) {
+            Ok(file) => (file, folder),
+            Err(_) => (self.run("make a file in", &elsewhere, || make_unnamed(&elsewhere))?, &*elsewhere),
+        };
+        let (path, refused) = (path.join("(without a name)"), AtomicBool::new(false));
+        Ok(DataFile { storage: self.clone(), path, file, direct: None, refused })
+    }
+
     /// Length in bytes, or `None` if there is no such file.
     pub fn length(&self, path: &Path) -> Result<Option<u64>> {
         self.run("look at", path, || match std::fs::metadata(path) {
@@ -254,6 +266,10 @@ impl Storage {
         self.tell(Change::DirectorySynced { path });
         Ok(())
     }
+}
+
+fn make_unnamed(folder: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).write(true).mode(FILE_MODE).custom_flags(flag(OFlags::TMPFILE)).open(folder)
 }
 
 /// `None` where the filesystem knows no direct transfers (EINVAL).
@@ -435,6 +451,12 @@ impl DataFile {
             Ok(data) if data > from => Ok((true, data.min(end))),
             Ok(_) => Ok((false, rustix::fs::seek(&self.file, SeekFrom::Hole(from))?.min(end))),
         })
+    }
+
+    /// Lets the kernel read a range that will be wanted. Only a wish.
+    pub fn expect(&self, range: Range<u64>) {
+        let length = std::num::NonZeroU64::new(range.end.saturating_sub(range.start));
+        let _ = rustix::fs::fadvise(&self.file, range.start, length, rustix::fs::Advice::WillNeed);
     }
 
     /// Drops the file's clean pages, so that the next read comes from the disk. Only a wish.

@@ -53,6 +53,17 @@ impl Layout {
     }
 
     #[must_use]
+    pub fn all_indexes(&self) -> PathBuf {
+        self.root.join("index")
+    }
+
+    /// The merged indexes of a generation.
+    #[must_use]
+    pub fn indexes(&self, generation: GenerationId) -> PathBuf {
+        self.all_indexes().join(generation.to_string())
+    }
+
+    #[must_use]
     pub fn quarantine(&self) -> PathBuf {
         self.root.join("quarantine")
     }

@@ -139,7 +139,8 @@ impl Store {
         for (layer, point) in (0..).zip(members) {
             load(&self.stored_delta(point)?, layer, &mut runs)?;
             if let PointDigests::Delta { delta, .. } = point.digests {
-                files.push(DeltaFiles { path: self.delta_names(point)[0].published.clone(), root: delta });
+                let path = self.delta_names(point)[0].published.clone();
+                files.push(DeltaFiles { path, root: delta, position: point.sequence });
             }
         }
         let mut seen = flatten(runs);

@@ -25,6 +25,7 @@ pub mod continuity;
 pub mod delta;
 mod fold;
 mod garbage;
+mod indexes;
 pub mod layout;
 pub mod lease;
 mod merge;
@@ -93,6 +94,8 @@ struct Inner {
     seed: Seed,
     /// Disks with an open base or delta, and disks whose files are being replaced.
     busy: Mutex<HashSet<(Right, DiskId)>>,
+    /// Held while merged indexes are made.
+    indexing: Mutex<()>,
     // Closed before the lock below is given up: fields drop in this order.
     db: Db,
     _lock: DataFile,
@@ -132,7 +135,16 @@ impl Store {
         for directory in [layout.snapshots(), layout.incrementals(), layout.quarantine(), layout.leases()] {
             storage.create_dir(&directory)?;
         }
-        let inner = Inner { layout, id, storage, seed, busy: Mutex::default(), db, _lock: lock };
+        let inner = Inner {
+            indexing: Mutex::default(),
+            layout,
+            id,
+            storage,
+            seed,
+            busy: Mutex::default(),
+            db,
+            _lock: lock,
+        };
         let store = Self(Arc::new(inner));
         let mut report = store.recover()?;
         report.created = created;
@@ -235,7 +247,8 @@ impl Store {
             let (PointDigests::Delta { delta, .. }, Some(parent)) = (at.digests, at.parent) else {
                 return Err(self.bad_row(&at));
             };
-            deltas.push(DeltaFiles { path: self.delta_names(&at)[0].published.clone(), root: delta });
+            let path = self.delta_names(&at)[0].published.clone();
+            deltas.push(DeltaFiles { path, root: delta, position: at.sequence });
             if parent == generation.base {
                 break;
             }
@@ -256,7 +269,8 @@ impl Store {
         let place =
             ViewPlace { generation: generation.id, revision: generation.revision, sequence: point.sequence };
         let holes = point.summary.holes.clone();
-        Ok(Chain { base, deltas, bytes: point.disk_bytes, granule, holes, place })
+        let indexes = self.layout().indexes(generation.id);
+        Ok(Chain { base, deltas, bytes: point.disk_bytes, granule, holes, place, indexes })
     }
 
     /// Delta and change set of a point.

@@ -9,6 +9,7 @@
 //! | files that a consolidation has replaced | removed, or kept while a view that may use them is open |
 //! | files of a merge that was cut off | removed; it is begun again |
 //! | the new sidecar of a fold that was cut off | given its temporary name back; the fold is carried out again |
+//! | merged indexes of a generation that is no more | removed: they are a cache |
 //! | anything else | moved to `quarantine/` and reported, never deleted |
 
 use super::catalog::{Garbage, Generation, GenerationState, Work};
@@ -86,6 +87,7 @@ impl Store {
                 self.sweep(&self.layout().deltas(disk, generation.id), &expected, &mut report)?;
             }
         }
+        self.sweep_indexes(&generations.iter().map(|g| g.id).collect())?;
         Ok(report)
     }
 

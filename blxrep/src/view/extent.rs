@@ -39,6 +39,12 @@ impl<'a> ExtentFile<'a> {
         }
     }
 
+    /// Lets the kernel read what a run needs. Only a wish.
+    pub fn expect(&self, run: &Run) {
+        let bytes = (u64::from(run.len()) << self.granule.shift()) + EXTENT_HEADER_BYTES as u64;
+        self.file.expect(run.at..(run.at + bytes).min(self.end));
+    }
+
     /// Reads the header of the extent at `at`.
     pub fn header(&self, at: u64) -> Result<Extent, ViewError> {
         let mut header = [0; EXTENT_HEADER_BYTES];
@@ -86,6 +92,17 @@ impl<'a> ExtentFile<'a> {
         content: &mut Vec<u8>,
     ) -> Result<(), ViewError> {
         content.resize(usize::try_from(extent.bytes).unwrap_or(0).min(MAX_PAYLOAD_BYTES), 0);
+        self.unpack_into(at, extent, payload, content)
+    }
+
+    /// The same, into memory of just its length.
+    pub fn unpack_into(
+        &self,
+        at: u64,
+        extent: &Extent,
+        payload: &[u8],
+        content: &mut [u8],
+    ) -> Result<(), ViewError> {
         extent.encoding.decode_into(payload, content).map_err(|e| self.rotten(at, extent, e.to_string()))
     }
 

@@ -1,5 +1,6 @@
 //! Reading a base image, each granule checked against its sidecar.
 
+use super::recent::Recent;
 use super::{BaseFiles, StoredFile, ViewError};
 use crate::format::header::FileKind;
 use crate::format::sidecar::{Sidecar, WORD_BYTES};
@@ -14,6 +15,10 @@ use std::ops::Range;
 const CHUNK_LENGTH: usize = 1 << 20;
 /// [`CHUNK_LENGTH`] as a position.
 pub const CHUNK_BYTES: u64 = CHUNK_LENGTH as u64;
+/// Granules whose words are read at once: 16 KiB of words for 16 MiB of granules of 4 KiB.
+const PAGE_GRANULES: u32 = 4096;
+/// Memory for words: those of 4 GiB in granules of 4 KiB.
+const WORDS_BYTES: usize = 4 << 20;
 /// Words that are looked through at once for a hole.
 const HOLE_GRANULES: u32 = 64 << 10;
 
@@ -25,13 +30,23 @@ pub struct Image {
     sidecar: Sidecar,
     scratch: Vec<u8>,
     chunk: Option<Chunk>,
-    /// The sidecar's words of the granules in `words_of`.
-    words: Vec<u8>,
-    words_of: Range<u32>,
+    /// The sidecar's words, in pages.
+    words: Recent<u32, Vec<u8>>,
     /// Words that are looked through for a hole.
     hole: Vec<u8>,
     /// The stretch that was asked for last, and whether it is a hole.
     mapped: (bool, Range<u64>),
+}
+
+fn read_words(
+    sums: &StoredFile,
+    sidecar: &Sidecar,
+    granules: Range<u32>,
+    words: &mut Vec<u8>,
+) -> Result<(), ViewError> {
+    let at = sidecar.words_at(granules);
+    words.resize(usize::try_from(at.end - at.start).unwrap_or(0), 0);
+    Ok(sums.file.read_at(words, at.start)?)
 }
 
 /// A chunk of the image as it is on the disk.
@@ -86,8 +101,7 @@ impl Image {
             sidecar,
             scratch: Vec::new(),
             chunk: None,
-            words: Vec::new(),
-            words_of: 0..0,
+            words: Recent::new(WORDS_BYTES),
             hole: Vec::new(),
             mapped: (false, 0..0),
         })
@@ -160,14 +174,24 @@ impl Image {
 
     /// Checks whole granules of one chunk.
     fn check(&mut self, granules: Range<u32>, bytes: &[u8]) -> Result<(), ViewError> {
-        if self.words_of.start > granules.start || self.words_of.end < granules.end {
-            self.load_chunk(granules.start)?;
-        }
-        let word = |granule: u32| (granule - self.words_of.start) as usize * WORD_BYTES;
-        let words = &self.words[word(granules.start)..word(granules.end)];
-        let wrong = self.sidecar.first_wrong(granules.start, bytes, words);
+        let (sums, sidecar) = (&self.sums, &self.sidecar);
+        let page = granules.start / PAGE_GRANULES * PAGE_GRANULES;
+        let words = self.words.get_or_put(page, || {
+            let mut words = Vec::new();
+            read_words(
+                sums,
+                sidecar,
+                page..sidecar.granules().min(page.saturating_add(PAGE_GRANULES)),
+                &mut words,
+            )?;
+            let weight = words.len();
+            Ok::<_, ViewError>((words, weight))
+        })?;
+        let word = |granule: u32| (granule - page) as usize * WORD_BYTES;
+        let words = &words[word(granules.start)..word(granules.end)];
+        let wrong = sidecar.first_wrong(granules.start, bytes, words);
         let Some(granule) = wrong else { return Ok(()) };
-        let disk = self.sidecar.granule().byte_range(granule..granule + 1, self.sidecar.disk_bytes());
+        let disk = sidecar.granule().byte_range(granule..granule + 1, sidecar.disk_bytes());
         Err(ViewError::Rotten {
             path: self.file.path().to_owned(),
             offset: disk.start,
@@ -176,24 +200,9 @@ impl Image {
         })
     }
 
-    /// Loads the words of the chunk that holds `granule`.
-    fn load_chunk(&mut self, granule: u32) -> Result<(), ViewError> {
-        let start = (u64::from(granule) << self.sidecar.granule().shift()) / CHUNK_BYTES * CHUNK_BYTES;
-        let chunk = self.sidecar.granule().touched(start..start + CHUNK_BYTES);
-        let chunk = chunk.start..chunk.end.min(self.sidecar.granules());
-        self.words_of = 0..0;
-        let mut words = std::mem::take(&mut self.words);
-        self.words(chunk.clone(), &mut words)?;
-        self.words = words;
-        self.words_of = chunk;
-        Ok(())
-    }
-
     /// Reads the sidecar's words of some granules.
     pub fn words(&self, granules: Range<u32>, words: &mut Vec<u8>) -> Result<(), ViewError> {
-        let at = self.sidecar.words_at(granules);
-        words.resize(usize::try_from(at.end - at.start).unwrap_or(0), 0);
-        Ok(self.sums.file.read_at(words, at.start)?)
+        read_words(&self.sums, &self.sidecar, granules, words)
     }
 
     /// Digest that the sidecar's words should have.

@@ -1,39 +1,125 @@
 //! One index over the deltas of a point: which extent of which delta is seen where.
+//!
+//! Nothing is laid over each other before it is asked for: the disk is looked at in windows, and the windows that
+//! were used lately are kept. So opening costs as much with many runs as with few, and memory is bounded.
 
-use super::{DeltaFiles, StoredFile, ViewError};
+use super::groups::Group;
+use super::recent::Recent;
+use super::sources::{Maker, Source};
+use super::{Chain, StoredFile, ViewError};
+use crate::format::FormatError;
 use crate::format::delta::{ENTRY_BYTES, IndexReader};
-use crate::format::header::FileKind;
 use crate::format::overlay::{Run, flatten};
 use crate::io::storage::Storage;
-use crate::model::units::GranuleSize;
+use std::ops::Range;
+use std::sync::Arc;
 
-/// Most runs of one view, 24 bytes each. Consolidation keeps chains far below; until then a restore of a
-/// fragmented disk must not fail for its memory first.
-pub const MAX_RUNS: usize = 1 << 26;
-/// Runs are laid over each other when so many were gathered, so that what is hidden takes no memory for long.
-const GATHERED_RUNS: usize = 1 << 20;
-/// Entries read at once.
+/// Granules that are laid over each other at once. Fewer would ask every source too often, more take too long for
+/// the one that is wanted.
+const WINDOW_GRANULES: u32 = 1024;
+/// Memory for windows.
+const WINDOWS_BYTES: usize = 16 << 20;
+/// What an empty window costs.
+const WINDOW_BYTES: usize = 96;
+/// Entries of a delta's index that are read at once.
 const PIECE_BYTES: usize = 4096 * ENTRY_BYTES;
 
-/// The merged index of a chain of deltas: sorted, disjoint runs. Layer `n` is the delta at position `n`.
-pub fn merged(storage: &Storage, deltas: &[DeltaFiles], granule: GranuleSize) -> Result<Vec<Run>, ViewError> {
-    let mut runs = Vec::new();
-    let mut visible = 0;
-    for (layer, delta) in (0..).zip(deltas) {
-        let stored = StoredFile::open(storage, &delta.path, FileKind::Delta, &delta.root)?;
-        if stored.header.granule != granule {
-            return Err(ViewError::Foreign { path: delta.path.clone() });
-        }
-        load(&stored, layer, &mut runs)?;
-        if runs.len() > 2 * visible + GATHERED_RUNS {
-            runs = flatten(runs);
-            visible = runs.len();
-        }
-        if runs.len() > MAX_RUNS {
-            return Err(ViewError::TooManyRuns(runs.len()));
-        }
+/// The merged view of a chain's indexes. Layer `n` of a run is the delta at position `n` of the chain.
+#[derive(Debug)]
+pub struct Index {
+    maker: Arc<Maker>,
+    groups: Vec<Group>,
+    sources: Vec<Arc<Source>>,
+    windows: Recent<u32, Window>,
+    /// Granules that are known to be in no delta.
+    gap: Range<u32>,
+}
+
+/// What is seen in one window: sorted, disjoint runs within it.
+#[derive(Debug)]
+struct Window {
+    runs: Vec<Run>,
+    /// No run begins between the window's end and here.
+    next: u32,
+}
+
+impl Index {
+    pub fn open(storage: &Storage, chain: &Chain) -> Result<Self, ViewError> {
+        let maker = Maker::new(storage, chain);
+        let groups = maker.groups();
+        let sources = groups.iter().map(|group| maker.source(group).map(Arc::new));
+        let sources = sources.collect::<Result<_, _>>()?;
+        Ok(Self::of(Arc::new(maker), groups, sources))
     }
-    Ok(flatten(runs))
+
+    fn of(maker: Arc<Maker>, groups: Vec<Group>, sources: Vec<Arc<Source>>) -> Self {
+        Self { maker, groups, sources, windows: Recent::new(WINDOWS_BYTES), gap: 0..0 }
+    }
+
+    /// Another one for the same point, to be used at the same time.
+    #[must_use]
+    pub fn another(&self) -> Self {
+        Self::of(Arc::clone(&self.maker), self.groups.clone(), self.sources.clone())
+    }
+
+    /// The run that holds a granule, or `None` if no delta does, and a granule up to which that is so.
+    pub fn place(&mut self, granule: u32) -> Result<(Option<Run>, u32), ViewError> {
+        if self.gap.contains(&granule) {
+            return Ok((None, self.gap.end));
+        }
+        let number = granule / WINDOW_GRANULES;
+        let (maker, groups, sources) = (&self.maker, &self.groups, &mut self.sources);
+        let window = self.windows.get_or_put(number, || {
+            let window = window(number, maker, groups, sources)?;
+            let weight = WINDOW_BYTES + window.runs.len() * size_of::<Run>();
+            Ok::<_, ViewError>((window, weight))
+        })?;
+        let next = window.runs.partition_point(|run| run.end <= granule);
+        Ok(match window.runs.get(next) {
+            Some(run) if run.start <= granule => (Some(*run), run.end),
+            Some(run) => (None, run.start),
+            None => {
+                self.gap = granule..window.next;
+                (None, window.next)
+            }
+        })
+    }
+}
+
+/// Lays all sources over each other within one window. A merged index that turns out to be damaged is made anew.
+fn window(
+    number: u32,
+    maker: &Maker,
+    groups: &[Group],
+    sources: &mut [Arc<Source>],
+) -> Result<Window, ViewError> {
+    let start = number * WINDOW_GRANULES;
+    let granules = start..start.saturating_add(WINDOW_GRANULES);
+    let mut runs = Vec::new();
+    let mut next = u32::MAX;
+    for (group, source) in groups.iter().zip(sources) {
+        let from = runs.len();
+        let behind = match source.within(&granules, &mut runs) {
+            Err(error) if group.level > 0 => {
+                tracing::warn!("an index is made anew: {error}");
+                runs.truncate(from);
+                *source = Arc::new(maker.made(group)?);
+                source.within(&granules, &mut runs)
+            }
+            found => found,
+        };
+        next = next.min(behind?);
+    }
+    let mut runs = flatten(runs);
+    // What is behind the edges may be hidden by runs that were not looked at.
+    if let Some(first) = runs.first_mut().filter(|run| run.start < granules.start) {
+        *first = first.from(granules.start);
+    }
+    if let Some(last) = runs.last_mut() {
+        last.end = last.end.min(granules.end);
+    }
+    runs.shrink_to_fit();
+    Ok(Window { runs, next: next.max(granules.end) })
 }
 
 /// Appends the entries of a delta's index, proven, as runs of `layer`.
@@ -86,6 +172,6 @@ fn pieces<E: From<ViewError>>(
         Ok(())
     } else {
         let part = "the delta's index";
-        Err(stored.format(trailer.index_at(), crate::format::FormatError::Checksum { part }).into())
+        Err(stored.format(trailer.index_at(), FormatError::Checksum { part }).into())
     }
 }

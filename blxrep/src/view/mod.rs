@@ -2,11 +2,19 @@
 //!
 //! Everything that is read is checked against its checksum before it is given out.
 
+pub mod copy;
 pub mod deltas;
 pub mod extent;
+pub mod groups;
 pub mod image;
 pub mod index;
+pub mod merged;
+pub mod nbd;
 pub mod reader;
+pub mod recent;
+pub mod scratch;
+pub mod served;
+pub mod sources;
 
 use crate::format::FormatError;
 use crate::format::header::{FileHeader, FileKind, HEADER_BYTES};
@@ -30,8 +38,8 @@ pub enum ViewError {
     Rotten { path: PathBuf, offset: u64, disk: Range<u64>, what: String },
     #[error("{} is not the file that the catalog knows under this name: its root differs", path.display())]
     Foreign { path: PathBuf },
-    #[error("the point is in {0} pieces, more than {max} cannot be read: take a new snapshot", max = index::MAX_RUNS)]
-    TooManyRuns(usize),
+    #[error("a stretch of the chain is in more than {max} pieces: take a new snapshot", max = crate::format::merged::MAX_RUNS)]
+    TooManyRuns,
     #[error("bytes {}..{} are behind the end of the disk at {disk_bytes}", range.start, range.end)]
     BehindEnd { range: Range<u64>, disk_bytes: u64 },
     #[error("bytes {}..{} of the disk could not be read when the point was made: what they were is not known", .0.start, .0.end)]
@@ -53,6 +61,8 @@ pub struct BaseFiles {
 pub struct DeltaFiles {
     pub path: PathBuf,
     pub root: Digest,
+    /// Position of its point in the generation, from 1 on; ascends along a chain and may leave some out.
+    pub position: u64,
 }
 
 /// Where the lease of a view is.
@@ -77,6 +87,8 @@ pub struct Chain {
     /// What could not be read of the disk.
     pub holes: Holes,
     pub place: ViewPlace,
+    /// Folder of the generation's merged indexes; need not exist.
+    pub indexes: PathBuf,
 }
 
 /// A file of the store whose header and trailer are proven.
@@ -121,7 +133,7 @@ impl ViewError {
         match self {
             Self::Storage(e) => Some(&e.path),
             Self::Format { path, .. } | Self::Rotten { path, .. } | Self::Foreign { path } => Some(path),
-            Self::TooManyRuns(_) | Self::BehindEnd { .. } | Self::Hole(_) => None,
+            Self::TooManyRuns | Self::BehindEnd { .. } | Self::Hole(_) => None,
         }
     }
 }

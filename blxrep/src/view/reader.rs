@@ -3,7 +3,9 @@
 use super::deltas::Deltas;
 use super::extent::payload_of;
 use super::image::Image;
-use super::{Chain, ViewError, index};
+use super::index::Index;
+use super::recent::Recent;
+use super::{Chain, ViewError};
 use crate::format::overlay::Run;
 use crate::io::storage::Storage;
 use crate::model::encoding::Encoding;
@@ -11,12 +13,17 @@ use crate::model::holes::Holes;
 use crate::model::units::GranuleSize;
 use crate::store::lease::ViewLease;
 use std::ops::Range;
+use std::sync::Arc;
 
 /// Longest stretch that [`PointReader::next_stretch`] returns, so that its caller shows progress.
 const MAX_STRETCH_BYTES: u64 = 1 << 30;
 
 /// Shorter zeroes in a delta are taken for data by [`PointReader::next_stretch`].
 const MIN_ZERO_BYTES: u64 = 64 << 10;
+/// Reads of this length and more are looked at as a whole before they begin: their pieces may be in many files.
+const AHEAD_BYTES: usize = 128 << 10;
+/// Memory for the content of extents of which only a part was asked for: the rest may be next.
+const CONTENTS_BYTES: usize = 16 << 20;
 
 /// What a stretch of a point is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,51 +36,60 @@ pub enum Content {
 /// An open point. Reads are checked; what is damaged is an error that names file and offset.
 #[derive(Debug)]
 pub struct PointReader {
+    storage: Storage,
+    chain: Arc<Chain>,
     image: Image,
     deltas: Deltas,
-    index: Vec<Run>,
+    index: Index,
     granule: GranuleSize,
     disk_bytes: u64,
     /// What is not known of the disk. Reading it is an error, as it was on the disk.
     holes: Holes,
-    unpacked: Unpacked,
+    /// Extents by their place: the delta's position in the chain, and where in its file.
+    contents: Recent<(u32, u64), Unpacked>,
     /// The extent that was read last, as it is stored.
     stored: Vec<u8>,
     /// Keeps the files where they are.
     _lease: Option<ViewLease>,
 }
 
-/// The packed extent that was read last: reads that go on within it need not unpack it again.
-#[derive(Debug, Default)]
+/// The content of an extent.
+#[derive(Debug)]
 struct Unpacked {
-    layer: u32,
-    /// 0 while there is none: no extent is where the header is.
-    at: u64,
+    /// Its first byte on the disk.
     start: u64,
-    content: Vec<u8>,
+    bytes: Vec<u8>,
 }
 
 impl Unpacked {
-    fn holds(&self, run: &Run) -> bool {
-        self.at != 0 && (self.layer, self.at) == (run.layer, run.at)
-    }
-
     fn copy(&self, at: u64, out: &mut [u8]) {
         let skip = usize::try_from(at - self.start).unwrap_or(usize::MAX);
-        out.copy_from_slice(&self.content[skip..skip + out.len()]);
+        out.copy_from_slice(&self.bytes[skip..skip + out.len()]);
     }
 }
 
 impl PointReader {
     pub fn open(storage: &Storage, chain: &Chain) -> Result<Self, ViewError> {
+        let index = Index::open(storage, chain)?;
+        Self::of(storage, Arc::new(chain.clone()), Deltas::new(storage, &chain.deltas), index)
+    }
+
+    /// The same point once more, to be read at the same time.
+    pub fn another(&self) -> Result<Self, ViewError> {
+        Self::of(&self.storage, Arc::clone(&self.chain), self.deltas.another(), self.index.another())
+    }
+
+    fn of(storage: &Storage, chain: Arc<Chain>, deltas: Deltas, index: Index) -> Result<Self, ViewError> {
         Ok(Self {
+            storage: storage.clone(),
             image: Image::open(storage, &chain.base, chain.granule)?,
-            index: index::merged(storage, &chain.deltas, chain.granule)?,
-            deltas: Deltas::new(storage, &chain.deltas),
+            deltas,
+            index,
             granule: chain.granule,
             disk_bytes: chain.bytes,
             holes: chain.holes.clone(),
-            unpacked: Unpacked::default(),
+            chain,
+            contents: Recent::new(CONTENTS_BYTES),
             stored: Vec::new(),
             _lease: None,
         })
@@ -120,9 +136,12 @@ impl PointReader {
         if let Some(hole) = self.holes.within(&(offset..end)) {
             return Err(ViewError::Hole(hole));
         }
+        if out.len() >= AHEAD_BYTES {
+            self.expect(offset..end)?;
+        }
         let mut at = offset;
         while !out.is_empty() {
-            let (run, until) = self.place(at);
+            let (run, until) = self.place(at)?;
             let n = usize::try_from(until - at).unwrap_or(usize::MAX).min(out.len());
             let (now, rest) = out.split_at_mut(n);
             match run {
@@ -135,12 +154,25 @@ impl PointReader {
         Ok(())
     }
 
+    /// Lets the kernel read at once what is then read piece by piece, from many places.
+    fn expect(&mut self, range: Range<u64>) -> Result<(), ViewError> {
+        let mut at = range.start;
+        while at < range.end {
+            let (run, until) = self.place(at)?;
+            if let Some(run) = run.filter(|_| until < range.end || at > range.start) {
+                self.deltas.extents(run.layer)?.expect(&run);
+            }
+            at = until;
+        }
+        Ok(())
+    }
+
     /// What the bytes from `at` on are, and up to where. `None` at the end of the disk.
     pub fn next_stretch(&mut self, at: u64) -> Result<Option<(Range<u64>, Content)>, ViewError> {
         if at >= self.disk_bytes {
             return Ok(None);
         }
-        let (run, until) = self.place(at);
+        let (run, until) = self.place(at)?;
         let until = until.min(at.saturating_add(MAX_STRETCH_BYTES));
         // A hole is data: who takes it for zeroes does not ask for it, and hears of nothing.
         let until = match self.holes.within(&(at..until)) {
@@ -174,21 +206,15 @@ impl PointReader {
     }
 
     /// The run that holds byte `at`, or `None` if the image does, and where that ends.
-    fn place(&self, at: u64) -> (Option<Run>, u64) {
-        let granule = self.granule.touched(at..at + 1).start;
-        let next = self.index.partition_point(|run| run.end <= granule);
-        let edge = |granule: u32| (u64::from(granule) << self.granule.shift()).min(self.disk_bytes);
-        match self.index.get(next) {
-            Some(run) if run.start <= granule => (Some(*run), edge(run.end)),
-            Some(run) => (None, edge(run.start)),
-            None => (None, self.disk_bytes),
-        }
+    fn place(&mut self, at: u64) -> Result<(Option<Run>, u64), ViewError> {
+        let (run, until) = self.index.place(self.granule.touched(at..at + 1).start)?;
+        Ok((run, (u64::from(until) << self.granule.shift()).min(self.disk_bytes)))
     }
 
     /// Fills `out` from byte `at` of the disk, which is within `run`.
     fn read_run(&mut self, run: &Run, at: u64, out: &mut [u8]) -> Result<(), ViewError> {
-        if self.unpacked.holds(run) {
-            self.unpacked.copy(at, out);
+        if let Some(content) = self.contents.get((run.layer, run.at)) {
+            content.copy(at, out);
             return Ok(());
         }
         let source = self.deltas.extents(run.layer)?;
@@ -196,20 +222,16 @@ impl PointReader {
         let extent = source.read(run.at, wanted.end - wanted.start, &mut self.stored)?;
         source.check_run(run, &extent)?;
         let payload = payload_of(&self.stored);
-        match extent.encoding {
-            Encoding::Zero => out.fill(0),
-            Encoding::Raw => {
-                let skip = usize::try_from(at - extent.start).unwrap_or(usize::MAX);
-                out.copy_from_slice(&payload[skip..skip + out.len()]);
-            }
-            Encoding::Zstd => {
-                self.unpacked.layer = run.layer;
-                self.unpacked.at = 0;
-                source.unpack(run.at, &extent, payload, &mut self.unpacked.content)?;
-                self.unpacked.start = extent.start;
-                self.unpacked.at = run.at;
-                self.unpacked.copy(at, out);
-            }
+        if extent.encoding == Encoding::Zero {
+            out.fill(0);
+        } else if extent.range() == (at..at + out.len() as u64) {
+            source.unpack_into(run.at, &extent, payload, out)?;
+        } else {
+            let mut bytes = vec![0; usize::try_from(extent.bytes).unwrap_or(0)];
+            source.unpack_into(run.at, &extent, payload, &mut bytes)?;
+            let weight = bytes.len();
+            let content = Unpacked { start: extent.start, bytes };
+            self.contents.put((run.layer, run.at), content, weight).copy(at, out);
         }
         Ok(())
     }

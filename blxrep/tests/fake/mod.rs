@@ -163,6 +163,7 @@ impl Backend for Fake {
             base,
             deltas: Vec::new(),
             holes: Default::default(),
+            indexes: format!("index/{}", row.generation),
         })
     }
 

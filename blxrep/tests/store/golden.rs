@@ -91,18 +91,12 @@ fn files_of_version_1_are_read() {
         root: root("point.sum"),
         bytes: DISK as u64,
     };
-    let deltas = vec![DeltaFiles { path: golden("point.bak"), root: root("point.bak") }];
+    let deltas = vec![DeltaFiles { path: golden("point.bak"), root: root("point.bak"), position: 1 }];
     for (deltas, content) in [Vec::new(), deltas].into_iter().zip(contents()) {
         let place = ViewPlace { generation: GenerationId(1), revision: 0, sequence: 0 };
-        let granule = GranuleSize::default();
-        let chain = Chain {
-            base: base.clone(),
-            deltas,
-            bytes: DISK as u64,
-            granule,
-            holes: Default::default(),
-            place,
-        };
+        let (granule, indexes) = (GranuleSize::default(), "none".into());
+        let (holes, bytes) = (Default::default(), DISK as u64);
+        let chain = Chain { base: base.clone(), deltas, bytes, granule, holes, place, indexes };
         let mut reader = PointReader::open(&Storage::default(), &chain).unwrap();
         let mut found = vec![0; DISK];
         reader.read_at(0, &mut found).unwrap();

@@ -17,3 +17,4 @@ mod power_cut;
 mod restore;
 mod rot;
 mod tape;
+mod views;

@@ -52,7 +52,8 @@ pub fn run(options: &Options) -> Result<()> {
     transfer::measure(options, &program, &mut table)?;
     tracking::measure(options, &program, &mut table)?;
     println!("\n{table}");
-    sweep()
+    library("sweep", options)?;
+    library("view", options)
 }
 
 /// A network of its own, so that what crosses the loopback is counted and nobody else's traffic is.
@@ -64,10 +65,16 @@ fn own_network() -> Result<()> {
     sh("ip", &["link", "set", "lo", "up"]).map(drop)
 }
 
-/// The sweep of a 1 TiB bitmap, in a program of its own that uses the library.
-fn sweep() -> Result<()> {
+/// What is measured in a program of its own that uses the library: the sweep of a 1 TiB bitmap, views of long chains.
+fn library(bench: &str, options: &Options) -> Result<()> {
     let mut command = cargo();
-    command.args(["bench", "--quiet", "--package", "blxrep", "--bench", "sweep"]);
+    command.args(["bench", "--quiet", "--package", "blxrep", "--bench", bench]);
+    if let Some(dir) = &options.dir {
+        command.env("BLXREP_BENCH_DIR", dir);
+    }
+    if options.quick {
+        command.env("BLXREP_BENCH_QUICK", "1");
+    }
     let status = command.status().with_context(|| format!("running {command:?}"))?;
     ensure!(status.success(), "{command:?}: {status}");
     Ok(())

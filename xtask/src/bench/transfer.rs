@@ -12,6 +12,7 @@ use crate::support::site::Site;
 use anyhow::{Context, Result, ensure};
 use std::fs;
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -55,7 +56,9 @@ pub fn measure(options: &Options, program: &Path, table: &mut Table) -> Result<(
         run.delta(&agent, &dispatcher, percent, seed)?;
     }
     let point = site.sync_one(AGENT)?;
-    ensure_identical(disk.path(), &site.restore(&point)?).context("the restored disk is not the source")?;
+    let restored = site.restore(&point)?;
+    ensure_identical(disk.path(), &restored).context("the restored disk is not the source")?;
+    run.export(&point, &restored)?;
     for (name, process, target) in
         [("agent", &agent, "48 MiB + maps"), ("dispatcher", &dispatcher, "32 MiB + 8 per disk")]
     {
@@ -115,6 +118,37 @@ impl Run<'_> {
         cost.cpu += client.cpu;
         fs::remove_file(target)?;
         self.cost("nbdkit + nbdcopy", cost, "", "");
+        Ok(cost)
+    }
+
+    /// A point over NBD against its raw image over NBD, both read by nbdcopy and thrown away.
+    fn export(&mut self, point: &str, restored: &Path) -> Result<()> {
+        let mut nbdkit = Command::new("nbdkit");
+        let socket = self.site.path("nbdkit.sock");
+        nbdkit.args(["--foreground", "--readonly", "--unix"]).arg(&socket).arg("file").arg(restored);
+        let file = self.read_over(&socket, &mut nbdkit)?;
+        self.cost("nbdkit file + nbdcopy of the restored image", file, "", "");
+        let mut export = Command::new(self.site.program());
+        let socket = self.site.path("export.sock");
+        export.args(["export", point, "--nbd"]).arg(format!("unix:{}", socket.display()));
+        export.arg("--data-dir").arg(self.site.path("data"));
+        let point = self.read_over(&socket, &mut export)?;
+        self.cost("blxrep export + nbdcopy", point, &format!("{:.2}", file.wall / point.wall), "");
+        Ok(())
+    }
+
+    /// Starts a server on a socket and reads all that it serves.
+    fn read_over(&self, socket: &Path, server: &mut Command) -> Result<Cost> {
+        let mut server = Process::spawn("nbd", server, &self.site.logs())?;
+        wait_for("the NBD server listening", Duration::from_secs(20), || {
+            ensure!(server.is_running()?, "{}", server.tail());
+            Ok(UnixStream::connect(socket).ok())
+        })?;
+        let mut nbdcopy = Command::new("nbdcopy");
+        nbdcopy.arg(format!("nbd+unix:///?socket={}", socket.display())).arg("null:");
+        let (client, mut cost) = cost_of(&[&server], || cost_of_command(&mut nbdcopy))?;
+        cost.cpu += client.cpu;
+        server.terminate(Duration::from_secs(20))?;
         Ok(cost)
     }
 

@@ -1,0 +1,289 @@
+//! `blxrep export`: a point as a file, or as a network block device.
+
+use super::Common;
+use super::error::CliError;
+use super::follow::interrupts;
+use super::nbd::{Address, serve};
+use super::output::{ask, say};
+use super::view::{self, PointView};
+use crate::api::text::percent;
+use crate::io::storage::{Access, DataFile, Storage, StorageError};
+use crate::model::partition_table::parse;
+use crate::model::units::{ByteCount, SECTOR_BYTES};
+use crate::view::PointReader;
+use crate::view::copy::{CopyError, Target, copy};
+use clap::{ArgGroup, Args, ValueEnum};
+use serde::Serialize;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+const EXAMPLES: &str = "\
+The point is read on this host, as it is; nothing of the store is changed. With --writable, what clients write is kept
+in a file without a name and is gone when the export ends.
+
+Examples:
+  blxrep export 4f0c --to /srv/web1-sda.qcow2 --format qcow2
+  blxrep export 4f0c --nbd unix:/run/web1.sock
+  blxrep export 4f0c --nbd 127.0.0.1:10809 --writable
+  blxrep export 4f0c --partition 1 --to /srv/web1-root.img";
+
+/// Between two looks at how far a copy is.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// Where what is written over a point is kept unless --scratch or TMPDIR says otherwise: /tmp is often memory.
+const SCRATCH: &str = "/var/tmp";
+/// How much that is at most, unless --scratch-limit says otherwise: a system that boots writes less.
+const SCRATCH_LIMIT: &str = "8GiB";
+
+/// Serve a point as a network block device, or copy it to an image file
+#[derive(Debug, Args)]
+#[command(after_long_help = EXAMPLES, group = ArgGroup::new("where").required(true))]
+pub struct ExportArgs {
+    /// Id of the point, or its first digits
+    point: String,
+    /// Serve it here until interrupted: unix:PATH or a loopback HOST:PORT
+    #[arg(long, value_name = "ADDRESS", group = "where")]
+    nbd: Option<Address>,
+    /// Copy it to this file
+    #[arg(long, value_name = "FILE", group = "where", conflicts_with_all = ["writable", "scratch", "scratch_limit"])]
+    to: Option<PathBuf>,
+    /// What the file becomes
+    #[arg(long, value_enum, default_value = "raw", conflicts_with = "nbd")]
+    format: Format,
+    /// Only this partition of the disk, by its number; 0 is the whole disk
+    #[arg(long, value_name = "NUMBER", default_value_t = 0)]
+    partition: u32,
+    /// Let clients write; the point stays as it is
+    #[arg(long)]
+    writable: bool,
+    /// Folder on whose filesystem what clients write is kept [default: $TMPDIR or /var/tmp]
+    #[arg(long, value_name = "DIR", requires = "writable")]
+    scratch: Option<PathBuf>,
+    /// How much clients may write
+    #[arg(long, value_name = "SIZE", default_value = SCRATCH_LIMIT, value_parser = size, requires = "writable")]
+    scratch_limit: u64,
+    /// Replace the file if there is one
+    #[arg(long, conflicts_with = "nbd")]
+    yes: bool,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// The bytes of the disk, zeroes as holes
+    Raw,
+    /// An image of QEMU's, without compression
+    Qcow2,
+}
+
+fn size(text: &str) -> Result<u64, String> {
+    crate::config::quantity::bytes(text, 1).ok_or_else(|| format!("`{text}` is no size: write it as `8GiB`"))
+}
+
+/// What clients write, and where it is kept.
+#[derive(Debug)]
+pub struct ScratchPlan {
+    pub folder: PathBuf,
+    pub limit: u64,
+}
+
+pub async fn export(args: ExportArgs) -> Result<(), CliError> {
+    let part_of = |view: &mut PointView| part(&mut view.reader, args.partition);
+    match (&args.nbd, &args.to) {
+        (Some(address), _) => {
+            let mut view = view::open(&args.common.client(), &args.point).await?;
+            let part = part_of(&mut view)?;
+            let scratch = args.writable.then(|| ScratchPlan {
+                folder: args.scratch.clone().unwrap_or_else(scratch_folder),
+                limit: args.scratch_limit,
+            });
+            serve(view, part, address, scratch, args.common.output()).await
+        }
+        (None, Some(to)) => {
+            let part_file = unfinished_name(to, args.common.data_dir.path())?;
+            let replaces = may_replace(to, args.yes)?;
+            let mut view = view::open(&args.common.client(), &args.point).await?;
+            let part = part_of(&mut view)?;
+            let plan =
+                CopyPlan { to: to.clone(), unfinished: part_file, replaces, format: args.format, part };
+            let done = copy_out(view, plan).await?;
+            args.common.output().result(&done, |done| {
+                format!("{}: {}, of them {} data", done.file, ByteCount(done.bytes), ByteCount(done.data))
+            })
+        }
+        (None, None) => Err(CliError::Usage("say where to export to: --nbd ADDRESS or --to FILE".into())),
+    }
+}
+
+fn scratch_folder() -> PathBuf {
+    std::env::var_os("TMPDIR").map_or_else(|| PathBuf::from(SCRATCH), PathBuf::from)
+}
+
+/// The bytes of a partition, by its number.
+fn part(reader: &mut PointReader, number: u32) -> Result<Range<u64>, CliError> {
+    let bytes = reader.disk_bytes();
+    if number == 0 {
+        return Ok(0..bytes);
+    }
+    let mut damage = None;
+    let mut fetch = |at: u64, length: usize| {
+        let mut out = vec![0; length];
+        match reader.read_at(at, &mut out) {
+            Ok(()) => Some(out),
+            Err(error) => {
+                damage = Some(error);
+                None
+            }
+        }
+    };
+    // A disk does not say in what blocks its table counts: one of them makes sense.
+    let entries = [512, 4096]
+        .into_iter()
+        .filter_map(|block| parse(&mut fetch, bytes, block))
+        .map(|table| table.entries)
+        .find(|entries| !entries.is_empty())
+        .unwrap_or_default();
+    if let Some(entry) = entries.iter().find(|entry| entry.number == number) {
+        let start = entry.first_sector * SECTOR_BYTES;
+        return Ok(start..start + entry.sectors * SECTOR_BYTES);
+    }
+    if let Some(error) = damage {
+        return Err(CliError::Failed(format!("cannot read the partition table: {error}")));
+    }
+    let known: Vec<String> = entries.iter().map(|entry| entry.number.to_string()).collect();
+    let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+    Err(CliError::Usage(format!("the point has no partition {number}; there are: {known}")))
+}
+
+/// What came of a copy.
+#[derive(Debug, Serialize)]
+struct Copied {
+    file: String,
+    bytes: u64,
+    /// Bytes that are not known to be zero.
+    data: u64,
+}
+
+#[derive(Debug)]
+struct CopyPlan {
+    to: PathBuf,
+    unfinished: PathBuf,
+    replaces: bool,
+    format: Format,
+    part: Range<u64>,
+}
+
+/// The name beside `to` under which the file grows; refuses files within the store.
+fn unfinished_name(to: &Path, data_dir: &Path) -> Result<PathBuf, CliError> {
+    let refuse = |why: &str| Err(CliError::Refused(format!("cannot export to {}: {why}", to.display())));
+    let Some(name) = to.file_name() else { return refuse("it names no file") };
+    let folder = match to.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let Ok(folder) = folder.canonicalize() else { return refuse("its folder does not exist") };
+    if data_dir.canonicalize().is_ok_and(|store| folder.starts_with(store)) {
+        return refuse("it is within the data directory of the dispatcher");
+    }
+    if folder.starts_with("/dev") && !folder.starts_with("/dev/shm") {
+        return refuse("/dev is memory; `blxrep restore` writes to devices");
+    }
+    let mut unfinished = std::ffi::OsString::from(".");
+    unfinished.push(name);
+    unfinished.push(".blxrep.part");
+    Ok(folder.join(unfinished))
+}
+
+/// Whether there is a file to replace, which a person has agreed to.
+fn may_replace(to: &Path, yes: bool) -> Result<bool, CliError> {
+    let Ok(found) = std::fs::symlink_metadata(to) else { return Ok(false) };
+    if !found.is_file() {
+        let what = format!("{} is no file; `blxrep restore` writes to devices", to.display());
+        return Err(CliError::Refused(what));
+    }
+    let what = format!("the file {} exists and would be replaced", to.display());
+    match yes || ask(&format!("{what}. Replace it?"))?.unwrap_or(false) {
+        true => Ok(true),
+        false => Err(CliError::Refused(format!("{what}; give --yes to replace it"))),
+    }
+}
+
+async fn copy_out(view: PointView, plan: CopyPlan) -> Result<Copied, CliError> {
+    let mut interrupts = interrupts()?;
+    let total = plan.part.end - plan.part.start;
+    let state = Arc::new((AtomicU64::new(0), AtomicBool::new(false)));
+    let shared = Arc::clone(&state);
+    let mut copying = tokio::task::spawn_blocking(move || {
+        let mut reader = view.reader;
+        write_out(&mut reader, &plan, &shared.0, &shared.1)
+    });
+    let mut ticks = tokio::time::interval(LOOK_EVERY);
+    ticks.tick().await;
+    loop {
+        tokio::select! {
+            done = &mut copying => {
+                return done.map_err(|e| CliError::Failed(e.to_string()))?;
+            }
+            _ = interrupts.recv() => state.1.store(true, Ordering::Relaxed),
+            _ = ticks.tick() => {
+                let done = state.0.load(Ordering::Relaxed);
+                let part = percent(done, total).map(|p| format!("{p} % ")).unwrap_or_default();
+                say(&format!("export: {part}{} of {}", ByteCount(done), ByteCount(total)));
+            }
+        }
+    }
+}
+
+fn write_out(
+    reader: &mut PointReader,
+    plan: &CopyPlan,
+    done: &AtomicU64,
+    cancel: &AtomicBool,
+) -> Result<Copied, CliError> {
+    let storage = Storage::default();
+    let file = create(&storage, plan)?;
+    let bytes = plan.part.end - plan.part.start;
+    let written = match plan.format {
+        Format::Raw => Target::raw(file, bytes),
+        Format::Qcow2 => Ok(Target::qcow2(file, bytes)),
+    }
+    .and_then(|target| {
+        copy(reader, plan.part.clone(), target, |at| {
+            done.store(at, Ordering::Relaxed);
+            !cancel.load(Ordering::Relaxed)
+        })
+    });
+    let data = match written {
+        Ok(data) => data,
+        Err(error) => {
+            // What is there is incomplete whether or not it can be removed; its name says so.
+            let _ = storage.remove(&plan.unfinished);
+            return Err(match error {
+                CopyError::Cancelled => CliError::Interrupted("not exported: nothing is left of it".into()),
+                other => CliError::Failed(format!("cannot export to {}: {other}", plan.to.display())),
+            });
+        }
+    };
+    let named = match plan.replaces {
+        true => storage.rename(&plan.unfinished, &plan.to),
+        false => storage.rename_new(&plan.unfinished, &plan.to),
+    };
+    named
+        .and_then(|()| storage.sync_dir(plan.unfinished.parent().unwrap_or(Path::new("."))))
+        .map_err(|e| CliError::Failed(e.to_string()))?;
+    Ok(Copied { file: plan.to.display().to_string(), bytes, data })
+}
+
+fn create(storage: &Storage, plan: &CopyPlan) -> Result<DataFile, CliError> {
+    storage.open(&plan.unfinished, Access::Create).map_err(|error: StorageError| match error.source.kind() {
+        std::io::ErrorKind::AlreadyExists => CliError::Refused(format!(
+            "cannot export to {}: an export to it runs or was interrupted; if none runs, remove {}",
+            plan.to.display(),
+            plan.unfinished.display()
+        )),
+        _ => CliError::Failed(error.to_string()),
+    })
+}
