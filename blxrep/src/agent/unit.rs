@@ -195,6 +195,11 @@ impl Unit {
         self.state().watched = Some(GranuleSet::new());
     }
 
+    /// Nobody wants to know what changed any more.
+    pub fn forget_watch(&self) {
+        self.state().watched = None;
+    }
+
     /// Everything that changed since [`Self::watch`], and what was dirty then. Ends the watch.
     pub fn unwatch(&self) -> GranuleSet {
         // Looked at first: what an acknowledgement clears here meanwhile was added there before.

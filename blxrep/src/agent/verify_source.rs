@@ -11,6 +11,15 @@ use crate::model::ids::ActionId;
 use crate::wire::snapshot::{MAX_FOUND, Purpose};
 use std::sync::Arc;
 
+/// Ends the watch, also when the comparison breaks off: what points carry would be gathered for nobody.
+struct Watch(Arc<Unit>);
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.0.forget_watch();
+    }
+}
+
 /// Compares, and tells the dispatcher what differs although nothing changed it.
 ///
 /// The watch begins before the dispatcher is asked for its newest point: what is published before that is the point, or
@@ -28,6 +37,7 @@ pub async fn run(
         )));
     }
     unit.watch();
+    let _watch = Watch(Arc::clone(&unit));
     let mut comparison = Comparison::ask(&unit, &dialer, pace.clone(), Purpose::Verify { action }).await?;
     let mut compared = Compared::new(comparison.point, &comparison.grid, unit.granules());
     comparison.run(&unit, &pace, readers, &mut compared).await?;
