@@ -183,6 +183,7 @@ fn candidates(store: &Store, points: &[Point]) -> Result<Vec<Candidate>, StoreEr
         disk: point.disk,
         generation: point.generation,
         sequence: point.sequence,
+        number: point.number,
         cut: point.summary.cut,
         published: point.published,
         is_base: point.kind == PointKind::Base,

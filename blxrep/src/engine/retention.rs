@@ -25,6 +25,8 @@ pub struct Candidate {
     pub disk: DiskId,
     pub generation: GenerationId,
     pub sequence: u64,
+    /// Position among the points of the disk, in the order of publication: clocks may be set back.
+    pub number: u64,
     pub cut: CutId,
     /// By the dispatcher's clock; the same for all points of a cut.
     pub published: Timestamp,
@@ -212,9 +214,8 @@ fn is_older(reference: Timestamp, at: Timestamp, span: Duration) -> bool {
 fn newest_of_each(points: &[Candidate]) -> BTreeSet<PointId> {
     let mut newest: BTreeMap<DiskId, &Candidate> = BTreeMap::new();
     for point in points {
-        let order = |p: &Candidate| (p.published, p.sequence, p.point);
         let known = newest.entry(point.disk).or_insert(point);
-        if order(point) > order(known) {
+        if point.number > known.number {
             *known = point;
         }
     }
@@ -250,7 +251,7 @@ fn best_of_each(reference: Timestamp, rules: &Retention, points: &[Candidate]) -
 /// Lets the oldest go of those that are kept beyond the number.
 fn cap(most: usize, points: &[Candidate], reasons: &mut [Reason]) {
     let mut order: Vec<usize> = (0..points.len()).filter(|i| reasons[*i].keeps()).collect();
-    order.sort_by_key(|i| std::cmp::Reverse((points[*i].published, points[*i].sequence)));
+    order.sort_by_key(|i| std::cmp::Reverse(points[*i].number));
     let mut counts: HashMap<DiskId, usize> = HashMap::new();
     for i in order {
         let count = counts.entry(points[i].disk).or_default();

@@ -15,6 +15,7 @@ fn candidate(id: u64, second: i64) -> Candidate {
         disk: DiskId(1),
         generation: GenerationId(1),
         sequence: id,
+        number: id,
         cut: CutId(id),
         published: at(second),
         is_base: id == 0,
@@ -185,6 +186,17 @@ fn nothing_goes_by_the_clock_alone_but_what_is_to_be_deleted() {
 }
 
 #[test]
+fn the_newest_is_what_was_published_last_whatever_the_clock_said() {
+    let rules = Retention { all: Duration::ZERO, max_points: 1, ..Retention::default() };
+    let mut points: Vec<Candidate> = (0..6).map(|id| candidate(id, 1000 + id as i64)).collect();
+    points[5].published = at(10);
+    let planned = plan(at(2000), &rules, &points);
+    assert_eq!(planned.verdicts[5].reason, Reason::Newest);
+    assert_eq!(consolidate(at(2000), &rules, &mut points), 1);
+    assert_eq!(points.iter().map(|p| p.point.0).collect::<Vec<_>>(), [5]);
+}
+
+#[test]
 fn a_proven_point_stands_for_its_hour_and_a_viewed_one_stays() {
     let rules = Retention { all: Duration::ZERO, minutely: Duration::ZERO, ..Retention::default() };
     let mut points: Vec<Candidate> = (0..8).map(|id| candidate(id, id as i64 * 400)).collect();
@@ -236,6 +248,7 @@ fn any_points() -> impl Strategy<Value = Vec<Candidate>> {
                     disk: DiskId(disk),
                     generation: GenerationId(*generation * 2 + disk),
                     sequence: *next,
+                    number: id,
                     cut: CutId(id),
                     published: at(second),
                     is_base: *next == 0,
@@ -253,7 +266,7 @@ fn any_points() -> impl Strategy<Value = Vec<Candidate>> {
 /// What has to be kept, said as plainly as can be: for each point, whether some rule wants it.
 fn wanted(now: Timestamp, rules: &Retention, points: &[Candidate], p: &Candidate) -> bool {
     let same_disk = || points.iter().filter(|o| o.disk == p.disk);
-    if p.is_viewed || same_disk().all(|o| (o.published, o.sequence) <= (p.published, p.sequence)) {
+    if p.is_viewed || same_disk().all(|o| o.number <= p.number) {
         return true;
     }
     let reference = points.iter().map(|o| o.published).max().unwrap().min(now);
@@ -307,7 +320,7 @@ proptest! {
         ids.retain(|id| left.iter().any(|p| p.point == *id));
         for disk in [DiskId(0), DiskId(1)] {
             let of_disk = points.iter().filter(|p| p.disk == disk);
-            let newest = of_disk.max_by_key(|p| (p.published, p.sequence)).map(|p| p.point);
+            let newest = of_disk.max_by_key(|p| p.number).map(|p| p.point);
             prop_assert!(newest.is_none_or(|newest| ids.contains(&newest)));
         }
     }
