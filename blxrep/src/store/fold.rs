@@ -25,6 +25,7 @@ use crate::format::sidecar::{Sidecar, WORD_BYTES};
 use crate::format::trailer::Digest;
 use crate::io::buffer::AlignedBuffer;
 use crate::io::storage::{Access, DataFile};
+use crate::model::comparison::common_granules;
 use crate::model::encoding::{Encoding, MAX_PAYLOAD_BYTES, is_zero};
 use crate::model::point::{Point, PointDigests, PointKind};
 use crate::view::extent::{ExtentFile, payload_of};
@@ -52,7 +53,9 @@ impl Store {
             return Ok(Outcome::InUse);
         }
         // Damage is found while the base is still there: nothing begins with it.
-        prove(&self.stored_delta(into)?, progress)?;
+        let granule = self.granule_of(generation.disk, generation.granule_shift)?;
+        let common = common_granules(granule, generation.bytes, into.disk_bytes);
+        prove(&self.stored_delta(into)?, common, progress)?;
         let edition = generation.revision + 1;
         let begun = moved_on(generation, Some(Work::Fold { into: into.id, edition }));
         self.db().write(|tx| {
@@ -140,7 +143,9 @@ impl Store {
             image,
             sums,
             sidecar,
-            old: (begun.bytes == into.disk_bytes).then_some(&old),
+            old: &old,
+            old_granules: u32::try_from(granule.count(begun.bytes)).unwrap_or(u32::MAX),
+            common: common_granules(granule, begun.bytes, into.disk_bytes),
             old_hash: blake3::Hasher::new(),
             new_hash: blake3::Hasher::new(),
             at: 0,
@@ -187,17 +192,29 @@ impl Store {
     }
 }
 
-/// Reads and unpacks every extent of a delta that is seen.
-fn prove(delta: &StoredFile, progress: Progress<'_>) -> Result<(), StoreError> {
+/// Reads and unpacks every extent of a delta that is seen. It has to hold all granules from `common` on, which the
+/// image does not have as they are.
+fn prove(delta: &StoredFile, common: u32, progress: Progress<'_>) -> Result<(), StoreError> {
     let source = ExtentFile::of(delta);
     let mut scratch = Scratch::default();
+    let mut held = 0;
     each(delta, |runs| {
         for run in runs {
             scratch.content(&source, run)?;
+            held += u64::from(run.end.saturating_sub(run.start.max(common)));
             progress.step(0, 0)?;
         }
-        Ok(())
-    })
+        Ok::<_, StoreError>(())
+    })?;
+    let needed = source.granule.count(source.disk_bytes).saturating_sub(u64::from(common));
+    if held == needed { Ok(()) } else { Err(incomplete(delta.file.path())) }
+}
+
+fn incomplete(path: &Path) -> StoreError {
+    StoreError::Refused(format!(
+        "{} is of a disk that had another size before and does not carry all that is new: take a new snapshot",
+        path.display()
+    ))
 }
 
 /// Room for an extent as it is stored and as it is.
@@ -231,8 +248,11 @@ struct Fold<'a> {
     image: DataFile,
     sums: DataFile,
     sidecar: Sidecar,
-    /// Where the words of other granules come from; nowhere if the disk has another size, for then there are none.
-    old: Option<&'a StoredFile>,
+    /// Where the words of other granules come from,
+    old: &'a StoredFile,
+    old_granules: u32,
+    /// up to this one: those that the disk had as a whole in both sizes.
+    common: u32,
     /// Over all words of the old sidecar: what is carried over was not damaged before.
     old_hash: blake3::Hasher,
     new_hash: blake3::Hasher,
@@ -268,22 +288,17 @@ impl Fold<'_> {
 
     /// Reads the old words of some granules, and carries them over if they stay.
     fn carry(&mut self, granules: Range<u32>, stay: bool) -> Result<(), StoreError> {
-        let Some(old) = self.old else {
-            if stay && !granules.is_empty() {
-                return Err(StoreError::Refused(format!(
-                    "{} became a disk of another size and the delta does not carry all of it",
-                    self.image.path().display()
-                )));
-            }
-            return Ok(());
-        };
+        if stay && !granules.is_empty() && granules.end > self.common {
+            return Err(incomplete(self.image.path()));
+        }
         let mut words = Vec::new();
         let mut at = granules.start;
-        while at < granules.end {
-            let piece = at..granules.end.min(at + WORDS);
+        let end = granules.end.min(self.old_granules);
+        while at < end {
+            let piece = at..end.min(at + WORDS);
             let place = self.sidecar.words_at(piece.clone());
             words.resize(piece.len() * WORD_BYTES, 0);
-            old.file.read_at(&mut words, place.start)?;
+            self.old.file.read_at(&mut words, place.start)?;
             self.old_hash.update(&words);
             if stay {
                 self.new_hash.update(&words);
@@ -299,12 +314,13 @@ impl Fold<'_> {
 
     /// Carries over the rest; returns the digest of the new words.
     fn finish(&mut self) -> Result<Digest, StoreError> {
-        self.carry(self.at..self.sidecar.granules(), true)?;
-        if let Some(old) = self.old
-            && *self.old_hash.finalize().as_bytes() != old.trailer.body_digest
-        {
+        let granules = self.sidecar.granules();
+        self.carry(self.at..granules, true)?;
+        // What was behind the end of a disk that became smaller.
+        self.carry(granules..self.old_granules, false)?;
+        if *self.old_hash.finalize().as_bytes() != self.old.trailer.body_digest {
             let source = FormatError::Checksum { part: "the sidecar" };
-            return Err(StoreError::Format { path: old.file.path().to_owned(), source });
+            return Err(StoreError::Format { path: self.old.file.path().to_owned(), source });
         }
         Ok(*self.new_hash.finalize().as_bytes())
     }

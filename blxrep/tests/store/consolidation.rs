@@ -61,6 +61,21 @@ impl History {
         point.id
     }
 
+    /// The same, but what both sizes have as a whole is as it was and not in the point, except one granule.
+    fn resize_in_part(&mut self, bytes: usize, tag: u64) -> PointId {
+        let mut content = self.points.last().unwrap().1.clone();
+        let common = content.len().min(bytes) / 4096;
+        content.resize(common * 4096, 0);
+        content.extend(noise(tag, bytes - common * 4096));
+        content[4096..8192].copy_from_slice(&noise(tag + 1, 4096));
+        add_disk(&self.store, bytes as u64).unwrap();
+        let changed = [1..2, common as u32..bytes.div_ceil(4096) as u32];
+        let changed: Vec<_> = changed.into_iter().filter(|run| !run.is_empty()).collect();
+        let point = delta(&self.store, self.disk, &content, &changed);
+        self.points.push((point.id, content));
+        point.id
+    }
+
     /// One more point, of a disk that has become larger or smaller.
     fn resize(&mut self, bytes: usize, tag: u64) -> PointId {
         let content = noise(tag, bytes);
@@ -205,6 +220,37 @@ fn a_disk_that_changed_its_size_is_folded_and_merged() {
         assert_eq!(std::fs::metadata(&history.folder.files(".img")[0]).unwrap().len(), bytes as u64);
         history.fold();
         history.check_again();
+    }
+}
+
+#[test]
+fn a_disk_that_sent_only_what_was_new_of_its_size_is_folded_and_merged() {
+    let sizes = [DISK + 5 * 4096, DISK - 3 * 4096 - 512, 8 * 4096, DISK + 3 * 4096, DISK];
+    for merged in [false, true] {
+        let mut history = History::with_deltas(2);
+        for (tag, bytes) in (100..).step_by(10).zip(sizes) {
+            history.resize_in_part(bytes, tag);
+            history.change(&[2..4], tag + 5);
+        }
+        history.check();
+        if merged {
+            for at in [7, 5, 2] {
+                assert_eq!(history.merge(at..at + 2), Outcome::Done);
+                history.check();
+            }
+        }
+        while history.points.len() > 1 {
+            let mut reader = history.store.open_point(history.points.last().unwrap().0).unwrap();
+            assert_eq!(history.fold(), Outcome::Done);
+            let mut found = vec![0; reader.disk_bytes() as usize];
+            reader.read_at(0, &mut found).unwrap();
+            assert!(found == history.points.last().unwrap().1, "a view that was open meanwhile");
+            history.check();
+            drop(reader);
+            history = history.check_again();
+        }
+        let image = std::fs::read(&history.folder.files(".img")[0]).unwrap();
+        assert!(image == history.points[0].1);
     }
 }
 
