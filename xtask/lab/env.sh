@@ -5,4 +5,4 @@ LAB=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 : "${LAB_SUITE:=bookworm}"
 : "${LAB_MIRROR:=$(apt-get indextargets --format "\$(REPO_URI)" "Created-By: Packages" | head -1)}"   # the mirror this machine already uses
 # tools inside the guest (besides debootstrap's minbase)
-: "${LAB_PKGS:=kmod,udev,e2fsprogs,fio,procps,python3-minimal,iproute2}"
+: "${LAB_PKGS:=kmod,udev,e2fsprogs,fio,procps,python3-minimal,iproute2,socat}"

@@ -4,6 +4,7 @@ mod bench;
 mod build_ebpf;
 mod cargo;
 mod demo;
+mod lab;
 mod leftovers;
 mod packages;
 mod signals;
@@ -35,6 +36,8 @@ enum Task {
     Bench(bench::Options),
     /// Run the end-to-end tests for as long as you like (needs root)
     Soak(soak::Options),
+    /// Cut the power of virtual machines that run an agent or a dispatcher under load (needs root; slow)
+    Lab(lab::Options),
     /// Rebuild the committed eBPF object from its sources
     BuildEbpf,
 }
@@ -58,6 +61,7 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Demo => demo::run()?,
         Task::Bench(options) => bench::run(&options)?,
         Task::Soak(options) => soak::run(&options)?,
+        Task::Lab(options) => lab::run(&options)?,
         Task::BuildEbpf => build_ebpf::run()?,
     }
     Ok(ExitCode::SUCCESS)

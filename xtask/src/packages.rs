@@ -68,6 +68,17 @@ pub const FOR_BENCH: [Tool; 6] = [
     tool("ip", "iproute2"),
 ];
 
+/// What the lab makes its machines with.
+pub const FOR_LAB: [Tool; 7] = [
+    tool("qemu-system-x86_64", "qemu-system-x86"),
+    tool("debootstrap", "debootstrap"),
+    tool("busybox", "busybox-static"),
+    tool("cpio", "cpio"),
+    tool("depmod", "kmod"),
+    tool("xz", "xz-utils"),
+    tool("strip", "binutils"),
+];
+
 /// Makes sure that the tools are there. Root installs what is missing; without root it is an error that says how.
 pub fn ensure_tools(tools: &[Tool]) -> Result<()> {
     let missing: BTreeSet<_> = tools.iter().filter(|t| !is_there(t.program)).map(|t| t.package).collect();

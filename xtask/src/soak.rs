@@ -8,7 +8,8 @@ use anyhow::{Context, Result, ensure};
 use clap::Args;
 
 /// The tests that have more to do in a soak, shortest first.
-const SUITES: [&str; 5] = ["store", "privileged_files", "explorer", "privileged_freeze", "end_to_end"];
+const SUITES: [&str; 6] =
+    ["store", "simulation", "privileged_files", "explorer", "privileged_freeze", "end_to_end"];
 
 #[derive(Debug, Args)]
 pub struct Options {

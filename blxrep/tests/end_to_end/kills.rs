@@ -1,5 +1,6 @@
-//! SIGKILLs of either side at random moments of image, cut, publication, upgrade and restore, while stamped writes go on:
-//! every point that was ever shown stays, and is a state that the disks had.
+//! SIGKILLs of either side at random moments of image, cut, publication, upgrade, consolidation and restore, while
+//! stamped writes go on: every point that was ever shown stays, unless the policy lets it go, and is a state that the
+//! disks had.
 //!
 //! A run is a new site with [`KILLS`] kills of each side; a soak makes as many runs as give 200.
 
@@ -12,7 +13,7 @@ use crate::support::site::{ActionRow, AgentHome, PointRow, Site};
 use crate::support::stamper::{Clock, Plan, Random, Stamper};
 use crate::{MIB, PATIENCE, is_soak, program, require_root, summarize};
 use anyhow::{Context, Result, ensure};
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::fs;
 use std::process::Command;
 use std::time::Duration;
@@ -26,8 +27,13 @@ const IN_THE_IMAGE: u64 = 1;
 const RUNS: u64 = 50;
 /// An image of both disks takes some seconds.
 const SLOWLY: [&str; 2] = ["--bandwidth-limit", "16MiB"];
+/// Points of a disk that every other run keeps, so that there is something to consolidate.
+const KEPT: usize = 5;
 /// Cuts that are restored and judged in a run that is no soak.
 const JUDGED: usize = 5;
+
+/// Disk and cut of points.
+type Seen = BTreeMap<String, (String, String)>;
 
 /// Both processes, their site, and what has been seen of it.
 struct Victims<'a> {
@@ -36,8 +42,8 @@ struct Victims<'a> {
     dispatcher: Process,
     agent: Process,
     random: Random,
-    /// Points that were shown, and so acknowledged or about to be.
-    seen: BTreeSet<String>,
+    /// Points that were shown, and so acknowledged or about to be: disk and cut of each.
+    seen: Seen,
     restores: Vec<Process>,
     upgrades: u32,
 }
@@ -45,12 +51,16 @@ struct Victims<'a> {
 impl Victims<'_> {
     /// A random moment: anywhere, or just after something that ends in a publication was asked for.
     fn wait(&mut self) -> Result<()> {
-        match self.random.below(3) {
+        match self.random.below(4) {
             0 => pause(Duration::from_millis(self.random.below(1200))),
             1 => {
                 // It may find no session.
                 drop(self.site.cli(&["sync", "killed"])?);
                 pause(Duration::from_millis(self.random.below(300)))
+            }
+            2 => {
+                drop(self.site.cli(&["consolidate", "--no-wait"])?);
+                pause(Duration::from_millis(self.random.below(200)))
             }
             _ => {
                 self.start_restore()?;
@@ -73,16 +83,15 @@ impl Victims<'_> {
 
     fn kill_dispatcher(&mut self) -> Result<()> {
         self.wait()?;
-        self.seen.extend(self.site.points("killed")?.into_iter().map(|p| p.id));
+        self.seen.extend(self.site.points("killed")?.into_iter().map(|p| (p.id, (p.disk, p.cut))));
         self.dispatcher.kill()?;
         self.dispatcher = self.site.dispatcher()?;
-        let now: BTreeSet<String> = self.site.points("killed")?.into_iter().map(|p| p.id).collect();
-        let lost: Vec<_> = self.seen.difference(&now).collect();
-        ensure!(lost.is_empty(), "points that were published are gone: {lost:?}");
+        nothing_lost(&self.seen, &self.site.points("killed")?)?;
         // Nothing that the dead one did goes on, so nothing is said to.
         let actions = self.site.actions()?;
-        let running =
-            |a: &&ActionRow| a.state == "running" && ["restore", "verify"].contains(&a.kind.as_str());
+        let running = |a: &&ActionRow| {
+            a.state == "running" && ["restore", "verify", "consolidate"].contains(&a.kind.as_str())
+        };
         ensure!(!actions.iter().any(|a| running(&a)), "said to run after a restart: {actions:#?}");
         Ok(())
     }
@@ -112,6 +121,16 @@ impl Victims<'_> {
     }
 }
 
+/// A point that is gone was let go: it is older than all that are left of its disk, and enough are left.
+fn nothing_lost(seen: &Seen, now: &[PointRow]) -> Result<()> {
+    for (id, (disk, cut)) in seen.iter().filter(|(id, _)| now.iter().all(|p| p.id != **id)) {
+        let left: Vec<_> = now.iter().filter(|p| p.disk == *disk).collect();
+        let let_go = left.len() >= KEPT && left.iter().all(|p| p.cut > *cut);
+        ensure!(let_go, "point {id} of disk {disk} was published and is gone: {left:#?}");
+    }
+    Ok(())
+}
+
 /// Makes the pins look as if programs of another version had made them. False if there are such already: an upgrade was
 /// cut short before.
 fn rename_pins(home: &AgentHome) -> Result<bool> {
@@ -126,6 +145,9 @@ fn rename_pins(home: &AgentHome) -> Result<bool> {
 
 fn run(seed: u64) -> Result<()> {
     let site = Site::new(program(), "1s")?;
+    if seed % 2 == 0 {
+        site.add_to_policy(&format!("keep_points: {KEPT}\n"))?;
+    }
     let disks = [LoopDisk::new(BYTES)?, LoopDisk::new(BYTES)?];
     let plan = Plan { writers: 2, rate: Some(400), seed, ..Plan::default() };
     let writers = Stamper::start(&[disks[0].path(), disks[1].path()], plan)?;
@@ -141,7 +163,7 @@ fn run(seed: u64) -> Result<()> {
         dispatcher,
         agent,
         random: Random(seed ^ 0x6b69_6c6c),
-        seen: BTreeSet::new(),
+        seen: Seen::new(),
         restores: Vec::new(),
         upgrades: 0,
     };
@@ -158,7 +180,7 @@ fn run(seed: u64) -> Result<()> {
     wait_for("a last sync", PATIENCE, || site.sync("killed").map(Some))?;
     println!("seed {seed}: {} restores begun, {} upgrades", victims.restores.len(), victims.upgrades);
     victims.restores.iter_mut().try_for_each(|restore| restore.wait(PATIENCE).map(drop))?;
-    judge(&site, &log, &disks, clock, victims.seen)?;
+    judge(&site, &log, &disks, clock, &victims.seen)?;
     true_states(&site, victims.agent)?;
     for (index, disk) in disks.iter().enumerate() {
         let newest = newest(&site, &disk.name())?;
@@ -175,20 +197,16 @@ fn newest(site: &Site, device: &str) -> Result<PointRow> {
 }
 
 /// One base each, nothing lost, groups whole, every proven point a state of the disks.
-fn judge(
-    site: &Site,
-    log: &[Write],
-    disks: &[LoopDisk; 2],
-    clock: Clock,
-    seen: BTreeSet<String>,
-) -> Result<()> {
+fn judge(site: &Site, log: &[Write], disks: &[LoopDisk; 2], clock: Clock, seen: &Seen) -> Result<()> {
+    // What a kill cut short is finished, so that the disks of a cut keep the same points again.
+    site.cli(&["consolidate"])?.expect(crate::support::site::DONE, &[])?;
     let points = site.points("killed")?;
     summarize(&points)?;
     ensure!(points.iter().all(|p| p.coverage == "proven"), "a kill cost the coverage: {points:#?}");
-    ensure!(seen.iter().all(|id| points.iter().any(|p| p.id == *id)), "a point is gone: {points:#?}");
+    nothing_lost(seen, &points)?;
     let deltas: Vec<_> = points.iter().filter(|p| p.kind == "delta").collect();
     for point in &deltas {
-        let alike = deltas.iter().filter(|p| p.cut_id == point.cut_id).count();
+        let alike = points.iter().filter(|p| p.cut_id == point.cut_id).count();
         ensure!(alike == 2, "cut {} has {alike} points instead of one of each disk", point.cut_id);
     }
     // Points that were made by a sync that ended in a kill are as good as any.
@@ -221,8 +239,9 @@ fn true_states(site: &Site, mut agent: Process) -> Result<()> {
     let now = states()?;
     ensure!(of("live", "running", &now) == 2, "two disks are kept in sync: {now:?}");
     ensure!(of("snapshot", "succeeded", &now) == 2, "two images were made: {now:?}");
-    let open =
-        ["queued", "running", "paused"].map(|state| of("snapshot", state, &now) + of("restore", state, &now));
+    let open = ["queued", "running", "paused"].map(|state| {
+        ["snapshot", "restore", "consolidate"].iter().map(|kind| of(kind, state, &now)).sum::<usize>()
+    });
     ensure!(open == [0; 3], "something is said to go on: {now:?}");
     agent.kill()?;
     wait_for("actions that wait for the agent", PATIENCE, || {

@@ -233,6 +233,11 @@ impl Site {
         self.address.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Where agents connect to, if the dispatcher is not this site's own process.
+    pub fn assume_address(&self, address: &str) {
+        *self.address.lock().unwrap_or_else(PoisonError::into_inner) = Some(address.to_owned());
+    }
+
     /// `host:port` of the dispatcher.
     pub fn address(&self) -> Result<String> {
         self.known_address().context("the dispatcher was never started")

@@ -5,7 +5,7 @@ use super::maps::Words;
 use super::{TrackerError, TrackerOptions};
 use aya::maps::{Array, ArrayOfMaps, HashMap, Map, MapData};
 use aya::programs::{BtfTracePoint, links::FdLink, links::PinnedLink};
-use aya::{Btf, Ebpf, EbpfLoader, Endianness, Pod};
+use aya::{Btf, Ebpf, EbpfLoader, Endianness, Pod, VerifierLogLevel};
 use blxrep_ebpf::{
     BitmapGroup, Control, DiskRef, DiskSlot, InflightBucket, KernelLayout, MAX_DISKS, globals, maps, programs,
 };
@@ -62,6 +62,8 @@ impl std::fmt::Debug for PodRef {
 pub fn load_into(folder: &Path, options: &TrackerOptions) -> Result<(), TrackerError> {
     let layout = PodLayout(kernel_layout(&options.btf)?);
     let mut object = EbpfLoader::new()
+        // Errors alone: a walk through every path fills any buffer, and older kernels then fail for want of room.
+        .verifier_log_level(VerifierLogLevel::STATS)
         .override_global(globals::LAYOUT, &layout, true)
         .override_global(globals::BUCKETS, &options.buckets, true)
         .map_max_entries(maps::INFLIGHT, options.buckets)
