@@ -42,7 +42,7 @@ pub struct Options {
     #[arg(long, default_value_t = 1)]
     cuts: u32,
     /// Series of the guest's kernel: 6.1 or 6.12
-    #[arg(long, default_value = "6.1")]
+    #[arg(long, default_value = "6.12")]
     kernel: String,
     /// Only the machine with this: agent or dispatcher
     #[arg(long)]
