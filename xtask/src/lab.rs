@@ -95,7 +95,7 @@ impl Lab {
     /// Starts a machine that runs `script`, with `folder` as its `/lab` and `disk` as its first disk. It loses its power
     /// when the file `cut` appears in the folder.
     fn start(&self, folder: &Path, disk: &Path, network: &str, script: &str) -> Result<Process> {
-        for name in ["cut", "stop", "end", "ready", "points.json", "out"] {
+        for name in ["cut", "stop", "stopped", "end", "ready", "points.json", "verified"] {
             drop(fs::remove_file(folder.join(name)));
         }
         fs::write(folder.join("script"), format!("{PRELUDE}\n{script}"))?;
@@ -186,7 +186,6 @@ until [ -e /lab/end ]; do sleep 0.3; done"
             "a reboot takes the coverage, and the point says nothing: {first:?}"
         );
     }
-    drop(fs::remove_file(folder.join("stopped")));
     File::create(folder.join("stop"))?;
     wait_for("the load to stop", PATIENCE, || Ok(folder.join("stopped").exists().then_some(())))
         .with_context(|| vm.tail())?;

@@ -34,7 +34,9 @@ pub struct Known {
     pub matched: Option<PointId>,
 }
 
-fn judge(newest: Option<&Point>, known: &Known) -> Continuity {
+/// Says what the next delta on the newest point may hold.
+#[must_use]
+pub fn judge(newest: Option<&Point>, known: &Known) -> Continuity {
     let Some(newest) = newest else { return Continuity::NoPoint };
     let Known { epoch, acked, open, matched } = *known;
     // Whatever it was made under: what differed from it was found out, and what changed since is tracked.
