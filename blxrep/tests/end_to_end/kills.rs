@@ -146,7 +146,7 @@ fn rename_pins(home: &AgentHome) -> Result<bool> {
 fn run(seed: u64) -> Result<()> {
     let site = Site::new(program(), "1s")?;
     if seed % 2 == 0 {
-        site.add_to_policy(&format!("keep_points: {KEPT}\n"))?;
+        site.rewrite_policy(&format!("keep_all: 30d\nkeep_points: {KEPT}\n"))?;
     }
     let disks = [LoopDisk::new(BYTES)?, LoopDisk::new(BYTES)?];
     let plan = Plan { writers: 2, rate: Some(400), seed, ..Plan::default() };
