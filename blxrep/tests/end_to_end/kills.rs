@@ -145,7 +145,7 @@ fn rename_pins(home: &AgentHome) -> Result<bool> {
 
 fn run(seed: u64) -> Result<()> {
     let site = Site::new(program(), "1s")?;
-    if seed % 2 == 0 {
+    if seed.is_multiple_of(2) {
         site.rewrite_policy(&format!("keep_all: 30d\nkeep_points: {KEPT}\n"))?;
     }
     let disks = [LoopDisk::new(BYTES)?, LoopDisk::new(BYTES)?];
