@@ -100,13 +100,14 @@ fn stock(data: &Path) -> Result<Vec<(String, Vec<u8>)>> {
     Ok(points)
 }
 
-/// Every file of a data directory and its bytes.
+/// Every file of a data directory and its bytes; without the empty ones that leases of views are held on.
 fn files(data: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut found = BTreeMap::new();
     let mut folders = vec![data.to_owned()];
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(folder).unwrap().map(Result::unwrap) {
             match entry.file_type().unwrap() {
+                kind if kind.is_dir() && entry.file_name() == "lease" => {}
                 kind if kind.is_dir() => folders.push(entry.path()),
                 kind if kind.is_file() => drop(found.insert(entry.path(), fs::read(entry.path()).unwrap())),
                 _ => {}
