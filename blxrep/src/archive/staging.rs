@@ -1,8 +1,10 @@
 //! Where restored things are made: a folder in the target that only this user can enter.
 
-use super::ArchiveError;
+use super::{ArchiveError, xattr};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
-use rustix::fs::{AtFlags, Dir, FlockOperation, Mode, OFlags, RenameFlags, ResolveFlags};
+use rustix::fs::{
+    AtFlags, Dir, FlockOperation, Mode, OFlags, RenameFlags, ResolveFlags, Timespec, Timestamps,
+};
 use rustix::io::Errno;
 use std::fs::File;
 use std::io;
@@ -37,8 +39,10 @@ pub(super) fn rename_new(
     }
 }
 
-/// Opens the staging folder, empty, for this restore alone.
-pub(super) fn open_staging(root: &OwnedFd) -> Result<OwnedFd, ArchiveError> {
+/// Opens the staging folder, empty, for this restore alone; and the times that the target had before, which an
+/// interrupted restore may have kept there.
+pub(super) fn open_staging(root: &OwnedFd) -> Result<(OwnedFd, Timestamps), ArchiveError> {
+    let before = rustix::fs::fstat(root).map_err(ArchiveError::errno("look at", "the target"))?;
     match rustix::fs::mkdirat(root, STAGING, Mode::RWXU) {
         Ok(()) | Err(Errno::EXIST) => {}
         Err(error) => return Err(ArchiveError::errno("make", STAGING)(error)),
@@ -63,7 +67,16 @@ pub(super) fn open_staging(root: &OwnedFd) -> Result<OwnedFd, ArchiveError> {
         Err(error) => return Err(ArchiveError::errno("lock", STAGING)(error)),
     }
     empty(staging.as_fd());
-    Ok(staging)
+    let times = xattr::kept_times(&staging).unwrap_or_else(|| {
+        let time = |tv_sec, nanos| Timespec { tv_sec, tv_nsec: i64::try_from(nanos).unwrap_or(0) };
+        let times = Timestamps {
+            last_access: time(before.st_atime, before.st_atime_nsec),
+            last_modification: time(before.st_mtime, before.st_mtime_nsec),
+        };
+        xattr::keep_times(&staging, Some(&times));
+        times
+    });
+    Ok((staging, times))
 }
 
 /// Removes what an interrupted restore left in its staging folder: files, and folders without anything in them.

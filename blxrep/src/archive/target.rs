@@ -29,6 +29,8 @@ pub struct Target {
     policy: Policy,
     /// The root was made by this restore, or by one that was interrupted.
     fresh: bool,
+    /// The times of the root from before, as long as nothing was put into it: the staging folder is no change.
+    times: Option<Timestamps>,
     top: Option<Meta>,
     levels: Vec<Level>,
     file: Option<Open>,
@@ -95,12 +97,13 @@ impl Target {
         if made {
             xattr::mark(&root, true);
         }
-        let staging = open_staging(&root)?;
+        let (staging, times) = open_staging(&root)?;
         Ok(Self {
             fresh: made || xattr::is_marked(&root),
             root,
             staging,
             policy,
+            times: Some(times),
             top: None,
             levels: Vec::new(),
             file: None,
@@ -333,7 +336,10 @@ impl Target {
     }
 
     /// Renames out of the staging folder; the name that it got.
-    fn settle(&self, temporary: &str, name: &[u8], place: Place) -> Result<Vec<u8>, Failure> {
+    fn settle(&mut self, temporary: &str, name: &[u8], place: Place) -> Result<Vec<u8>, Failure> {
+        if self.levels.is_empty() && self.times.take().is_some() {
+            xattr::keep_times(&self.staging, None);
+        }
         let to = |name: &[u8]| rename_new(self.staging.as_fd(), temporary, self.parent(), name);
         match place {
             Place::New | Place::Compare => to(name).map_err(Failure::of_errno("give it its name"))?,
@@ -415,9 +421,13 @@ impl Target {
     }
 
     /// Takes the staging folder away.
-    fn clear(&self) {
+    fn clear(&mut self) {
         empty(self.staging.as_fd());
         let _ = rustix::fs::unlinkat(&self.root, STAGING, AtFlags::REMOVEDIR);
+        if let Some(times) = self.times.take() {
+            // Where that is not possible, its time is that of the restore.
+            let _ = rustix::fs::futimens(&self.root, &times);
+        }
     }
 }
 

@@ -2,13 +2,17 @@
 
 use super::entry::{MAX_VALUE_BYTES, MAX_XATTRS_BYTES, Xattr};
 use rustix::fd::{AsFd, AsRawFd};
-use rustix::fs::XattrFlags;
+use rustix::fs::{Timespec, Timestamps, XattrFlags};
 use rustix::io::Errno;
 use std::ffi::{CStr, CString};
 use std::io;
 
 /// Marks a folder whose restore has not ended yet. It is of the host that restores, so it is never carried along.
 pub const UNFINISHED: &CStr = c"trusted.blxrep.unfinished";
+/// The times of a target from before a restore made its staging folder in it; of the staging folder.
+const TIMES: &CStr = c"trusted.blxrep.times";
+/// All of these.
+const OWN: &[u8] = b"trusted.blxrep.";
 
 /// Whether an attribute is carried along. Of those that the kernel makes up itself only ACLs are; what belongs to one
 /// kind of filesystem stays with it.
@@ -17,7 +21,7 @@ fn is_carried(name: &[u8]) -> bool {
         b"system.posix_acl_access" | b"system.posix_acl_default" => true,
         // xfs shows ACLs under these names too.
         b"trusted.SGI_ACL_FILE" | b"trusted.SGI_ACL_DEFAULT" => false,
-        _ if name == UNFINISHED.to_bytes() => false,
+        _ if name.starts_with(OWN) => false,
         _ => !name.starts_with(b"system.") && !name.starts_with(b"btrfs."),
     }
 }
@@ -94,6 +98,31 @@ pub fn mark(folder: impl AsFd, unfinished: bool) {
         true => rustix::fs::fsetxattr(folder, UNFINISHED, b"1", XattrFlags::empty()),
         false => rustix::fs::fremovexattr(folder, UNFINISHED),
     };
+}
+
+/// Keeps the times of a target with its staging folder, or forgets them.
+pub fn keep_times(staging: impl AsFd, times: Option<&Timestamps>) {
+    let _ = match times {
+        Some(Timestamps { last_access: a, last_modification: m }) => {
+            let fields = [a.tv_sec, a.tv_nsec, m.tv_sec, m.tv_nsec].map(i64::to_le_bytes);
+            rustix::fs::fsetxattr(staging, TIMES, fields.as_flattened(), XattrFlags::empty())
+        }
+        None => rustix::fs::fremovexattr(staging, TIMES),
+    };
+}
+
+/// The times that were kept.
+pub fn kept_times(staging: impl AsFd) -> Option<Timestamps> {
+    let mut bytes = [0u8; 32];
+    let length = rustix::fs::fgetxattr(staging, TIMES, &mut bytes[..]).ok()?;
+    let [(a, an), (m, mn)] = [0, 16].map(|at| {
+        let field = |at: usize| bytes[at..].first_chunk().map_or(0, |field| i64::from_le_bytes(*field));
+        (field(at), field(at + 8))
+    });
+    (length == bytes.len()).then_some(Timestamps {
+        last_access: Timespec { tv_sec: a, tv_nsec: an },
+        last_modification: Timespec { tv_sec: m, tv_nsec: mn },
+    })
 }
 
 /// Whether a folder has the mark.

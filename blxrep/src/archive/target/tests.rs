@@ -156,3 +156,31 @@ fn the_name_of_the_staging_folder_cannot_be_restored() {
     target.end().unwrap();
     assert_eq!(target.report().failed, 1);
 }
+
+#[test]
+fn a_restore_that_adds_nothing_leaves_the_target_as_it_was() {
+    use std::os::unix::fs::MetadataExt;
+    let fixture = Fixture::new();
+    let time = || {
+        let meta = fs::metadata(fixture.path("target")).unwrap();
+        (meta.mtime(), meta.mtime_nsec())
+    };
+    let mut target = fixture.open(Policy::Skip);
+    give(&mut target, "file", b"x");
+    target.end().unwrap();
+    drop(target);
+    let before = time();
+    for ended in [true, false] {
+        let mut target = fixture.open(Policy::Skip);
+        give(&mut target, "file", b"x");
+        if ended {
+            target.end().unwrap();
+        }
+        drop(target);
+        assert_eq!(time(), before, "{ended}");
+    }
+    let mut target = fixture.open(Policy::Skip);
+    give(&mut target, "other", b"x");
+    target.end().unwrap();
+    assert_ne!(time(), before);
+}
