@@ -16,7 +16,12 @@ pub enum LogFormat {
 /// Starts logging. `level` counts where `RUST_LOG` says nothing.
 pub fn init(format: LogFormat, level: LevelFilter) {
     let filter = EnvFilter::builder().with_default_directive(level.into()).from_env_lossy();
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        // A log that lies on a full disk must not end the process: it would complain of that to stderr as well, and a
+        // print that fails is a panic.
+        .log_internal_errors(false);
     let started = match format {
         LogFormat::Text => {
             let colour = io::IsTerminal::is_terminal(&io::stderr());

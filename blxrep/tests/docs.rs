@@ -89,7 +89,15 @@ fn commands() -> BTreeSet<String> {
 
 /// The long options that a command takes.
 fn options(command: &str) -> BTreeSet<String> {
-    let help = help(&[command]);
+    let mut help = help(&[command]);
+    // A command may have commands of its own.
+    if let Some((_, listed)) = help.split_once("Commands:\n") {
+        let lines = listed.lines().take_while(|line| line.starts_with("  "));
+        let names = lines.map(|line| line.split_whitespace().next().unwrap());
+        let own: Vec<String> =
+            names.filter(|name| *name != "help").map(|name| self::help(&[command, name])).collect();
+        help.push_str(&own.concat());
+    }
     let lines = help.lines().filter(|line| line.trim_start().starts_with('-'));
     let words = lines.flat_map(str::split_whitespace).filter(|word| word.starts_with("--"));
     words.filter(|word| *word != "--help").map(str::to_owned).collect()
@@ -116,6 +124,7 @@ fn every_key_is_documented_and_every_documented_key_exists() {
         ("### Entries of `disks`", accepted::<ConfigFile>("agent:\n  disks:\n    - nonsense: 1\n")),
         ("### Section `dispatcher`", accepted::<ConfigFile>("dispatcher:\n  nonsense: 1\n")),
         ("### Policy files", accepted::<Policy>("nonsense: 1\n")),
+        ("### Entries of `verify`", accepted::<Policy>("verify:\n  nonsense: 1\n")),
         ("### Entries of `targets`", accepted::<Policy>("targets:\n  - nonsense: 1\n")),
     ];
     for (heading, keys) in cases {

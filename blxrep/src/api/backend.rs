@@ -8,7 +8,9 @@ use super::types::{
     ActionRow, AgentDetail, AgentRow, Control, DiskRow, DispatcherStatus, PointRow, SyncRow, VerifyReport,
 };
 use crate::model::ids::{ActionId, AgentId, DiskId, PointId};
+use crate::model::percent::Percent;
 use crate::model::policy::Goal;
+use crate::model::verification::Scope;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
@@ -46,6 +48,14 @@ pub struct RestoreRequest {
     pub yes: bool,
     /// Write zeroes for what the point lacks because it could not be read. Without it, such a point is refused.
     pub allow_holes: bool,
+}
+
+/// Read what is stored and compare it with its digests.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VerifyRequest {
+    pub scope: Scope,
+    /// Only so much of it, chosen at random.
+    pub sample: Option<Percent>,
 }
 
 /// The dispatcher as the API sees it. The routes turn what people type into ids (`resolve`) before they call it,
@@ -99,8 +109,8 @@ pub trait Backend: Send + Sync + 'static {
 
     fn restore(&self, request: RestoreRequest) -> impl Future<Output = Result<ActionRow>> + Send;
 
-    /// One point and what it depends on, or the whole store.
-    fn verify(&self, point: Option<PointId>) -> impl Future<Output = Result<ActionRow>> + Send;
+    /// Headers, indexes and checksums are read as a whole even where content is sampled.
+    fn verify(&self, request: VerifyRequest) -> impl Future<Output = Result<ActionRow>> + Send;
 
     /// What a consolidation of all points, of an agent's or of a disk's would do.
     fn consolidation_plan(&self, filter: Filter) -> impl Future<Output = Result<ConsolidationPlan>> + Send;

@@ -1,6 +1,6 @@
 //! The API as HTTP: routes, what they accept, and how an error looks. Where they are served is [`super::server`]'s.
 
-use super::backend::{Backend, Filter, RestoreRequest, SyncRequest};
+use super::backend::{Backend, Filter, RestoreRequest, SyncRequest, VerifyRequest};
 use super::chain::PointChain;
 use super::consolidation::{ConsolidateBody, ConsolidationPlan};
 use super::error::{ApiError, ErrorBody, ErrorCode, Result};
@@ -12,6 +12,7 @@ use super::types::{
     SnapshotBody, SourceBody, SyncBody, SyncRow, VerifyBody, VerifyReport,
 };
 use crate::model::ids::{ActionId, PointId};
+use crate::model::verification::Scope;
 use axum::body::{Bytes, HttpBody};
 use axum::extract::{FromRequest, Path, Query, Request, State};
 use axum::http::header::{CONTENT_TYPE, HeaderName};
@@ -200,11 +201,13 @@ async fn restore<B: Backend>(State(b): State<Arc<B>>, Body(body): Body<RestoreBo
 }
 
 async fn verify<B: Backend>(State(b): State<Arc<B>>, Body(body): Body<VerifyBody>) -> Answer<ActionRow> {
-    let point = match &body.point {
-        Some(text) => Some(point_id(&*b, text).await?),
-        None => None,
+    let scope = match (&body.point, &body.agent) {
+        (Some(_), Some(_)) => return Err(ApiError::invalid("give a point or an agent, not both")),
+        (Some(text), None) => Scope::Point(point_id(&*b, text).await?),
+        (None, Some(text)) => Scope::Agent(resolve::agent(&b.agents().await?, text)?),
+        (None, None) => Scope::Store,
     };
-    b.verify(point).await.map(Json)
+    b.verify(VerifyRequest { scope, sample: body.sample }).await.map(Json)
 }
 
 async fn consolidate<B: Backend>(

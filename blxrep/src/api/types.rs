@@ -7,6 +7,7 @@ use crate::model::holes::Holes;
 use crate::model::hook::HookResult;
 use crate::model::host::Footprint;
 use crate::model::ids::{ActionId, AgentId, CutId, DiskId, GenerationId, PointId, StoreId};
+use crate::model::percent::Percent;
 use crate::model::point::{Consistency, Coverage, PointKind, Round};
 use crate::model::policy::Goal;
 use jiff::Timestamp;
@@ -167,6 +168,9 @@ pub struct PointRow {
     /// Ranges of sectors that could not be read of the disk: what they held is not known, and the point is incomplete.
     #[serde(default)]
     pub holes: Holes,
+    /// What verifications found wrong with its files and did not find healed since.
+    #[serde(default)]
+    pub damage: Vec<String>,
 }
 
 /// One action.
@@ -213,6 +217,14 @@ pub struct VerifyReport {
     pub points: u64,
     pub files: u64,
     pub bytes: u64,
+    /// Bytes that there are to read; with a sample more than were.
+    #[serde(default)]
+    pub of_bytes: u64,
+    /// How much of them was to be read, and the number that chose which.
+    #[serde(default)]
+    pub sample: Option<Percent>,
+    #[serde(default)]
+    pub seed: Option<u64>,
     /// Empty when everything is as it was stored.
     pub problems: Vec<VerifyProblem>,
     /// Points that lack sectors which could not be read: stored as they were sent, and not the whole disk.
@@ -227,6 +239,15 @@ pub struct VerifyProblem {
     pub file: String,
     /// What is wrong with it, and which points depend on it.
     pub what: String,
+    /// Byte of the file.
+    #[serde(default)]
+    pub offset: Option<u64>,
+    /// The first sector of the disk whose content is lost, and the one behind the last.
+    #[serde(default)]
+    pub sectors: Option<[u64; 2]>,
+    /// All points that are affected.
+    #[serde(default)]
+    pub points: Vec<PointId>,
 }
 
 /// What can be done to an action.
@@ -296,6 +317,12 @@ pub struct VerifyBody {
     /// One point and what it depends on; the whole store without it.
     #[serde(default)]
     pub point: Option<String>,
+    /// All disks of one agent; not together with a point.
+    #[serde(default)]
+    pub agent: Option<String>,
+    /// Read only so much, chosen at random.
+    #[serde(default)]
+    pub sample: Option<Percent>,
 }
 
 /// `POST /api/v1/verifications/source`.

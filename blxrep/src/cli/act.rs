@@ -14,6 +14,7 @@ use crate::api::types::{
     ActionRow, Control, RestoreBody, SnapshotBody, SourceBody, SyncBody, SyncRow, VerifyBody, VerifyReport,
 };
 use crate::model::action::ActionState;
+use crate::model::percent::Percent;
 use crate::model::policy::Goal;
 use crate::model::units::ByteCount;
 use clap::{Args, ValueEnum};
@@ -49,7 +50,10 @@ Examples:
 
 const VERIFY_EXAMPLES: &str = "\
 Reads what is stored and compares it with the digests of the catalog. Names every file that differs, and the points
-that depend on it.
+that depend on it. What is found is shown with the points until a verification of all of them finds it healed.
+
+With --sample, only so much of the content is read, chosen anew each time; headers, indexes and checksums are always
+read as a whole.
 
 With --source, a disk is read on its server and compared, by digests, with its newest point. What changed since counts as
 equal: only what differs although nothing was seen to change it is named.
@@ -57,6 +61,7 @@ equal: only what differs although nothing was seen to change it is named.
 Examples:
   blxrep verify
   blxrep verify 4f0c --json
+  blxrep verify --agent web1 --sample 5%
   blxrep verify --source web1 --disk sdb";
 
 /// Make a full image of a disk and publish it as the base of a generation
@@ -153,11 +158,17 @@ pub struct VerifyArgs {
     /// Id of a point, or its first digits; everything without it
     point: Option<String>,
     /// Compare what a disk of this agent holds with its newest point
-    #[arg(long, value_name = "AGENT", conflicts_with = "point")]
+    #[arg(long, value_name = "AGENT", conflicts_with_all = ["point", "agent", "sample"])]
     source: Option<String>,
     /// Device, identity or id of that disk; needed where the agent has several
     #[arg(long, requires = "source")]
     disk: Option<String>,
+    /// Only what is stored of this agent
+    #[arg(long, value_name = "AGENT", conflicts_with = "point")]
+    agent: Option<String>,
+    /// Read only so much of the content, chosen at random
+    #[arg(long, value_name = "PERCENT")]
+    sample: Option<Percent>,
     /// Return as soon as it has begun
     #[arg(long)]
     no_wait: bool,
@@ -221,7 +232,9 @@ pub async fn verify(args: VerifyArgs) -> Result<(), CliError> {
     let of_source = args.source.is_some();
     let action = match args.source {
         Some(agent) => client.verify_source(&SourceBody { agent, disk: args.disk }).await?,
-        None => client.verify(&VerifyBody { point: args.point }).await?,
+        None => {
+            client.verify(&VerifyBody { point: args.point, agent: args.agent, sample: args.sample }).await?
+        }
     };
     if args.no_wait {
         return args.common.output().result(&action, action_line);
@@ -330,7 +343,11 @@ fn sync_table(rows: &[SyncRow]) -> Table {
 
 fn report_text(report: &VerifyReport) -> String {
     let bytes = ByteCount(report.bytes);
-    let mut text = format!("checked {} points, {} files, {bytes}: ", report.points, report.files);
+    let part = match report.sample {
+        Some(share) => format!(" of {} (a sample of {share})", ByteCount(report.of_bytes)),
+        None => String::new(),
+    };
+    let mut text = format!("checked {} points, {} files, {bytes}{part}: ", report.points, report.files);
     match report.problems.len() {
         0 => text.push_str("all is as it was stored\n"),
         n => {

@@ -72,7 +72,13 @@ pub async fn disks(common: &Common, filter: FilterArgs) -> Result<(), CliError> 
 
 pub async fn points(args: PointsArgs) -> Result<(), CliError> {
     let rows = args.common.client().points(&args.filter.query(args.newest)).await?;
-    args.common.output().table(&rows, |rows| points_table(rows))
+    args.common.output().table(&rows, |rows| points_table(rows))?;
+    if !args.common.json {
+        for row in rows.iter().filter(|row| !row.damage.is_empty()) {
+            row.damage.iter().for_each(|what| output::say(&format!("damaged: point {}: {what}", row.id)));
+        }
+    }
+    Ok(())
 }
 
 pub async fn actions(common: &Common, filter: FilterArgs, newest: Option<u32>) -> Result<(), CliError> {
@@ -145,7 +151,7 @@ fn disks_table(rows: &[DiskRow]) -> Table {
 }
 
 fn points_table(rows: &[PointRow]) -> Table {
-    let headers = [
+    let mut headers = vec![
         word("ID"),
         word("AGENT"),
         word("DEVICE"),
@@ -157,9 +163,14 @@ fn points_table(rows: &[PointRow]) -> Table {
         optional(number("STORED")),
         optional(number("ROUNDS")),
     ];
+    // A column only where there is something to say.
+    let any_damaged = rows.iter().any(|row| !row.damage.is_empty());
+    if any_damaged {
+        headers.push(word("DAMAGE"));
+    }
     let mut table = Table::new("No point is published yet.", &headers);
     for row in rows {
-        table.row([
+        let cells = [
             row.id.to_string(),
             row.agent.to_string(),
             row.device.clone(),
@@ -174,7 +185,9 @@ fn points_table(rows: &[PointRow]) -> Table {
             ByteCount(row.bytes).to_string(),
             ByteCount(row.stored).to_string(),
             row.rounds.to_string(),
-        ]);
+        ];
+        let damage = if row.damage.is_empty() { "" } else { "damaged" };
+        table.row(cells.into_iter().chain(any_damaged.then(|| damage.to_owned())));
     }
     table
 }

@@ -1,10 +1,11 @@
 //! The command line: what can be typed, and which function does it.
 //!
-//! Results go to stdout; progress, questions and errors to stderr. Every command but `start`, `doctor` and `tui` is
+//! Results go to stdout; progress, questions and errors to stderr. Every command but `start`, `catalog`, `doctor` and `tui` is
 //! one or a few requests to the dispatcher's API.
 
 mod act;
 mod browse;
+mod catalog;
 mod consolidate;
 pub mod doctor;
 mod error;
@@ -104,6 +105,7 @@ enum Command {
     Export(Box<export::ExportArgs>),
     Verify(act::VerifyArgs),
     Consolidate(consolidate::ConsolidateArgs),
+    Catalog(catalog::CatalogArgs),
     Doctor(doctor::DoctorArgs),
     /// Watch agents, disks, points and actions on one live screen
     Tui {
@@ -225,11 +227,12 @@ async fn run(command: Command) -> Result<(), CliError> {
         Command::Mounts(args) => mount::mounts(&args),
         Command::ServeMount(args) => mount::serve(args).await,
         Command::Consolidate(args) => consolidate::run(args).await,
+        Command::Catalog(args) => catalog::run(args),
         Command::Doctor(args) => doctor::run(args).await,
         Command::Tui { data_dir } => {
             crate::tui::run(Client::new(data_dir.path())).await.map_err(CliError::Terminal)
         }
-        // Both block, and have this thread to themselves.
+        // These block, and have this thread to themselves.
         Command::FreezeGuard => {
             crate::io::freeze::sentry::serve().map_err(|e| CliError::Failed(e.to_string()))
         }

@@ -69,12 +69,13 @@ impl Table {
 
     /// As many cells as there are columns. They are made harmless for the terminal here; an empty one is shown as
     /// `-`.
-    pub fn row<const N: usize>(&mut self, cells: [String; N]) {
-        debug_assert_eq!(N, self.columns.len());
+    pub fn row(&mut self, cells: impl IntoIterator<Item = String>) {
         let cell = |text: String| {
             if text.is_empty() { "-".to_owned() } else { printable(&text) }
         };
-        self.rows.push(cells.into_iter().map(cell).collect());
+        let row: Vec<String> = cells.into_iter().map(cell).collect();
+        debug_assert_eq!(row.len(), self.columns.len());
+        self.rows.push(row);
     }
 
     /// `terminal` is the width of the terminal that it is for, if it is for one.

@@ -7,8 +7,9 @@
 use super::pattern::Pattern;
 use super::{ConfigError, quantity, yaml};
 use crate::model::ids::AgentId;
+use crate::model::percent::Percent;
 use crate::model::policy::{
-    CutRules, DEFAULT_LIVE_SYNC, EffectivePolicy, FREEZE_CAP, Goal, Grouping, MIN_LIVE_SYNC,
+    CutRules, DEFAULT_LIVE_SYNC, EffectivePolicy, FREEZE_CAP, Goal, Grouping, MIN_LIVE_SYNC, VerifyRule,
 };
 use crate::model::retention::Retention;
 use serde::Deserialize;
@@ -20,6 +21,8 @@ const MAX_POLICIES: usize = 256;
 /// The longest interval between points; above it nobody would call it live.
 const MAX_LIVE_SYNC: Duration = Duration::from_secs(31 * 86_400);
 
+/// The shortest time between verifications: all the time.
+const MIN_VERIFY: Duration = Duration::from_secs(1);
 /// More rounds than this only put a load on a disk that will not hold still.
 const MAX_ROUNDS: u32 = 1000;
 
@@ -56,6 +59,15 @@ enum GroupWord {
     Each,
 }
 
+/// How often what is stored is verified.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct VerifyField {
+    #[serde(deserialize_with = "quantity::whole_duration_field")]
+    every: Duration,
+    sample: Option<Percent>,
+}
+
 /// Agents that a policy is for.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -84,6 +96,7 @@ pub struct Policy {
     /// Whether a point that is not what was asked for is left out, instead of published with its true label.
     pub skip_unmet: Option<bool>,
     group: Option<GroupField>,
+    verify: Option<VerifyField>,
     #[serde(default, deserialize_with = "quantity::duration_field")]
     pub keep_all: Option<Duration>,
     #[serde(default, deserialize_with = "quantity::duration_field")]
@@ -130,6 +143,9 @@ impl Policy {
         }
         if self.keep_points == Some(0) {
             return wrong("keep_points", named("it is 0; 1 keeps the newest point alone"));
+        }
+        if self.verify.is_some_and(|verify| verify.every < MIN_VERIFY) {
+            return wrong("verify.every", named("it is less than 1s"));
         }
         if self.targets.is_empty() {
             return wrong(
@@ -178,6 +194,10 @@ impl Policy {
         }
     }
 
+    fn verify_rule(&self) -> Option<VerifyRule> {
+        self.verify.map(|verify| VerifyRule { every: verify.every, sample: verify.sample })
+    }
+
     fn grouping(&self) -> Grouping {
         match &self.group {
             None | Some(GroupField::Word(GroupWord::All)) => Grouping::All,
@@ -218,6 +238,8 @@ pub struct Chosen {
     pub policy: EffectivePolicy,
     /// How long points of the agent are kept; the agent need not know.
     pub retention: Retention,
+    /// What the dispatcher does with what it has stored.
+    pub verify: Option<VerifyRule>,
     /// A sentence each, for the log.
     pub notes: Vec<String>,
 }
@@ -274,6 +296,7 @@ impl Policies {
             notes.push(format!("{}: not in force yet: {}", path.display(), later.join(", ")));
         }
         let retention = policy.retention();
+        let verify = policy.verify_rule();
         let policy = EffectivePolicy {
             name: policy.name.clone(),
             live_sync: policy.live_sync_frequency.unwrap_or(DEFAULT_LIVE_SYNC),
@@ -282,7 +305,7 @@ impl Policies {
             cut: policy.cut_rules(),
             group: policy.grouping(),
         };
-        Some(Chosen { policy, retention, notes })
+        Some(Chosen { policy, retention, verify, notes })
     }
 }
 
@@ -469,6 +492,24 @@ targets:
         ] {
             assert!(with(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn verifications_are_scheduled_strictly() {
+        let with = |line: &str| parse(&format!("name: a\ntargets: [{{pattern: \"*\"}}]\n{line}\n"));
+        let rule = |line: &str| with(line).unwrap().verify_rule();
+        let week = Duration::from_secs(7 * 86_400);
+        let share = "10%".parse().ok();
+        assert_eq!(rule("verify: {every: 7d, sample: 10%}"), Some(VerifyRule { every: week, sample: share }));
+        assert_eq!(rule("verify: {every: 604800}"), Some(VerifyRule { every: week, sample: None }));
+        assert_eq!(rule(""), None);
+        let told = |line: &str| with(line).unwrap_err().to_string();
+        assert!(told("verify: {every: 0s}").contains("it is less than 1s (policy `a`)"));
+        assert!(told("verify: {every: 7d, sample: 10}").contains("10"));
+        assert!(told("verify: {every: 7d, sample: 0%}").contains("`0%` is no share"));
+        assert!(told("verify: {sample: 10%}").contains("every"));
+        assert!(told("verify: {every: 7d, how: well}").contains("unknown field `how`"));
+        assert!(told("verify: weekly").contains("verify"));
     }
 
     #[test]

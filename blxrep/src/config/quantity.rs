@@ -44,6 +44,8 @@ pub fn bytes(text: &str, bare: u64) -> Option<u64> {
     number.checked_mul(unit)
 }
 
+/// What a duration may look like.
+const DURATION: &str = "a duration such as 30s, 5m, 2h or 1d (a bare number is seconds)";
 /// What a rate may look like.
 pub(crate) const RATE: &str =
     "a rate such as 500KiB, 50MiB or 100MB per second (a bare number is MB per second, 0 is no limit)";
@@ -90,10 +92,14 @@ impl<T> Visitor<'_> for Quantity<T> {
     }
 }
 
+/// For `#[serde(deserialize_with)]`: a duration.
+pub(super) fn whole_duration_field<'de, D: Deserializer<'de>>(d: D) -> Result<Duration, D::Error> {
+    d.deserialize_any(Quantity { read: duration, expected: DURATION })
+}
+
 /// For `#[serde(deserialize_with)]`: an optional duration.
 pub(super) fn duration_field<'de, D: Deserializer<'de>>(d: D) -> Result<Option<Duration>, D::Error> {
-    let expected = "a duration such as 30s, 5m, 2h or 1d (a bare number is seconds)";
-    d.deserialize_any(Quantity { read: duration, expected }).map(Some)
+    whole_duration_field(d).map(Some)
 }
 
 /// For `#[serde(deserialize_with)]`: an optional size in bytes.

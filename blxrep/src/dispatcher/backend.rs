@@ -2,7 +2,7 @@
 
 use super::hub::{Hub, Note};
 use super::rows;
-use crate::api::backend::{Backend, Filter, RestoreRequest, SyncRequest};
+use crate::api::backend::{Backend, Filter, RestoreRequest, SyncRequest, VerifyRequest};
 use crate::api::chain::PointChain;
 use crate::api::consolidation::ConsolidationPlan;
 use crate::api::error::{ApiError, Result};
@@ -16,6 +16,8 @@ use crate::model::action::{Action, ActionKind, ActionState};
 use crate::model::ids::{ActionId, AgentId, CutId, DiskId, PointId, StoreId};
 use crate::store::StoreError;
 use crate::store::catalog::PointFilter;
+use crate::store::room::free_bytes;
+use crate::store::sample::Sample;
 use crate::wire::config::{Control as WireControl, ToAgent};
 use jiff::Timestamp;
 use std::net::SocketAddr;
@@ -132,8 +134,11 @@ impl Backend for Control {
             if let Some(newest) = newest {
                 found.drain(..found.len().saturating_sub(newest));
             }
+            let damages = hub.store.damages()?;
             let row = |p: crate::model::point::Point| {
-                disks.iter().find(|d| d.id == p.disk).map(|disk| rows::point(disk, p.clone()))
+                let disk = disks.iter().find(|d| d.id == p.disk)?;
+                let damage = damages.get(&p.id).map(|row| row.what.clone()).unwrap_or_default();
+                Some(PointRow { damage, ..rows::point(disk, p) })
             };
             Ok(found.into_iter().filter_map(row).collect())
         })
@@ -156,7 +161,9 @@ impl Backend for Control {
             actions.retain(|a| filter.agent.is_none() || a.agent == filter.agent);
             actions.retain(|a| filter.disk.is_none() || a.disk == filter.disk);
             let surplus = filter.newest.map_or(0, |n| actions.len().saturating_sub(n));
-            Ok(actions[surplus..].iter().map(|a| rows::action(a, &disks)).collect())
+            let trouble = hub.store.trouble();
+            let row = |action| rows::halted(rows::action(action, &disks), trouble.as_deref());
+            Ok(actions[surplus..].iter().map(row).collect())
         })
         .await
     }
@@ -208,8 +215,8 @@ impl Backend for Control {
         self.ask(move |hub| hub.restore(request)).await
     }
 
-    async fn verify(&self, point: Option<PointId>) -> Result<ActionRow> {
-        self.ask(move |hub| hub.verify(point)).await
+    async fn verify(&self, request: VerifyRequest) -> Result<ActionRow> {
+        self.ask(move |hub| hub.verify(request)).await
     }
 
     async fn consolidation_plan(&self, filter: Filter) -> Result<ConsolidationPlan> {
@@ -253,7 +260,8 @@ impl Hub {
             Some(open) => open.clone(),
             None => self.store.action(id)?,
         };
-        Ok(rows::action(&action, &self.store.disks()?))
+        let row = rows::action(&action, &self.store.disks()?);
+        Ok(rows::halted(row, self.store.trouble().as_deref()))
     }
 
     fn snapshot(&mut self, disk: DiskId) -> Result<ActionRow> {
@@ -411,20 +419,10 @@ impl Hub {
         self.action_row(id)
     }
 
-    fn verify(&mut self, point: Option<PointId>) -> Result<ActionRow> {
-        let disk = match point {
-            Some(id) => Some(self.store.disk(self.store.point(id)?.disk)?),
-            None => None,
-        };
+    fn verify(&mut self, request: VerifyRequest) -> Result<ActionRow> {
         self.jobs.room()?;
-        let id = self.begin(ActionKind::Verify, disk.as_ref())?;
-        self.set_state(id, ActionState::Running, String::new());
-        self.jobs.verify(id, point);
+        let sample = request.sample.map(|share| Sample { share, seed: random::id() });
+        let id = self.begin_verify(request.scope, sample, false)?;
         self.action_row(id)
     }
-}
-
-fn free_bytes(path: &std::path::Path) -> Option<u64> {
-    let stat = rustix::fs::statvfs(path).ok()?;
-    Some(stat.f_bavail * stat.f_frsize)
 }

@@ -134,7 +134,14 @@ impl Hub {
     fn verified(&mut self, action: ActionId, found: Outcome) {
         self.done(action);
         let disk = format!("{} against point {}", found.device, found.point);
-        let problem = |what: String| VerifyProblem { point: Some(found.point), file: disk.clone(), what };
+        let problem = |what: String| VerifyProblem {
+            point: Some(found.point),
+            file: disk.clone(),
+            what,
+            offset: None,
+            sectors: None,
+            points: vec![found.point],
+        };
         let mut problems: Vec<VerifyProblem> = found
             .ranges
             .iter()
@@ -166,6 +173,9 @@ impl Hub {
             points: 1,
             files: 0,
             bytes: found.compared,
+            of_bytes: found.compared,
+            sample: None,
+            seed: None,
             problems,
             incomplete: Vec::new(),
         });

@@ -5,6 +5,7 @@ use super::comparisons::{self, Comparisons, Grant, Outcome};
 use super::jobs::{JobEnd, Jobs};
 use super::policies::PolicyBook;
 use super::upkeep::Usage;
+use super::verifier::{CUT_SHORT, Schedule};
 use crate::api::error::ApiError;
 use crate::api::events::{Event, Feed};
 use crate::api::types::{SyncRow, VerifyReport};
@@ -106,7 +107,7 @@ struct Sync {
 /// The hub's state.
 pub struct Hub {
     pub store: Store,
-    policies: PolicyBook,
+    pub policies: PolicyBook,
     pub sessions: BTreeMap<AgentId, Session>,
     /// Actions that have not ended, as the catalog has them but for their progress.
     pub open: BTreeMap<ActionId, Action>,
@@ -116,6 +117,7 @@ pub struct Hub {
     pub reports: VecDeque<VerifyReport>,
     /// What the store takes, as of the last look at it.
     pub usage: Option<Usage>,
+    pub schedule: Schedule,
     syncs: BTreeMap<CutId, Sync>,
     next_session: u64,
     pings: u64,
@@ -125,6 +127,7 @@ pub struct Hub {
 impl Hub {
     /// Takes up the actions that were open when the dispatcher stopped.
     pub fn new(store: Store, policies: PolicyBook, jobs: Jobs, feed: Feed) -> Result<Self, StoreError> {
+        let store_actions = store.actions()?;
         let mut hub = Self {
             store,
             policies,
@@ -135,12 +138,13 @@ impl Hub {
             comparisons: Comparisons::default(),
             reports: VecDeque::new(),
             usage: None,
+            schedule: Schedule::of(&store_actions),
             syncs: BTreeMap::new(),
             next_session: 1,
             pings: 0,
             feed,
         };
-        for action in hub.store.actions()? {
+        for action in store_actions {
             if action.state.is_final() {
                 continue;
             }
@@ -148,8 +152,7 @@ impl Hub {
             hub.open.insert(id, action);
             match kind {
                 ActionKind::Restore | ActionKind::Verify | ActionKind::Consolidate => {
-                    let reason = "the dispatcher stopped before it was done; start it again".to_owned();
-                    hub.set_state(id, ActionState::Failed, reason);
+                    hub.set_state(id, ActionState::Failed, CUT_SHORT.to_owned());
                 }
                 _ if state == ActionState::Running => {
                     hub.set_state(id, ActionState::Queued, waiting_for_agent())
@@ -380,14 +383,24 @@ impl Hub {
         policy.is_some_and(|policy| policy.excludes(&disk.device, &disk.identity))
     }
 
-    /// Makes an action, queued.
+    /// Makes an action of a disk, queued.
     pub fn begin(&mut self, kind: ActionKind, disk: Option<&Disk>) -> Result<ActionId, StoreError> {
+        self.begin_of(kind, disk.map(|d| d.agent.clone()), disk.map(|d| d.id))
+    }
+
+    /// The same of an agent, or of the whole store.
+    pub fn begin_of(
+        &mut self,
+        kind: ActionKind,
+        agent: Option<AgentId>,
+        disk: Option<DiskId>,
+    ) -> Result<ActionId, StoreError> {
         let now = Timestamp::now();
         let action = Action {
             id: ActionId(random::id()),
             kind,
-            agent: disk.map(|d| d.agent.clone()),
-            disk: disk.map(|d| d.id),
+            agent,
+            disk,
             state: ActionState::Queued,
             reason: String::new(),
             created: now,
@@ -466,6 +479,7 @@ impl Hub {
 
     fn tick(&mut self) {
         self.policies.reload();
+        self.verify_by_policy();
         self.pings += 1;
         let agents: Vec<AgentId> = self.sessions.keys().cloned().collect();
         for agent in agents {

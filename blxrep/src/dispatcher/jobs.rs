@@ -5,14 +5,18 @@ use super::upkeep;
 use crate::api::backend::RestoreRequest;
 use crate::api::error::{ApiError, Result};
 use crate::api::types::{VerifyProblem, VerifyReport};
+use crate::io::priority;
 use crate::model::action::ActionState;
-use crate::model::ids::{ActionId, PointId};
+use crate::model::ids::ActionId;
 use crate::model::point::Disk;
 use crate::model::retention::Retention;
+use crate::model::verification::Scope;
 use crate::store::catalog::PointFilter;
 use crate::store::restore::{Consent, Progress};
+use crate::store::sample::Sample;
 use crate::store::verify::Finding;
 use crate::store::{Store, StoreError};
+use jiff::Timestamp;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,6 +25,8 @@ use tokio::sync::mpsc;
 
 /// Restores and verifies that run at the same time: each reads as fast as the store's disks allow.
 const MAX_JOBS: usize = 8;
+/// Points that a sentence names.
+const NAMED_POINTS: usize = 8;
 
 /// How a job ended.
 #[derive(Debug)]
@@ -84,13 +90,23 @@ impl Jobs {
         });
     }
 
-    pub fn verify(&mut self, action: ActionId, point: Option<PointId>) {
+    /// `idle`: others use the disks first.
+    pub fn verify(&mut self, action: ActionId, scope: Scope, sample: Option<Sample>, idle: bool) {
         self.start(action, move |store, progress| {
-            let found = store.verify(point, progress)?;
+            if idle && let Err(error) = priority::set_idle() {
+                tracing::debug!(%error, "a verification reads at the usual priority");
+            }
+            let found = store.verify_part(&scope, sample, progress)?;
+            if let Err(error) = store.keep_damages(&found, Timestamp::now()) {
+                tracing::error!(%error, "what a verification found cannot be kept with the points");
+            }
             let problems = found.findings.iter().map(|f| VerifyProblem {
                 point: f.points.first().copied(),
                 file: f.file.display().to_string(),
                 what: describe(f),
+                offset: Some(f.offset),
+                sectors: (!f.sectors.is_empty()).then_some([f.sectors.start, f.sectors.end]),
+                points: f.points.clone(),
             });
             if found.more > 0 {
                 tracing::warn!(more = found.more, "more findings than a report names");
@@ -100,8 +116,11 @@ impl Jobs {
                 points: found.checked_points,
                 files: found.files,
                 bytes: found.bytes,
+                of_bytes: found.of_bytes,
+                sample: sample.map(|sample| sample.share),
+                seed: sample.map(|sample| sample.seed),
                 problems: problems.collect(),
-                incomplete: incomplete(store, point)?,
+                incomplete: incomplete(store, &scope)?,
             }))
         });
     }
@@ -173,23 +192,29 @@ const fn consent(request: &RestoreRequest) -> Consent {
 }
 
 /// The points that lack something because it could not be read, in a sentence each. They are stored as they were sent.
-fn incomplete(store: &Store, only: Option<PointId>) -> std::result::Result<Vec<String>, StoreError> {
-    let mut points = store.points(&PointFilter::default())?;
-    points.retain(|point| only.is_none_or(|only| point.id == only) && !point.summary.holes.is_empty());
+fn incomplete(store: &Store, scope: &Scope) -> std::result::Result<Vec<String>, StoreError> {
+    let mut points = match scope {
+        Scope::Store => store.points(&PointFilter::default())?,
+        Scope::Agent(agent) => {
+            store.points(&PointFilter { agent: Some(agent.clone()), ..PointFilter::default() })?
+        }
+        Scope::Point(point) => vec![store.point(*point)?],
+    };
+    points.retain(|point| !point.summary.holes.is_empty());
     Ok(points.iter().map(|point| format!("point {}: {}", point.id, point.summary.holes)).collect())
 }
 
 /// A finding in a sentence.
 fn describe(finding: &Finding) -> String {
-    let mut text = format!("byte {}: {}", finding.offset, finding.what);
-    if !finding.sectors.is_empty() {
-        text.push_str(&format!("; sectors {}..{} of the disk", finding.sectors.start, finding.sectors.end));
+    let mut text = finding.sentence();
+    let named: Vec<String> = finding.points.iter().take(NAMED_POINTS).map(ToString::to_string).collect();
+    if !named.is_empty() {
+        text.push_str(&format!("; points {}", named.join(", ")));
     }
-    if !finding.points.is_empty() {
-        let points: Vec<String> = finding.points.iter().map(ToString::to_string).collect();
-        text.push_str(&format!("; points {}", points.join(", ")));
+    match finding.points.len().saturating_sub(NAMED_POINTS) {
+        0 => text,
+        more => text + &format!(" and {more} more"),
     }
-    text
 }
 
 fn end_of(action: ActionId, ended: std::result::Result<Option<VerifyReport>, StoreError>) -> JobEnd {

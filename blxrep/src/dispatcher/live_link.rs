@@ -133,6 +133,10 @@ impl LiveLink {
         if self.open.is_some() {
             return Err(LiveError::Unexpected("a second point before the first was ended"));
         }
+        // Sent in vain otherwise. The agent asks again by itself.
+        if let Some(reason) = self.shared.store.trouble() {
+            return Ok(ToAgent::Refuse { reason });
+        }
         // The point of an earlier connection may be about to be published: what it becomes decides about this one.
         let guard = self.shared.locks.lock(disk.id).await;
         let (id, known) = (disk.id, asked.known);

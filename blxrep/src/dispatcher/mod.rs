@@ -23,10 +23,12 @@ mod live_link;
 mod locks;
 mod policies;
 mod publisher;
+mod room;
 mod rows;
 mod settings;
 mod snapshot_link;
 mod upkeep;
+mod verifier;
 
 use crate::api::events::Feed;
 use crate::api::server;
@@ -123,6 +125,7 @@ pub async fn run(args: DispatcherArgs) -> anyhow::Result<()> {
     tasks.spawn(publishing);
     tasks.spawn(tick(notes.clone()));
     tasks.spawn(upkeep::watch(store.clone(), notes.clone()));
+    tasks.spawn(room::watch(store.clone()));
     let control = Arc::new(Control::new(notes.clone(), settings.facts(address, store.id()), feed));
     if let Some(address) = settings.metrics_listen {
         let listener = tokio::net::TcpListener::bind(address).await;

@@ -2,7 +2,7 @@
 
 use crate::config::policy::Policies;
 use crate::model::ids::AgentId;
-use crate::model::policy::EffectivePolicy;
+use crate::model::policy::{EffectivePolicy, VerifyRule};
 use crate::model::retention::Retention;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -38,6 +38,11 @@ impl PolicyBook {
     /// How long points of the agent are kept.
     pub fn retention(&self, agent: &AgentId) -> Retention {
         self.policies.for_agent(agent).map(|chosen| chosen.retention).unwrap_or_default()
+    }
+
+    /// How often what is stored of the agent is to be verified.
+    pub fn verify_rule(&self, agent: &AgentId) -> Option<VerifyRule> {
+        self.policies.for_agent(agent)?.verify
     }
 
     /// Reads the files again. If one cannot be used, those in force stay.

@@ -55,6 +55,7 @@ pub fn point(disk: &Disk, point: Point) -> PointRow {
         group: summary.group.iter().map(ToString::to_string).collect(),
         notes: summary.notes,
         holes: summary.holes,
+        damage: Vec::new(),
     }
 }
 
@@ -89,6 +90,22 @@ pub fn action(action: &Action, disks: &[Disk]) -> ActionRow {
         done: action.done,
         total: action.total,
     }
+}
+
+/// What cannot go on for want of room is shown as paused, with the reason. It is not kept: it goes on by itself.
+pub fn halted(mut row: ActionRow, trouble: Option<&str>) -> ActionRow {
+    let writes = matches!(
+        row.kind,
+        ActionKind::Snapshot | ActionKind::Live | ActionKind::Rescan | ActionKind::Consolidate
+    );
+    if let Some(trouble) = trouble
+        && writes
+        && matches!(row.state, ActionState::Running | ActionState::Queued)
+    {
+        row.state = ActionState::Paused;
+        trouble.clone_into(&mut row.reason);
+    }
+    row
 }
 
 pub fn disk(hub: &Hub, disk: &Disk) -> Result<DiskRow, StoreError> {
@@ -175,6 +192,10 @@ fn disk_state(
     let paused = |a: Option<&Action>| a.is_some_and(|a| a.state == ActionState::Paused);
     if paused(open(ActionKind::Snapshot)) || paused(open(ActionKind::Live)) {
         return (DiskState::Paused, None);
+    }
+    let is_busy = open(ActionKind::Snapshot).or_else(|| open(ActionKind::Live)).is_some();
+    if let Some(trouble) = hub.store.trouble().filter(|_| is_busy) {
+        return (DiskState::Problem, Some(trouble));
     }
     if let Some(snapshot) = open(ActionKind::Snapshot) {
         return match troubled(snapshot) {

@@ -61,6 +61,10 @@ async fn run(connection: &mut Snapshot, agent: &AgentId, shared: &Shared) -> Res
         }
         _ => return Err(SnapshotError::Unexpected("something else than a begin")),
     };
+    // Sent in vain otherwise. The agent asks again by itself.
+    if let Some(reason) = shared.store.trouble() {
+        return refuse(connection, reason).await;
+    }
     let (disk, spec) = match admit(agent, shared, begin).await {
         Ok(admitted) => admitted,
         Err(reason) => return refuse(connection, reason).await,

@@ -2,6 +2,7 @@
 
 use super::FormatError;
 use super::bytes::{Cursor, put_text};
+use crate::model::holes::Holes;
 use crate::model::ids::{AgentId, CutId, DiskId, DiskIdentity, Epoch, GenerationId, PointId, StoreId};
 use crate::model::point::Consistency;
 use crate::model::units::GranuleSize;
@@ -19,6 +20,8 @@ pub const MAX_IDENTITY_BYTES: u16 = 512;
 const MAX_AGENT_BYTES: u16 = 64;
 /// Longest path of a device that is kept; the rest of a longer one is left out.
 const MAX_DEVICE_BYTES: u16 = 128;
+/// Ranges of unreadable sectors that a header has room for.
+pub const MAX_KEPT_HOLES: usize = 8;
 /// Position of the header's own checksum.
 const CHECKSUM_AT: usize = HEADER_BYTES - 4;
 const PART: &str = "the file header";
@@ -43,8 +46,76 @@ impl FileKind {
         }
     }
 
-    fn from_magic(magic: [u8; 8]) -> Option<Self> {
+    /// What a file that begins like this is.
+    #[must_use]
+    pub fn from_magic(magic: [u8; 8]) -> Option<Self> {
         [Self::Sidecar, Self::Changes, Self::Delta].into_iter().find(|kind| kind.magic() == magic)
+    }
+}
+
+/// Sectors that could not be read, in as many ranges as a header has room for: of more, neighbours are joined, so that
+/// nothing counts as read that was not.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct KeptHoles {
+    count: u8,
+    ranges: [[u64; 2]; MAX_KEPT_HOLES],
+}
+
+impl KeptHoles {
+    #[must_use]
+    pub fn of(holes: &Holes) -> Self {
+        let all: Vec<_> = holes.sectors().collect();
+        // The widest gaps stay.
+        let mut gaps: Vec<usize> = (1..all.len()).collect();
+        gaps.sort_by_key(|i| std::cmp::Reverse(all[*i].start - all[i - 1].end));
+        gaps.truncate(MAX_KEPT_HOLES - 1);
+        gaps.sort_unstable();
+        let starts = (!all.is_empty()).then_some(0).into_iter().chain(gaps.iter().copied());
+        let ends = gaps.iter().copied().chain([all.len()]);
+        let mut kept = Self::default();
+        for (slot, (start, end)) in kept.ranges.iter_mut().zip(starts.zip(ends)) {
+            *slot = [all[start].start, all[end - 1].end];
+            kept.count += 1;
+        }
+        kept
+    }
+
+    /// The sectors, and perhaps more than those.
+    #[must_use]
+    pub fn holes(&self) -> Holes {
+        let mut holes = Holes::new();
+        self.ranges.iter().take(usize::from(self.count)).for_each(|[start, end]| holes.add(*start..*end));
+        holes
+    }
+
+    /// Whether some may have been joined.
+    #[must_use]
+    pub fn are_rough(&self) -> bool {
+        usize::from(self.count) == MAX_KEPT_HOLES
+    }
+
+    fn put(&self, out: &mut Vec<u8>) {
+        out.push(self.count);
+        for bound in self.ranges.iter().take(usize::from(self.count)).flatten() {
+            out.extend_from_slice(&bound.to_le_bytes());
+        }
+    }
+
+    fn take(c: &mut Cursor<'_>) -> Result<Self, FormatError> {
+        let mut kept = Self { count: c.u8()?, ..Self::default() };
+        let field = |value| FormatError::Field { part: PART, field: "a range of unreadable sectors", value };
+        if usize::from(kept.count) > MAX_KEPT_HOLES {
+            return Err(field(u64::from(kept.count)));
+        }
+        let mut before = None;
+        for range in kept.ranges.iter_mut().take(usize::from(kept.count)) {
+            *range = [c.u64()?, c.u64()?];
+            if range[0] >= range[1] || before.is_some_and(|before| range[0] <= before) {
+                return Err(field(range[0]));
+            }
+            before = Some(range[1]);
+        }
+        Ok(kept)
     }
 }
 
@@ -56,6 +127,8 @@ pub struct CutFacts {
     pub consistency: Consistency,
     /// Whether the dirty set behind the point was known to be complete.
     pub proven: bool,
+    /// What could not be read of the disk.
+    pub holes: KeptHoles,
 }
 
 /// What a file is and whom it belongs to.
@@ -106,6 +179,7 @@ impl FileHeader {
         put_text(&mut out, self.agent.as_str(), MAX_AGENT_BYTES);
         put_text(&mut out, &self.device, MAX_DEVICE_BYTES);
         out.extend_from_slice(&self.edition.to_le_bytes());
+        self.cut.map(|cut| cut.holes).unwrap_or_default().put(&mut out);
         let mut header = [0; HEADER_BYTES];
         header[..out.len()].copy_from_slice(&out);
         let crc = crc32c::crc32c(&header[..CHECKSUM_AT]);
@@ -132,7 +206,7 @@ impl FileHeader {
         let (disk, generation) = (DiskId(c.u64()?), GenerationId(c.u64()?));
         let (point, parent) = (PointId(c.u64()?), c.u64()?);
         let (sequence, disk_bytes, number) = (c.u64()?, c.u64()?, c.u64()?);
-        let cut = take_cut(&mut c)?;
+        let mut cut = take_cut(&mut c)?;
         let code = c.u8()?;
         let text = c.text("the disk identity", MAX_IDENTITY_BYTES)?.to_owned();
         let identity = identity_from(code, text).ok_or(field("the kind of identity", u64::from(code)))?;
@@ -140,6 +214,12 @@ impl FileHeader {
         let agent = agent.parse().map_err(|_| FormatError::Text { part: PART, field: "the agent" })?;
         let device = c.text("the device", MAX_DEVICE_BYTES)?.to_owned();
         let edition = c.u32()?;
+        let holes = KeptHoles::take(&mut c)?;
+        if let Some(cut) = &mut cut {
+            cut.holes = holes;
+        } else if holes != KeptHoles::default() {
+            return Err(field("unreadable sectors without a cut", 1));
+        }
         c.rest_is_zero()?;
         let parent = (parent != 0).then_some(PointId(parent));
         Ok(Self {
@@ -193,7 +273,8 @@ fn take_cut(c: &mut Cursor<'_>) -> Result<Option<CutFacts>, FormatError> {
     };
     let at =
         Timestamp::new(seconds, nanos).map_err(|_| field("the second of the cut", seconds.unsigned_abs()))?;
-    Ok(Some(CutFacts { cut: CutId(cut), at, consistency, proven: proven == 1 }))
+    let holes = KeptHoles::default();
+    Ok(Some(CutFacts { cut: CutId(cut), at, consistency, proven: proven == 1, holes }))
 }
 
 fn identity_parts(identity: &DiskIdentity) -> (u8, &str) {
@@ -244,6 +325,7 @@ pub(crate) mod tests {
                 at: "2026-11-05T10:11:12.000345678Z".parse().unwrap(),
                 consistency: Consistency::Quiet,
                 proven: true,
+                holes: KeptHoles::default(),
             }),
         }
     }
@@ -265,9 +347,32 @@ pub(crate) mod tests {
             agent: "a".repeat(usize::from(MAX_AGENT_BYTES)).parse().unwrap(),
             identity: DiskIdentity::Serial("s".repeat(usize::from(MAX_IDENTITY_BYTES))),
             device: "d".repeat(usize::from(MAX_DEVICE_BYTES)),
+            cut: sample(FileKind::Delta).cut.map(|cut| CutFacts { holes: KeptHoles::of(&many()), ..cut }),
             ..sample(FileKind::Delta)
         };
         assert_eq!(FileHeader::parse(&header.encode()), Ok(header));
+    }
+
+    /// Twenty holes, in two crowds.
+    fn many() -> Holes {
+        let mut holes = Holes::new();
+        (0..10).for_each(|n| holes.add(n * 16..n * 16 + 1 + n));
+        (0..10).for_each(|n| holes.add(5000 + n * 8..5000 + n * 8 + 2));
+        holes
+    }
+
+    #[test]
+    fn holes_are_kept_and_never_fewer() {
+        let mut few = Holes::new();
+        (0..MAX_KEPT_HOLES as u64).for_each(|n| few.add(n * 8..n * 8 + 3));
+        assert_eq!(KeptHoles::of(&few).holes(), few);
+        let kept = KeptHoles::of(&many());
+        assert!(kept.are_rough());
+        let mut both = kept.holes();
+        both.add_all(&many());
+        assert_eq!(both, kept.holes(), "none is lost");
+        assert!(kept.holes().within(&(300 * 512..4900 * 512)).is_none(), "the widest gap stays");
+        assert_eq!(KeptHoles::of(&Holes::new()), KeptHoles::default());
     }
 
     #[test]

@@ -12,13 +12,16 @@ use serde::de::DeserializeOwned;
 use std::io;
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
-use std::sync::RwLock;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, RwLock};
 
 /// Longest record: a footprint with some hundred disks and interfaces is a tenth of it.
 pub const MAX_RECORD_BYTES: usize = 1 << 20;
 /// The catalog is small and the page cache is behind it; redb's default of 1 GiB is the whole machine.
 const CACHE_BYTES: usize = 4 << 20;
+/// Room that is kept for the file behind its end: as much as it is long, for it grows by doubling, within these bounds.
+const MIN_RESERVE: u64 = 4 << 20;
+const MAX_RESERVE: u64 = 64 << 20;
 const CHECKSUM_BYTES: usize = 4;
 const CODEC: Configuration<LittleEndian, Varint, Limit<MAX_RECORD_BYTES>> =
     bincode::config::standard().with_limit::<MAX_RECORD_BYTES>();
@@ -37,6 +40,8 @@ pub enum DbError {
     /// Whether the transaction is there can only be told after the file was opened again.
     #[error("{}: a transaction could not be completed: {reason}; restart the dispatcher", path.display())]
     Commit { path: PathBuf, reason: String },
+    #[error("no room: what is kept free for {} cannot be had; make room on its filesystem", path.display())]
+    NoRoom { path: PathBuf },
     #[error("{}: {reason}", path.display())]
     Failed { path: PathBuf, reason: String },
 }
@@ -59,6 +64,7 @@ const fn table_of(name: &'static str) -> Definition {
 #[derive(Debug)]
 pub struct Db {
     path: PathBuf,
+    reserve: Arc<Reserve>,
     /// Written only by [`Self::check`], which must be alone.
     inner: RwLock<redb::Database>,
     /// An error of the file has ended all writing until it is opened again.
@@ -82,16 +88,21 @@ impl Db {
 
     fn start(file: DataFile) -> Result<Self> {
         let path = file.path().to_owned();
+        let reserve = Arc::new(Reserve { file, end: AtomicU64::new(0) });
+        let backend = Backend(Arc::clone(&reserve));
         let open = || {
             redb::Builder::new()
                 .set_cache_size(CACHE_BYTES)
                 .set_check_integrity_on_open(true)
-                .create_with_backend(Backend(file))
+                .create_with_backend(backend)
         };
         // The check covers what redb trusts; should a panic be left in it, a damaged file is still only an error.
         let opened = std::panic::catch_unwind(std::panic::AssertUnwindSafe(open));
         match opened {
-            Ok(Ok(inner)) => Ok(Self { path, inner: RwLock::new(inner), lost: AtomicBool::new(false) }),
+            Ok(Ok(inner)) => {
+                let lost = AtomicBool::new(false);
+                Ok(Self { path, reserve, inner: RwLock::new(inner), lost })
+            }
             Ok(Err(redb::DatabaseError::Storage(redb::StorageError::Io(e)))) if !is_damage(&e) => {
                 Err(failed(&path, e))
             }
@@ -174,8 +185,19 @@ impl Db {
     }
 
     /// Carries out `f` in one transaction that is on stable storage when this returns. If `f` fails, nothing
-    /// happened.
+    /// happened. Where the reserve is not whole, nothing is tried: a commit that meets the end of the disk could not be
+    /// told from one that happened.
     pub fn write<T, E: From<DbError>>(
+        &self,
+        f: impl FnOnce(&Transaction<'_>) -> std::result::Result<T, E>,
+    ) -> std::result::Result<T, E> {
+        self.reserve.fill()?;
+        self.write_in_reserve(f)
+    }
+
+    /// As [`Self::write`], also from the reserve: for small records that say how things stand. They replace older ones,
+    /// so that they take no more and more of it.
+    pub fn write_in_reserve<T, E: From<DbError>>(
         &self,
         f: impl FnOnce(&Transaction<'_>) -> std::result::Result<T, E>,
     ) -> std::result::Result<T, E> {
@@ -317,30 +339,60 @@ fn checksum(table: &str, key: &[u8], bytes: &[u8]) -> u32 {
     crc32c::crc32c_append(seed, bytes)
 }
 
+/// The file, and the blocks that are allocated for it behind its end, where no other file can take them: its
+/// transactions do not fail for a full disk.
+#[derive(Debug)]
+struct Reserve {
+    file: DataFile,
+    /// Up to here blocks are allocated.
+    end: AtomicU64,
+}
+
+impl Reserve {
+    /// Makes it whole, if it is not.
+    fn fill(&self) -> Result<()> {
+        let length = self.file.length()?;
+        let end = length + length.clamp(MIN_RESERVE, MAX_RESERVE);
+        if self.end.load(Ordering::Acquire) >= end {
+            return Ok(());
+        }
+        match self.file.preallocate(0..end) {
+            // Where the filesystem cannot keep room, there is none to check either.
+            Ok(_) => self.end.store(end, Ordering::Release),
+            Err(e) if e.is_no_room() => return Err(DbError::NoRoom { path: self.file.path().to_owned() }),
+            Err(e) => return Err(e.into()),
+        }
+        Ok(())
+    }
+}
+
 /// Lets redb work on a file of [`Storage`], so that its operations can be failed as all others. The store's own
 /// lock keeps others out.
 #[derive(Debug)]
-struct Backend(DataFile);
+struct Backend(Arc<Reserve>);
 
 impl StorageBackend for Backend {
     fn len(&self) -> io::Result<u64> {
-        self.0.length().map_err(io::Error::other)
+        self.0.file.length().map_err(io::Error::other)
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.0.read_at(out, offset).map_err(io::Error::other)
+        self.0.file.read_at(out, offset).map_err(io::Error::other)
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.0.set_len(len).map_err(io::Error::other)
+        let set = self.0.file.set_len(len).map_err(io::Error::other);
+        // A file that gets shorter gives all blocks behind its end back.
+        self.0.end.fetch_min(len, Ordering::AcqRel);
+        set
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.0.sync().map_err(io::Error::other)
+        self.0.file.sync().map_err(io::Error::other)
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.0.write_at(data, offset).map_err(io::Error::other)
+        self.0.file.write_at(data, offset).map_err(io::Error::other)
     }
 }
 
@@ -371,6 +423,38 @@ mod tests {
         for id in 1..=40 {
             db.write::<_, DbError>(|tx| tx.put(&row(id))).unwrap();
         }
+    }
+
+    /// A full disk refuses a transaction before it begins, and the next one works when there is room.
+    #[test]
+    fn without_its_reserve_nothing_is_begun() {
+        let dir = tempfile::tempdir().unwrap();
+        let full = Arc::new(AtomicBool::new(false));
+        let is_full = Arc::clone(&full);
+        let storage = Storage::gated(move |action, _| {
+            let fails = is_full.load(Ordering::SeqCst) && action == "keep room for";
+            if fails {
+                Err(io::Error::from_raw_os_error(rustix::io::Errno::NOSPC.raw_os_error()))
+            } else {
+                Ok(())
+            }
+        });
+        let path = dir.path().join("db");
+        let db = Db::create(&storage, &path).unwrap();
+        full.store(true, Ordering::SeqCst);
+        let write = |id| db.write::<_, DbError>(|tx| tx.put(&row(id)));
+        assert!(matches!(write(1), Err(DbError::NoRoom { .. })));
+        assert!(!db.is_lost());
+        db.write_in_reserve::<_, DbError>(|tx| tx.put(&row(2))).unwrap();
+        full.store(false, Ordering::SeqCst);
+        write(3).unwrap();
+        full.store(true, Ordering::SeqCst);
+        // It is whole now, and stays so until the file grows.
+        write(4).unwrap();
+        assert_eq!(db.all::<Row>().unwrap().len(), 3);
+        let blocks = std::os::unix::fs::MetadataExt::blocks(&std::fs::metadata(&path).unwrap()) * 512;
+        let length = std::fs::metadata(&path).unwrap().len();
+        assert!(blocks >= length + MIN_RESERVE, "{blocks} bytes for {length}");
     }
 
     #[test]

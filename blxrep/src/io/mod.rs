@@ -17,5 +17,6 @@ pub mod signals;
 pub mod source;
 pub mod storage;
 pub mod tracker;
+pub mod trouble;
 pub mod witness;
 pub mod write_behind;

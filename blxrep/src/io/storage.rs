@@ -3,6 +3,7 @@
 
 use super::buffer::ALIGN;
 use super::range_lock;
+use super::trouble::{Trouble, Watch, is_no_room};
 use super::witness::{Change, Gate, Witness};
 use rustix::fs::{FallocateFlags, FlockOperation, OFlags, SeekFrom};
 use std::ffi::OsString;
@@ -31,6 +32,12 @@ pub struct StorageError {
 }
 
 impl StorageError {
+    /// Whether there is no room for it.
+    #[must_use]
+    pub fn is_no_room(&self) -> bool {
+        is_no_room(&self.source)
+    }
+
     /// Whether the thing does not exist.
     #[must_use]
     pub fn is_not_found(&self) -> bool {
@@ -44,6 +51,7 @@ type Result<T> = std::result::Result<T, StorageError>;
 #[derive(Clone, Default)]
 pub struct Storage {
     witness: Option<Arc<dyn Witness>>,
+    watch: Option<Arc<Watch>>,
 }
 
 impl std::fmt::Debug for Storage {
@@ -88,7 +96,35 @@ impl Storage {
     /// A handle that asks `witness` before each operation and tells it of each change.
     #[must_use]
     pub fn witnessed(witness: Arc<dyn Witness>) -> Self {
-        Self { witness: Some(witness) }
+        Self { witness: Some(witness), watch: None }
+    }
+
+    /// A handle that remembers when writes below `root` do not work: see [`Self::trouble`].
+    #[must_use]
+    pub fn watching(self, root: &Path) -> Self {
+        Self { watch: Some(Arc::new(Watch::new(root))), ..self }
+    }
+
+    /// What kept the last write from working that failed, until [`Self::settle`].
+    #[must_use]
+    pub fn trouble(&self) -> Option<Trouble> {
+        self.watch.as_ref()?.last()
+    }
+
+    /// Writes work again.
+    pub fn settle(&self) {
+        if let Some(watch) = &self.watch {
+            watch.settle();
+        }
+    }
+
+    /// Makes an error of what the system said, and takes note of trouble.
+    fn failed(&self, action: &'static str, path: &Path, source: io::Error) -> StorageError {
+        let error = StorageError { action, path: path.to_owned(), source };
+        if let Some(watch) = &self.watch {
+            watch.note(&error);
+        }
+        error
     }
 
     fn pass(&self, action: &'static str, path: &Path) -> io::Result<()> {
@@ -102,11 +138,7 @@ impl Storage {
     }
 
     fn run<T>(&self, action: &'static str, path: &Path, f: impl FnOnce() -> io::Result<T>) -> Result<T> {
-        self.pass(action, path).and_then(|()| f()).map_err(|source| StorageError {
-            action,
-            path: path.to_owned(),
-            source,
-        })
+        self.pass(action, path).and_then(|()| f()).map_err(|source| self.failed(action, path, source))
     }
 
     /// Opens a file. With [`Access::Write`] and the like, aligned writes bypass the page cache where the
@@ -342,10 +374,10 @@ impl DataFile {
         if let Err(source) = self.storage.pass("write", &self.path) {
             // What a crash leaves behind: the error stands whether or not the half arrives.
             let _ = self.file.write_all_at(&bytes[..bytes.len() / 2], offset);
-            return Err(StorageError { action: "write", path: self.path.clone(), source });
+            return Err(self.storage.failed("write", &self.path, source));
         }
         let result = self.write_split(bytes, offset);
-        result.map_err(|source| StorageError { action: "write", path: self.path.clone(), source })?;
+        result.map_err(|source| self.storage.failed("write", &self.path, source))?;
         self.tell(|file| Change::Written { file, offset, bytes });
         Ok(())
     }
@@ -417,6 +449,21 @@ impl DataFile {
         self.run("set the length of", || self.file.set_len(bytes))?;
         self.tell(|file| Change::Resized { file, bytes });
         Ok(())
+    }
+
+    /// Allocates the blocks of a range, which may lie behind the file's end; its length stays. `false` where the
+    /// filesystem cannot do that.
+    pub fn preallocate(&self, range: Range<u64>) -> Result<bool> {
+        self.run("keep room for", || {
+            let how = FallocateFlags::KEEP_SIZE;
+            match rustix::fs::fallocate(&self.file, how, range.start, range.end - range.start) {
+                Ok(()) => Ok(true),
+                Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => {
+                    Ok(false)
+                }
+                Err(e) => Err(e.into()),
+            }
+        })
     }
 
     /// Length of a file or block device.

@@ -3,6 +3,7 @@
 //! Files that people write are parsed by `config::policy`; this is the result.
 
 use super::ids::DiskIdentity;
+use super::percent::Percent;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
@@ -91,6 +92,14 @@ impl Grouping {
 /// Whether a policy means this disk: by device, with or without `/dev/`, or by identity.
 fn is_meant(text: &str, device: &str, identity: &DiskIdentity) -> bool {
     text == device || Some(text) == device.strip_prefix("/dev/") || identity.is_called(text)
+}
+
+/// How often what is stored of an agent is read and compared with its digests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct VerifyRule {
+    pub every: Duration,
+    /// How much of it each time; all if nothing is said.
+    pub sample: Option<Percent>,
 }
 
 /// What the dispatcher asks of one agent.

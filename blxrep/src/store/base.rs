@@ -4,7 +4,7 @@ use super::catalog::{Generation, GenerationState};
 use super::layout::Names;
 use super::publish::{ReadyPoint, Step};
 use super::{Claim, Right, Store, StoreError};
-use crate::format::header::{CutFacts, FileHeader, FileKind, HEADER_END};
+use crate::format::header::{CutFacts, FileHeader, FileKind, HEADER_END, KeptHoles};
 use crate::format::sidecar::Sidecar;
 use crate::format::trailer::{Digest, Trailer};
 use crate::io::buffer::AlignedBuffer;
@@ -364,6 +364,7 @@ pub(super) fn facts(summary: &CutSummary) -> CutFacts {
         at: summary.at,
         consistency: summary.consistency,
         proven: summary.coverage == Coverage::Proven,
+        holes: KeptHoles::of(&summary.holes),
     }
 }
 

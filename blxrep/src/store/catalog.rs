@@ -322,7 +322,7 @@ impl Store {
     }
 
     pub fn put_action(&self, action: &Action) -> Result<(), StoreError> {
-        self.db().write(|tx| Ok(tx.put(action)?))
+        self.db().write_in_reserve(|tx| Ok(tx.put(action)?))
     }
 
     /// Removes actions that nobody will ask for any more.

@@ -3,10 +3,12 @@
 use super::base::{digest_of, read_pieces};
 use super::catalog::{Generation, GenerationState};
 use super::restore::Progress;
+use super::sample::Sample;
 use super::verify::set_of;
 use super::{Store, StoreError};
 use crate::format::FormatError;
 use crate::format::changes::{RangeReader, sectors_of};
+use crate::format::delta::EXTENT_HEADER_BYTES;
 use crate::format::header::{FileKind, HEADER_END};
 use crate::format::overlay::Run;
 use crate::format::sidecar::WORD_BYTES;
@@ -14,6 +16,7 @@ use crate::format::trailer::Digest;
 use crate::io::storage::{Access, Storage};
 use crate::model::encoding::{Encoding, is_zero};
 use crate::model::granules::GranuleSet;
+use crate::model::ids::PointId;
 use crate::model::point::{Point, PointDigests};
 use crate::model::units::GranuleSize;
 use crate::view::extent::{ExtentFile, payload_of};
@@ -24,6 +27,8 @@ use std::fmt::Display;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+const LOST_SUMS: &str = "without these checksums no point of the generation can be restored, although its image may be \
+                         whole: put the file back from a copy, or take a new snapshot";
 const WRONG_GRANULE: &str = "granules have other checksums than the sidecar says";
 
 /// What is wrong with a file.
@@ -38,25 +43,48 @@ pub(super) struct Damage {
     pub what: String,
 }
 
+impl Damage {
+    /// The row itself is wrong: its files cannot even be looked for.
+    fn of_row(what: &dyn Display) -> Self {
+        let what = format!("{what}; {}", super::REMEDY);
+        Self { offset: 0, sectors: 0..0, granules: GranuleSet::new(), only_here: true, what }
+    }
+}
+
 /// How far a verification is.
 #[derive(Debug)]
 pub(super) struct Meter<'a> {
     progress: Progress<'a>,
     total: u64,
     done: u64,
+    read: u64,
+    /// `None` if everything is read.
+    sample: Option<Sample>,
 }
 
 impl<'a> Meter<'a> {
-    pub fn new(progress: Progress<'a>, total: u64) -> Self {
-        Self { progress, total, done: 0 }
+    pub fn new(progress: Progress<'a>, total: u64, sample: Option<Sample>) -> Self {
+        Self { progress, total, done: 0, read: 0, sample }
     }
 
+    /// Bytes that were read.
+    pub const fn read(&self) -> u64 {
+        self.read
+    }
+
+    /// Bytes that were read or passed over.
     pub const fn done(&self) -> u64 {
         self.done
     }
 
-    fn advance(&mut self, bytes: u64) -> Result<(), StoreError> {
+    /// Whether a piece of a point's file is to be read.
+    fn takes(&self, point: PointId, piece: u64, pieces: u64) -> bool {
+        self.sample.is_none_or(|sample| sample.takes(point.0, piece, pieces))
+    }
+
+    fn advance(&mut self, bytes: u64, read: u64) -> Result<(), StoreError> {
         self.done += bytes;
+        self.read += read;
         self.progress.step(self.done, self.total.max(self.done))
     }
 }
@@ -66,7 +94,10 @@ type Checked = Vec<(PathBuf, Vec<Damage>)>;
 impl Store {
     /// Checks the files of a point. Only a cancelled or impossible check is an error: what is found is returned.
     pub(super) fn check_files(&self, point: &Point, meter: &mut Meter<'_>) -> Result<Checked, StoreError> {
-        let shift = self.generation(point.disk, point.generation)?.granule_shift;
+        let shift = match self.generation(point.disk, point.generation) {
+            Ok(generation) => generation.granule_shift,
+            Err(e) => return Ok(vec![(self.layout().catalog(), vec![Damage::of_row(&e)])]),
+        };
         let disk = Geometry { granule: self.granule_of(point.disk, shift)?, bytes: point.disk_bytes };
         match point.digests {
             PointDigests::Base { sidecar } => {
@@ -77,11 +108,11 @@ impl Store {
                     root: sidecar,
                     bytes: point.disk_bytes,
                 };
-                self.check_base(&files, disk, None, meter)
+                self.check_base(&files, point.id, disk, None, meter)
             }
             PointDigests::Delta { delta, changes } => {
                 let [delta_path, changes_path] = self.delta_names(point).map(|names| names.published);
-                let (held, damages) = self.check_delta(&delta_path, &delta, disk, meter)?;
+                let (held, damages) = self.check_delta(&delta_path, &delta, point.id, disk, meter)?;
                 let changes = self.check_changes(&changes_path, &changes, disk, held.as_ref());
                 Ok(vec![(delta_path, damages), (changes_path, changes)])
             }
@@ -105,13 +136,14 @@ impl Store {
         };
         // A delta that cannot be read is reported with its point.
         let moving = self.granules_of(into).unwrap_or_default();
-        self.check_base(&files, Geometry { granule, bytes: generation.bytes }, Some(&moving), meter)
+        self.check_base(&files, into.id, Geometry { granule, bytes: generation.bytes }, Some(&moving), meter)
     }
 
     /// Checks an image but for the granules that are `moving`, which no view takes from it.
     fn check_base(
         &self,
         files: &BaseFiles,
+        point: PointId,
         disk: Geometry,
         moving: Option<&GranuleSet>,
         meter: &mut Meter<'_>,
@@ -121,7 +153,9 @@ impl Store {
             Ok(image) => image,
             Err(e) => {
                 let file = e.path().unwrap_or(&files.sidecar).to_owned();
-                return Ok(vec![(file, vec![disk.all(0, &e)])]);
+                // The image may be good, but no byte of it can be told from a wrong one any more.
+                let what = if file == files.sidecar { format!("{e}; {LOST_SUMS}") } else { e.to_string() };
+                return Ok(vec![(file, vec![disk.all(0, &what)])]);
             }
         };
         let mut damages = Vec::new();
@@ -130,9 +164,10 @@ impl Store {
         let mut at = 0;
         while at < disk.bytes {
             let range = at..(at + CHUNK_BYTES).min(disk.bytes);
+            let taken = meter.takes(point, at / CHUNK_BYTES, disk.bytes.div_ceil(CHUNK_BYTES));
             let checked = image.words(disk.granule.touched(range.clone()), &mut words).and_then(|()| {
                 hasher.update(&words);
-                wrong_granules(&mut image, range.clone(), &words)
+                if taken { wrong_granules(&mut image, range.clone(), &words) } else { Ok(Vec::new()) }
             });
             match checked {
                 Ok(wrong) => wrong
@@ -141,7 +176,8 @@ impl Store {
                     .for_each(|granule| disk.add_granule(&mut damages, granule)),
                 Err(e) => damages.push(disk.damage(at, disk.granule.touched(range.clone()), &e)),
             }
-            meter.advance(range.end - at)?;
+            let length = range.end - at;
+            meter.advance(length, if taken { length } else { 0 })?;
             at = range.end;
         }
         let length = self.storage().length(&files.image)?.unwrap_or(0);
@@ -166,6 +202,7 @@ impl Store {
         &self,
         path: &Path,
         root: &Digest,
+        point: PointId,
         disk: Geometry,
         meter: &mut Meter<'_>,
     ) -> Result<(Option<GranuleSet>, Vec<Damage>), StoreError> {
@@ -177,7 +214,14 @@ impl Store {
             Err(e) => return Ok((None, vec![disk.all(0, &e)])),
         };
         let held = set_of(&runs);
-        let mut damages = wrong_extents(&stored, runs, disk);
+        let extents = stored.trailer.items;
+        let (mut damages, read) =
+            wrong_extents(&stored, runs, disk, |extent| meter.takes(point, extent, extents));
+        let length = stored.trailer.file_bytes().unwrap_or(0);
+        if meter.sample.is_some() {
+            meter.advance(length, read.min(length))?;
+            return Ok((Some(held), damages));
+        }
         let body = HEADER_END..stored.trailer.index_at();
         match digest_of(&stored.file, body.clone()) {
             Ok(digest) if digest == stored.trailer.body_digest => {}
@@ -185,7 +229,7 @@ impl Store {
             Ok(_) => damages.push(disk.damage(body.start, 0..0, &"bytes that no point shows were changed")),
             Err(e) => damages.push(disk.damage(body.start, 0..0, &e)),
         }
-        meter.advance(stored.trailer.file_bytes().unwrap_or(0))?;
+        meter.advance(length, length)?;
         Ok((Some(held), damages))
     }
 
@@ -229,17 +273,23 @@ fn wrong_granules(image: &mut Image, range: Range<u64>, words: &[u8]) -> Result<
         .collect())
 }
 
-/// Reads and unpacks every extent that is seen.
-fn wrong_extents(stored: &StoredFile, mut runs: Vec<Run>, disk: Geometry) -> Vec<Damage> {
+/// Reads and unpacks every extent that is seen and chosen; also returns how many bytes those take.
+fn wrong_extents(
+    stored: &StoredFile,
+    mut runs: Vec<Run>,
+    disk: Geometry,
+    chosen: impl Fn(u64) -> bool,
+) -> (Vec<Damage>, u64) {
     let source = ExtentFile::of(stored);
     let (mut extent_bytes, mut content) = (Vec::new(), Vec::new());
-    let mut damages = Vec::new();
+    let (mut damages, mut read) = (Vec::new(), 0);
     runs.sort_unstable_by_key(|run| (run.at, run.start));
-    for same in runs.chunk_by(|a, b| a.at == b.at) {
-        let Some(first) = same.first() else { continue };
+    for (number, same) in (0..).zip(runs.chunk_by(|a, b| a.at == b.at)) {
+        let Some(first) = same.first().filter(|_| chosen(number)) else { continue };
         let checked = source
             .read(first.at, u64::from(first.len()) << disk.granule.shift(), &mut extent_bytes)
             .and_then(|extent| {
+                read += (EXTENT_HEADER_BYTES as u64) + u64::from(extent.payload);
                 same.iter().try_for_each(|run| source.check_run(run, &extent))?;
                 match extent.encoding {
                     Encoding::Zero | Encoding::Raw => Ok(()),
@@ -254,7 +304,7 @@ fn wrong_extents(stored: &StoredFile, mut runs: Vec<Run>, disk: Geometry) -> Vec
             damages.push(damage);
         }
     }
-    damages
+    (damages, read)
 }
 
 fn read_changes(

@@ -115,6 +115,17 @@ impl Layout {
     }
 }
 
+/// The edition in a file's name, for a file that has no header yet.
+#[must_use]
+pub fn edition_of(path: &Path) -> u32 {
+    let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let stem = name.split('.').next().unwrap_or_default();
+    // An id has leading zeroes, or is longer than an edition.
+    let edition =
+        stem.rsplit_once('-').map(|(_, edition)| edition).filter(|edition| !edition.starts_with('0'));
+    edition.and_then(|edition| edition.parse().ok()).unwrap_or(0)
+}
+
 /// The first edition of a file is called by its id alone.
 fn name(id: impl Display, edition: u32, ending: &str) -> String {
     match edition {
@@ -141,6 +152,15 @@ mod tests {
         assert_eq!(names.part, PathBuf::from(format!("{path}.part")));
         let path = "/data/incremental/0000000000000001/0000000000000002/0000000000000003-12.bak";
         assert_eq!(layout.delta(DiskId(1), GenerationId(2), PointId(3), 12).published, Path::new(path));
+        assert_eq!(edition_of(Path::new(path)), 12);
+        for (name, edition) in [
+            ("incremental-01-02-0000000000000003.bak", 0),
+            ("incremental-01-02-0000000000000003-12.bak.1", 12),
+            ("1234567890123456.sum", 0),
+            ("x-1234567890123456.sum", 0),
+        ] {
+            assert_eq!(edition_of(Path::new(name)), edition, "{name}");
+        }
         assert_eq!(
             layout.image(DiskId(1), GenerationId(2)).published,
             Path::new("/data/snapshot/0000000000000001/0000000000000002.img")

@@ -16,12 +16,14 @@
 //! - One open base or delta per disk. An open base has a row from its first byte and survives everything; an open
 //!   delta lives in its writer and is gone with it.
 
+mod ahead;
 mod append;
 pub mod base;
 pub mod catalog;
 mod check;
 pub mod consolidate;
 pub mod continuity;
+pub mod damage;
 pub mod delta;
 mod fold;
 mod garbage;
@@ -30,8 +32,12 @@ pub mod layout;
 pub mod lease;
 mod merge;
 pub mod publish;
+mod quarantine;
+pub mod rebuild;
 pub mod recovery;
 pub mod restore;
+pub mod room;
+pub mod sample;
 pub mod verify;
 
 use crate::format::{FormatError, mark};
@@ -50,7 +56,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// What to do about a catalog that cannot be used.
-const REMEDY: &str = "put back a copy of blxrep.redb that fits the files beside it";
+const REMEDY: &str = "run `blxrep catalog rebuild`, which makes a new one from the files beside it, or put back a copy of \
+                      blxrep.redb that fits them";
 /// How often the files of a point may be replaced while it is being opened: once is rare.
 const MAX_MOVES: u32 = 16;
 
@@ -65,6 +72,8 @@ pub enum StoreError {
     View(#[from] ViewError),
     #[error("{}: {source}", path.display())]
     Format { path: PathBuf, source: FormatError },
+    #[error("{}: {source}; {REMEDY}", path.display())]
+    Mark { path: PathBuf, source: FormatError },
     #[error("data directory {} is in use by {}; stop that dispatcher or choose another --data-dir", path.display(), holder.map_or("another process".to_owned(), |pid| format!("process {pid}")))]
     InUse { path: PathBuf, holder: Option<u32> },
     #[error("catalog {} cannot be used: {reason}; {REMEDY}", path.display())]
@@ -122,12 +131,10 @@ impl Store {
         data_dir: &Path,
         seed: Seed,
     ) -> Result<(Self, OpenReport), StoreError> {
+        let storage = storage.watching(data_dir);
         storage.create_dir(data_dir)?;
         let layout = Layout::new(data_dir);
-        let lock = storage.open(&layout.mark(), Access::Keep)?;
-        if !lock.try_lock()? {
-            return Err(StoreError::InUse { path: data_dir.to_owned(), holder: lock.lock_holder() });
-        }
+        let lock = lock(&storage, &layout)?;
         let (id, db, created) = match read_mark(&lock)? {
             Some(id) => (id, open_catalog(&storage, &layout, id)?, false),
             None => found(&storage, &layout, &lock, &seed)?,
@@ -326,6 +333,15 @@ fn random(seed: &Seed) -> u64 {
     seed().max(1)
 }
 
+/// Takes the data directory for this process.
+fn lock(storage: &Storage, layout: &Layout) -> Result<DataFile, StoreError> {
+    let lock = storage.open(&layout.mark(), Access::Keep)?;
+    if lock.try_lock()? {
+        return Ok(lock);
+    }
+    Err(StoreError::InUse { path: layout.root().to_owned(), holder: lock.lock_holder() })
+}
+
 /// `None` if the mark was never written: the directory is new, or was being made when something died.
 fn read_mark(file: &DataFile) -> Result<Option<StoreId>, StoreError> {
     let mut bytes = [0; mark::MARK_BYTES];
@@ -336,8 +352,8 @@ fn read_mark(file: &DataFile) -> Result<Option<StoreId>, StoreError> {
     if bytes == [0; mark::MARK_BYTES] {
         return Ok(None);
     }
-    let format = |source| StoreError::Format { path: file.path().to_owned(), source };
-    mark::parse(&bytes).map(Some).map_err(format)
+    let damaged = |source| StoreError::Mark { path: file.path().to_owned(), source };
+    mark::parse(&bytes).map(Some).map_err(damaged)
 }
 
 /// Makes a store: the catalog first, under another name until it is whole, then the mark.

@@ -14,15 +14,13 @@
 
 use super::catalog::{Garbage, Generation, GenerationState, Work};
 use super::layout::{Names, PART};
+use super::quarantine::set_aside;
 use super::{Store, StoreError};
 use crate::model::ids::{DiskId, GenerationId, PointId};
 use crate::model::point::{Point, PointKind};
 use std::collections::{HashMap, HashSet};
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
-
-/// Names that are tried for one file in quarantine.
-const MAX_NAMES: u32 = 10_000;
 
 /// What was done while a data directory was opened.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -58,7 +56,10 @@ impl Store {
             }
             true
         })?;
-        for generation in self.db().all::<Generation>()? {
+        let generations: Vec<Generation> = self.db().all()?;
+        // Before anything is touched.
+        self.refuse_older_catalog(&self.named(&points, &generations)?, &generations)?;
+        for generation in generations {
             self.drop_merge(&generation)?;
             if matches!(generation.state, GenerationState::Published { .. }) && generation.work.is_none() {
                 self.trim_image(&generation)?;
@@ -89,6 +90,38 @@ impl Store {
         }
         self.sweep_indexes(&generations.iter().map(|g| g.id).collect())?;
         Ok(report)
+    }
+
+    /// Files that rows name, also of work that was cut off.
+    fn named(
+        &self,
+        points: &HashMap<(DiskId, GenerationId), Vec<(PointId, u32)>>,
+        generations: &[Generation],
+    ) -> Result<HashSet<PathBuf>, StoreError> {
+        let garbage: Vec<Garbage> = self.db().all()?;
+        let mut named: HashSet<PathBuf> = garbage.iter().map(|row| self.garbage_path(row)).collect();
+        for generation in generations {
+            let (disk, id) = (generation.disk, generation.id);
+            if let GenerationState::Published { edition, .. } = generation.state {
+                named.insert(self.layout().sidecar(disk, id, edition).published);
+            }
+            match generation.work {
+                None => {}
+                Some(Work::Fold { edition, .. }) => {
+                    named.insert(self.layout().sidecar(disk, id, edition).published);
+                }
+                Some(Work::Merge { into, edition }) => {
+                    named.insert(self.layout().delta(disk, id, into, edition).published);
+                }
+            }
+        }
+        for ((disk, generation), points) in points {
+            let delta = |(point, edition): &(PointId, u32)| {
+                self.layout().delta(*disk, *generation, *point, *edition).published
+            };
+            named.extend(points.iter().map(delta));
+        }
+        Ok(named)
     }
 
     fn disk_folders(&self, disks: &HashSet<DiskId>, images: bool) -> Expected {
@@ -149,7 +182,7 @@ impl Store {
                 report.removed.push(path);
                 changed = true;
             } else {
-                report.quarantined.push(self.set_aside(&path)?);
+                report.quarantined.push(set_aside(self.storage(), self.layout(), &path)?);
                 changed = true;
             }
         }
@@ -171,28 +204,5 @@ impl Store {
         }
         report.missing.sort();
         Ok(())
-    }
-
-    /// Moves a file or folder to the quarantine, under its path with dashes.
-    fn set_aside(&self, path: &Path) -> Result<PathBuf, StoreError> {
-        let relative = path.strip_prefix(self.layout().root()).unwrap_or(path);
-        let name: Vec<_> = relative.iter().map(|part| part.to_string_lossy()).collect();
-        let name = name.join("-");
-        let quarantine = self.layout().quarantine();
-        for attempt in 0..MAX_NAMES {
-            let target = match attempt {
-                0 => quarantine.join(&name),
-                n => quarantine.join(format!("{name}.{n}")),
-            };
-            if self.storage().length(&target)?.is_none() {
-                self.storage().rename(path, &target)?;
-                self.storage().sync_dir(&quarantine)?;
-                return Ok(target);
-            }
-        }
-        Err(StoreError::Refused(format!(
-            "{} holds {MAX_NAMES} files called {name}: look at them and remove what is not needed",
-            quarantine.display()
-        )))
     }
 }

@@ -2,7 +2,9 @@
 
 use super::catalog::{AgentRow, Garbage, Generation, Moment, Owner, Work, key};
 use super::check::{Damage, Meter};
+use super::damage::Damaged;
 use super::restore::Progress;
+use super::sample::Sample;
 use super::{Store, StoreError};
 use crate::format::overlay::Run;
 use crate::io::db::{DbError, Record};
@@ -10,15 +12,19 @@ use crate::model::action::Action;
 use crate::model::granules::GranuleSet;
 use crate::model::ids::{DiskId, GenerationId, PointId};
 use crate::model::point::{Disk, Point, PointDigests, PointKind};
+use crate::model::verification::Scope;
 use crate::view::index::load;
 use crate::view::{StoredFile, ViewError};
 use serde::Serialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::{Bound, Range};
 use std::path::{Path, PathBuf};
 
 /// Findings that a report names; more only say again that a file or disk is lost.
 const MAX_FINDINGS: usize = 1000;
+
+/// Whether a point is to be verified.
+type IsWanted = Box<dyn Fn(&Point) -> bool>;
 
 /// One thing that is not as it was written.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -33,13 +39,31 @@ pub struct Finding {
     pub what: String,
 }
 
+impl Finding {
+    /// Where and what it is, and what of the disk is lost.
+    #[must_use]
+    pub fn sentence(&self) -> String {
+        let Self { offset, sectors, what, .. } = self;
+        match sectors.is_empty() {
+            true => format!("byte {offset}: {what}"),
+            false => format!("byte {offset}: {what}; sectors {}..{} of the disk", sectors.start, sectors.end),
+        }
+    }
+}
+
 /// What a verification saw.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct VerifyReport {
     /// Points whose own files were read.
     pub checked_points: u64,
     pub files: u64,
+    /// Bytes that were read.
     pub bytes: u64,
+    /// Bytes that there are; more than were read if only a sample was.
+    pub of_bytes: u64,
+    /// Points of which every byte was read.
+    #[serde(skip)]
+    pub cleared: BTreeSet<PointId>,
     /// At most 1000; `more` counts the rest.
     pub findings: Vec<Finding>,
     pub more: u64,
@@ -48,44 +72,69 @@ pub struct VerifyReport {
 impl Store {
     /// Verifies the catalog and all files, or those that one point depends on.
     pub fn verify(&self, point: Option<PointId>, progress: Progress<'_>) -> Result<VerifyReport, StoreError> {
+        self.verify_part(&point.map_or(Scope::Store, Scope::Point), None, progress)
+    }
+
+    /// Verifies the catalog, and the files of `scope` or a sample of what they hold. Headers, trailers, indexes,
+    /// checksums and change sets are always read as a whole.
+    pub fn verify_part(
+        &self,
+        scope: &Scope,
+        sample: Option<Sample>,
+        progress: Progress<'_>,
+    ) -> Result<VerifyReport, StoreError> {
         let mut report = VerifyReport::default();
         self.verify_catalog(&mut report);
         let generations = self.points_by_generation(&mut report);
-        let wanted = match point {
-            None => None,
-            Some(id) => Some(self.point(id)?),
-        };
-        let is_wanted = |point: &&Point| {
-            wanted.as_ref().is_none_or(|wanted| {
-                (wanted.disk, wanted.generation) == (point.disk, point.generation)
-                    && point.sequence <= wanted.sequence
-            })
-        };
-        let points = generations.values().flatten();
-        let total = points.filter(is_wanted).map(|point| self.bytes_to_check(point)).sum();
-        let mut meter = Meter::new(progress, total);
+        let wanted = self.wanted(scope)?;
+        let points = generations.values().flatten().filter(|point| wanted(point));
+        let total = points.map(|point| self.bytes_to_check(point)).sum();
+        let mut meter = Meter::new(progress, total, sample);
         for ((disk, id), family) in &generations {
             // What consolidation does meanwhile, it does with other files.
             let Some((generation, _hold)) = self.hold(*disk, *id)? else { continue };
             let family = &self.still_there(family);
             if let Some(Work::Fold { into, .. }) = generation.work
-                && let Some(into) = family.iter().find(|point| point.id == into).filter(is_wanted)
+                && let Some(into) = family.iter().find(|point| point.id == into).filter(|point| wanted(point))
             {
                 for (path, damages) in self.check_folding(&generation, into, &mut meter)? {
                     report.files += 1;
                     self.note(&mut report, &path, family, into, damages);
                 }
             }
-            for point in family.iter().filter(is_wanted) {
+            for point in family.iter().filter(|point| wanted(point)) {
                 report.checked_points += 1;
                 for (path, damages) in self.check_files(point, &mut meter)? {
                     report.files += 1;
                     self.note(&mut report, &path, family, point, damages);
                 }
+                if sample.is_none() {
+                    report.cleared.insert(point.id);
+                }
             }
         }
-        report.bytes = meter.done();
+        report.bytes = meter.read();
+        report.of_bytes = meter.done();
         Ok(report)
+    }
+
+    /// Whether the files of a point are in scope.
+    fn wanted(&self, scope: &Scope) -> Result<IsWanted, StoreError> {
+        Ok(match scope {
+            Scope::Store => Box::new(|_| true),
+            Scope::Agent(agent) => {
+                let disks = self.disks()?.into_iter().filter(|disk| disk.agent == *agent);
+                let disks: BTreeSet<DiskId> = disks.map(|disk| disk.id).collect();
+                Box::new(move |point| disks.contains(&point.disk))
+            }
+            Scope::Point(id) => {
+                let wanted = self.point(*id)?;
+                Box::new(move |point| {
+                    (wanted.disk, wanted.generation) == (point.disk, point.generation)
+                        && point.sequence <= wanted.sequence
+                })
+            }
+        })
     }
 
     /// Every record of every table is read and checked; then redb's own structure is.
@@ -100,20 +149,66 @@ impl Store {
             self.scan_all::<Moment>(),
             self.scan_all::<Action>(),
             self.scan_all::<Garbage>(),
+            self.scan_all::<Damaged>(),
             self.db().check().and_then(|found| match found {
                 None => Ok(()),
                 Some(reason) => Err(DbError::Damaged { path: self.layout().catalog(), reason }),
             }),
         ];
         for error in checks.into_iter().filter_map(Result::err) {
-            report.add(Finding {
-                file: self.layout().catalog(),
-                offset: 0,
-                sectors: 0..0,
-                points: Vec::new(),
-                what: format!("{error}; {}", super::REMEDY),
-            });
+            self.blame_catalog(report, Vec::new(), &error.to_string());
         }
+        self.cross_check(report);
+    }
+
+    /// Rows that are whole must also fit each other: one that was replayed from an older page does not. What seems not to
+    /// is looked at again, for points come and go meanwhile.
+    fn cross_check(&self, report: &mut VerifyReport) {
+        let (Ok(points), Ok(moments)) = (self.db().all::<Point>(), self.db().all::<Moment>()) else {
+            return; // Said before.
+        };
+        for point in &points {
+            let has_generation = |point: &Point| {
+                !matches!(self.generation(point.disk, point.generation), Err(StoreError::NotFound(_)))
+            };
+            let is_there = || self.db().get::<Point>(&key(point.id.0)).is_ok_and(|now| now.is_some());
+            if !has_generation(point) && is_there() {
+                let what =
+                    format!("point {} is of generation {}, which is not there", point.id, point.generation);
+                self.blame_catalog(report, vec![point.id], &what);
+            }
+        }
+        let known: BTreeMap<PointId, &Point> = points.iter().map(|point| (point.id, point)).collect();
+        let mut counted = BTreeSet::new();
+        for moment in &moments {
+            let fits = |point: &Point| (point.disk, point.number) == (moment.disk, moment.number);
+            if known.get(&moment.point).is_some_and(|point| fits(point)) {
+                counted.insert(moment.point);
+            } else if self.moment_at(moment.disk, moment.number) == Some(moment.point)
+                && !self.db().get::<Point>(&key(moment.point.0)).ok().flatten().is_some_and(|now| fits(&now))
+            {
+                let Moment { disk, number, point } = moment;
+                let what = format!("place {number} of disk {disk} names point {point}, which is not there");
+                self.blame_catalog(report, vec![*point], &what);
+            }
+        }
+        for point in points.iter().filter(|point| !counted.contains(&point.id)) {
+            let is_there = self.db().get::<Point>(&key(point.id.0)).is_ok_and(|now| now.is_some());
+            if is_there && self.moment_at(point.disk, point.number) != Some(point.id) {
+                let what = format!("point {} has no place among those of its disk", point.id);
+                self.blame_catalog(report, vec![point.id], &what);
+            }
+        }
+    }
+
+    fn moment_at(&self, disk: DiskId, number: u64) -> Option<PointId> {
+        let found = self.db().get::<Moment>(&[key(disk.0), key(number)].concat()).ok().flatten();
+        found.map(|moment| moment.point)
+    }
+
+    fn blame_catalog(&self, report: &mut VerifyReport, points: Vec<PointId>, what: &str) {
+        let what = format!("{what}; {}", super::REMEDY);
+        report.add(Finding { file: self.layout().catalog(), offset: 0, sectors: 0..0, points, what });
     }
 
     fn scan_all<R: Record>(&self) -> Result<(), DbError> {

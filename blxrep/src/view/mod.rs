@@ -102,6 +102,15 @@ pub struct StoredFile {
 impl StoredFile {
     /// Opens a file and proves that it is the one with this root.
     pub fn open(storage: &Storage, path: &Path, kind: FileKind, root: &Digest) -> Result<Self, ViewError> {
+        let (stored, found) = Self::look(storage, path)?;
+        if found != *root || stored.header.kind != kind {
+            return Err(ViewError::Foreign { path: path.to_owned() });
+        }
+        Ok(stored)
+    }
+
+    /// Opens a file that is complete and says what it is; which one it should be is not known. Also returns its root.
+    pub fn look(storage: &Storage, path: &Path) -> Result<(Self, Digest), ViewError> {
         let file = storage.open(path, Access::Read)?;
         let format = |offset, source| ViewError::Format { path: path.to_owned(), offset, source };
         let length = file.length()?;
@@ -115,10 +124,7 @@ impl StoredFile {
         file.read_at(&mut trailer, trailer_at)?;
         let (header, trailer, found) =
             Trailer::parse(&header, &trailer, length).map_err(|e| format(trailer_at, e))?;
-        if found != *root || header.kind != kind {
-            return Err(ViewError::Foreign { path: path.to_owned() });
-        }
-        Ok(Self { file, header, trailer })
+        Ok((Self { file, header, trailer }, found))
     }
 
     fn format(&self, offset: u64, source: FormatError) -> ViewError {

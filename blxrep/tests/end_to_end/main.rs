@@ -16,6 +16,7 @@ mod kills;
 mod names;
 mod order;
 mod outage;
+mod rebuild;
 mod rescan;
 mod restart;
 mod retention;

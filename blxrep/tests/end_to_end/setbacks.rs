@@ -5,33 +5,52 @@ use crate::support::content::{Content, change_granules, fill_device};
 use crate::support::disk::{Disk, LoopDisk};
 use crate::support::fixture::{sh, wait_for};
 use crate::support::mount::{Filesystem, Mount};
-use crate::support::site::{DONE, Site};
-use crate::{MIB, PATIENCE, program, require_root};
+use crate::support::site::{ActionRow, DONE, Site};
+use crate::{MIB, PATIENCE, is_soak, program, require_root};
 use anyhow::{Context, Result, ensure};
 use std::fs::{self, File};
 use std::io::Write;
-use std::path::Path;
+use std::path::PathBuf;
+use std::time::Instant;
 
-/// Writes until there is no room left.
-fn fill_up(path: &Path) -> Result<()> {
-    let mut file = File::create(path)?;
-    let block = vec![0x5a; 64 << 10];
-    while file.write_all(&block).is_ok() {}
-    // What is left is less than a block.
-    while file.write_all(&block[..512]).is_ok() {}
-    Ok(())
+/// Granules that change before and while the room is gone.
+const CHANGED: u64 = 200;
+
+/// A file that takes all the room that there is.
+struct Ballast(PathBuf);
+
+impl Ballast {
+    /// Writes until there is no room left.
+    fn grow(&self) -> Result<()> {
+        let mut file = File::options().create(true).append(true).open(&self.0)?;
+        let block = vec![0x5a; 64 << 10];
+        while file.write_all(&block).is_ok() {}
+        // What is left is less than a block.
+        while file.write_all(&block[..512]).is_ok() {}
+        Ok(())
+    }
+
+    fn remove(&self) -> Result<()> {
+        Ok(fs::remove_file(&self.0)?)
+    }
 }
 
-/// The disk under the store fills up while points are made: nothing wrong is published, and with room again, and a new
-/// start where the catalog met the end of it, all goes on from the last good point.
+/// The reason of a live action that is paused for want of room.
+fn halted(site: &Site) -> Result<Option<String>> {
+    let halted = |a: &ActionRow| a.kind == "live" && a.state == "paused" && a.reason.contains("no room in ");
+    Ok(site.actions()?.into_iter().find(halted).map(|action| action.reason))
+}
+
+/// The disk under the store fills up to the last byte again and again while points are made: the action says that it is
+/// paused and why, the same dispatcher goes on by itself when there is room, and no point is damaged.
 #[test]
-fn the_store_s_disk_is_full_for_a_while() -> Result<()> {
+fn the_store_s_disk_is_full_again_and_again() -> Result<()> {
     require_root!();
-    let shelf = LoopDisk::new(256 * MIB)?;
+    let shelf = LoopDisk::new(300 * MIB)?;
     Filesystem::Ext4.make(shelf.path())?;
     let mount = Mount::new("ext4", shelf.path(), "defaults")?;
-    let site = Site::under(mount.path(), program(), "1h")?;
-    let disk = LoopDisk::new(48 * MIB)?;
+    let site = Site::under(mount.path(), program(), "1s")?;
+    let disk = LoopDisk::new(24 * MIB)?;
     fill_device(disk.path(), 1, |_| Content::Incompressible)?;
     let mut dispatcher = site.dispatcher()?;
     let home = site.agent("full", &[(&disk, "disk")])?;
@@ -41,36 +60,40 @@ fn the_store_s_disk_is_full_for_a_while() -> Result<()> {
     let before = disk.backing().with_extension("before");
     fs::copy(disk.backing(), &before)?;
 
-    let ballast = mount.path().join("ballast");
-    fill_up(&ballast)?;
-    fill_device(disk.path(), 2, |_| Content::Incompressible)?;
-    let failed = site.cli(&["sync", "full", "--wait"])?;
-    ensure!(failed.code != DONE, "a point was published on a full disk: {failed:?}");
-    fs::remove_file(&ballast)?;
-    if !dispatcher.is_running()? || site.cli(&["sync", "full", "--wait"])?.code != DONE {
-        // It ends by itself where its catalog cannot be written any more.
-        wait_for("the dispatcher ending, or working again", PATIENCE, || {
-            let ended = !dispatcher.is_running()?;
-            Ok((ended || site.cli(&["sync", "full", "--wait"])?.code == DONE).then_some(()))
-        })?;
-        if !dispatcher.is_running()? {
-            ensure!(
-                dispatcher.output().contains("make room"),
-                "it does not say what to do\n{}",
-                dispatcher.tail()
-            );
-            dispatcher = site.dispatcher()?;
-        }
+    let ballast = Ballast(mount.path().join("ballast"));
+    let rounds = if is_soak() { 50 } else { 3 };
+    let mut goes_on = Vec::new();
+    for round in 0..rounds {
+        // Points are on their way while the room gets less.
+        change_granules(disk.path(), 2 * round + 2, CHANGED)?;
+        ballast.grow()?;
+        change_granules(disk.path(), 2 * round + 3, CHANGED)?;
+        let reason = wait_for("the action saying that there is no room", PATIENCE, || {
+            // What was given up by the dispatcher is taken too.
+            ballast.grow()?;
+            halted(&site)
+        })
+        .with_context(|| format!("round {round}: {}", agent.tail()))?;
+        ensure!(reason.contains(" free; it goes on by itself"), "round {round}: {reason}");
+        let known = site.points("full")?.len();
+        ballast.remove()?;
+        let since = Instant::now();
+        wait_for("a point after there was room", PATIENCE, || {
+            Ok((site.points("full")?.len() > known && halted(&site)?.is_none()).then_some(()))
+        })
+        .with_context(|| format!("round {round}: {}", agent.tail()))?;
+        goes_on.push(since.elapsed().as_millis());
+        ensure!(dispatcher.is_running()?, "round {round}: it ended: {}", dispatcher.tail());
     }
-    let last = wait_for("a point after there was room", PATIENCE, || Ok(site.sync_one("full").ok()))
-        .with_context(|| agent.tail())?;
-    let restored = site.restore(&good)?;
-    ensure_identical(&before, &restored)?;
-    fs::remove_file(restored)?;
-    fs::remove_file(before)?;
+    println!("full {rounds} times; milliseconds until the next point after there was room: {goes_on:?}");
+    let last =
+        wait_for("a sync", PATIENCE, || Ok(site.sync_one("full").ok())).with_context(|| agent.tail())?;
     ensure_identical(disk.path(), &site.restore(&last)?)?;
+    fs::remove_file(site.path("restored").join(format!("{last}.img")))?;
+    ensure_identical(&before, &site.restore(&good)?)?;
+    fs::remove_file(before)?;
     site.cli(&["verify"])?.expect(DONE, &[])?;
-    ensure!(dispatcher.is_running()?, "{}", dispatcher.tail());
+    crate::summarize(&site.points("full")?)?;
     site.done();
     drop((agent, dispatcher, home, site));
     mount.unmount()

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, dead_code, reason = "test code, of which each test uses a part")]
 
-use blxrep::api::backend::{Backend, Filter, RestoreRequest, SyncRequest};
+use blxrep::api::backend::{Backend, Filter, RestoreRequest, SyncRequest, VerifyRequest};
 use blxrep::api::chain::{BaseLink, PointChain};
 use blxrep::api::consolidation::{ConsolidationPlan, PlannedStep, PointFate};
 use blxrep::api::error::{ApiError, Result};
@@ -14,6 +14,7 @@ use blxrep::model::action::{ActionKind, ActionState};
 use blxrep::model::host::{Filesystem, Footprint, HostDisk, Interface, Partition};
 use blxrep::model::ids::*;
 use blxrep::model::point::{Consistency, Coverage, PointKind};
+use blxrep::model::verification::Scope;
 use jiff::{SignedDuration, Timestamp};
 use std::collections::BTreeMap;
 use std::future::pending;
@@ -228,8 +229,8 @@ impl Backend for Fake {
         Ok(self.begin(ActionKind::Restore, disks().first(), end))
     }
 
-    async fn verify(&self, point: Option<PointId>) -> Result<ActionRow> {
-        let end = if point == Some(FUZZY) { End::Fails } else { End::Succeeds };
+    async fn verify(&self, request: VerifyRequest) -> Result<ActionRow> {
+        let end = if request.scope == Scope::Point(FUZZY) { End::Fails } else { End::Succeeds };
         Ok(self.begin(ActionKind::Verify, None, end))
     }
 
@@ -270,10 +271,15 @@ impl Backend for Fake {
                 point: Some(FUZZY),
                 file: "incremental/d15c/1/9a00.bak".into(),
                 what: "extent 7 at byte 123,456 does not match its checksum".into(),
+                offset: Some(123_456),
+                sectors: Some([64, 72]),
+                points: vec![FUZZY],
             }],
             _ => Vec::new(),
         };
-        Ok(VerifyReport { action, points: 3, files: 5, bytes: TOTAL, problems, incomplete: Vec::new() })
+        let (of_bytes, sample, seed, incomplete) = (TOTAL, None, None, Vec::new());
+        let bytes = TOTAL;
+        Ok(VerifyReport { action, points: 3, files: 5, bytes, of_bytes, sample, seed, problems, incomplete })
     }
 }
 
@@ -470,6 +476,7 @@ pub fn points() -> Vec<PointRow> {
         group: Vec::new(),
         notes: Vec::new(),
         holes: Default::default(),
+        damage: Vec::new(),
     };
     let delta = PointRow {
         id: DELTA,
@@ -495,6 +502,9 @@ pub fn points() -> Vec<PointRow> {
         consistency: Consistency::Fuzzy,
         coverage: Coverage::Unknown("the host was restarted".into()),
         notes: vec!["8 rounds were not enough".into()],
+        damage: vec![
+            "incremental/d15c/1/9a00.bak: byte 123456: an extent's payload has a wrong checksum".into(),
+        ],
         ..base.clone()
     };
     vec![fuzzy, base, delta]

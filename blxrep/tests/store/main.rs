@@ -8,13 +8,16 @@
 
 mod consolidation;
 mod faults;
+mod figures;
 mod fixture;
 mod golden;
 mod leases;
 mod opening;
 mod points;
 mod power_cut;
+mod rebuild;
 mod restore;
 mod rot;
 mod tape;
+mod verify;
 mod views;

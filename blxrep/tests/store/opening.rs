@@ -198,3 +198,48 @@ fn actions_and_agents_are_kept() {
     let ambiguous = store.find_action("abc").unwrap_err().to_string();
     assert!(ambiguous.contains("several ids"), "{ambiguous}");
 }
+
+/// What a start costs with a thousand points is printed, not asserted.
+#[test]
+fn a_store_with_a_thousand_points_is_opened() {
+    use blxrep::model::ids::DiskIdentity;
+    use blxrep::store::catalog::{DiskOffer, PointFilter};
+    let folder = Folder::in_memory();
+    let store = folder.open();
+    let agent = "web1".parse().unwrap();
+    let content = noise(1, 8192);
+    let disks: Vec<_> = (0..10)
+        .map(|number| {
+            let identity = DiskIdentity::Named(format!("disk{number}"));
+            let offer = DiskOffer {
+                agent: &agent,
+                identity: &identity,
+                device: "/dev/sda",
+                bytes: 8192,
+                granule_shift: 12,
+            };
+            store.upsert_disk(&offer, now()).unwrap().id
+        })
+        .collect();
+    let bases = disks.iter().map(|disk| make_base(&store, *disk, &content, 4096).unwrap()).collect();
+    store.publish(bases, now()).unwrap();
+    for _ in 0..99 {
+        let deltas = disks.iter().map(|disk| make_delta(&store, *disk, &content, &[0..1]).unwrap()).collect();
+        store.publish(deltas, now()).unwrap();
+    }
+    drop(store);
+    let since = std::time::Instant::now();
+    let (store, report) = folder.open_reported();
+    println!("a store with 1,000 points was open after {} ms", since.elapsed().as_millis());
+    assert_eq!((report.missing, report.quarantined), (vec![], vec![]));
+    assert_eq!(store.count_points(&PointFilter::default()).unwrap(), 1000);
+    let newest = store.newest_point(disks[9]).unwrap().unwrap();
+    assert_eq!((newest.sequence, read(&store, newest.id).unwrap()), (99, content));
+    drop(store);
+    // The same when all of it has to come from the files.
+    std::fs::remove_file(folder.path().join("blxrep.redb")).unwrap();
+    let since = std::time::Instant::now();
+    let report = Store::rebuild_catalog(&folder.path(), false).unwrap();
+    println!("its catalog was made anew in {} ms", since.elapsed().as_millis());
+    assert_eq!((report.points, report.left_out), (1000, vec![]));
+}
