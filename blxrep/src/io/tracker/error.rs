@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 pub enum TrackerError {
     #[error("cannot read the kernel's BTF at {}: {reason}; tracking needs a kernel built with CONFIG_DEBUG_INFO_BTF", path.display())]
     NoBtf { path: PathBuf, reason: String },
-    #[error("this kernel's BTF has no {what}; tracking needs Linux 5.15, RHEL 9 or later")]
+    #[error("this kernel's BTF has no {what}; this kernel is too old: Linux 6.12 and 6.18 are known to work")]
     KernelField { what: String },
     #[error("cannot {action}: {reason}; tracking needs root, or CAP_BPF, CAP_PERFMON and CAP_SYS_ADMIN")]
     Bpf { action: String, reason: String },
