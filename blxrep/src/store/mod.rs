@@ -54,10 +54,14 @@ use recovery::OpenReport;
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 /// What to do about a catalog that cannot be used.
 const REMEDY: &str = "run `blxrep catalog rebuild`, which makes a new one from the files beside it, or put back a copy of \
                       blxrep.redb that fits them";
+/// A child of this process holds its locks between fork and exec, also those that were given up meanwhile.
+const LOCK_TRIES: u32 = 25;
+const LOCK_WAIT: Duration = Duration::from_millis(20);
 /// How often the files of a point may be replaced while it is being opened: once is rare.
 const MAX_MOVES: u32 = 16;
 
@@ -336,10 +340,18 @@ fn random(seed: &Seed) -> u64 {
 /// Takes the data directory for this process.
 fn lock(storage: &Storage, layout: &Layout) -> Result<DataFile, StoreError> {
     let lock = storage.open(&layout.mark(), Access::Keep)?;
-    if lock.try_lock()? {
-        return Ok(lock);
+    let mut holder = None;
+    for _ in 0..LOCK_TRIES {
+        if lock.try_lock()? {
+            return Ok(lock);
+        }
+        holder = lock.lock_holder();
+        if holder.is_some_and(|pid| pid != std::process::id()) {
+            break;
+        }
+        std::thread::sleep(LOCK_WAIT);
     }
-    Err(StoreError::InUse { path: layout.root().to_owned(), holder: lock.lock_holder() })
+    Err(StoreError::InUse { path: layout.root().to_owned(), holder })
 }
 
 /// `None` if the mark was never written: the directory is new, or was being made when something died.
