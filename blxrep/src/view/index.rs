@@ -111,13 +111,15 @@ fn window(
         next = next.min(behind?);
     }
     let mut runs = flatten(runs);
-    // What is behind the edges may be hidden by runs that were not looked at.
-    if let Some(first) = runs.first_mut().filter(|run| run.start < granules.start) {
-        *first = first.from(granules.start);
-    }
-    if let Some(last) = runs.last_mut() {
-        last.end = last.end.min(granules.end);
-    }
+    // What is behind the edges may be hidden by runs that were not looked at: several pieces may reach there.
+    runs.retain_mut(|run| {
+        let inside = run.start < granules.end && run.end > granules.start;
+        if inside && run.start < granules.start {
+            *run = run.from(granules.start);
+        }
+        run.end = run.end.min(granules.end);
+        inside
+    });
     runs.shrink_to_fit();
     Ok(Window { runs, next: next.max(granules.end) })
 }

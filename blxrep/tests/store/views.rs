@@ -130,6 +130,21 @@ proptest! {
     }
 }
 
+/// What reaches past the edge of the granules that are looked at together may be hidden there by what does not reach in.
+#[test]
+fn runs_that_cross_an_edge_hide_nothing_behind_it() {
+    for fill in 0..4 {
+        let mut chain = Chain::new(2300 * 4096, 1);
+        for edge in [1024u32, 2048] {
+            chain.add(&[(edge - 148, 250)], 1, false);
+            chain.add(&[(edge - 188, 240)], fill, false);
+            chain.add(&[(edge + 2, 10)], 3, false);
+            chain.add(&[(edge - 30, 10)], 2, false);
+        }
+        chain.check("across edges");
+    }
+}
+
 #[test]
 fn a_long_chain_reads_the_same_with_and_without_indexes() {
     let mut chain = Chain::new(300 * 4096 + 512, 53);
