@@ -304,6 +304,10 @@ impl Agent {
     }
 
     async fn protect(&mut self, action: ActionId, disk: DiskIdentity, paused: bool) {
+        if self.lives.contains_key(&disk) && !self.roll.is_current(&disk) {
+            // Its cut or rescan ends first: what is made anew waits for its lease.
+            self.command(Command::Release(disk.clone())).await;
+        }
         match self.roll.unit(&disk).await {
             Ok(unit) => {
                 self.lives.insert(disk, Live { action, paused });
@@ -402,8 +406,6 @@ impl Agent {
         }
         for (disk, Live { action, paused }) in self.lives.clone() {
             if !self.roll.is_current(&disk) {
-                // Its cut ends first.
-                self.command(Command::Release(disk.clone())).await;
                 self.protect(action, disk, paused).await;
             }
         }

@@ -8,9 +8,10 @@ use crate::model::bitmap::Bitmap;
 use crate::model::comparison::Compared;
 use crate::model::granules::GranuleSet;
 use crate::model::holes::Holes;
-use crate::model::ids::{DiskIdentity, Epoch, PointId};
+use crate::model::ids::{ActionId, DiskIdentity, Epoch, PointId};
 use crate::model::tracking::{Baseline, BaselineSearch, SKIPPED_WORD, Sample};
 use crate::model::units::GranuleSize;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -41,8 +42,10 @@ struct State {
     compared: Option<Compared>,
     /// What the newest point could not hold, because it cannot be read.
     holes: GranuleSet,
-    /// What points carried since a comparison began that goes on beside them.
-    watched: Option<GranuleSet>,
+    /// Nothing but holes was left pending: until a cut fails, what is pending there was not swept from a write.
+    holes_apart: bool,
+    /// What points carried since each comparison began that goes on beside them.
+    watched: BTreeMap<ActionId, GranuleSet>,
 }
 
 /// What the audit says of the point that was formed last.
@@ -67,7 +70,13 @@ impl Unit {
     ) -> Self {
         let audit = Audit::new(tracker.record().baseline, tracker.reporting());
         let source = Arc::new(source);
-        let state = Mutex::new(State { audit, compared: None, holes: GranuleSet::new(), watched: None });
+        let state = Mutex::new(State {
+            audit,
+            compared: None,
+            holes: GranuleSet::new(),
+            holes_apart: false,
+            watched: BTreeMap::new(),
+        });
         Self { identity, source, device, tracker, lease, state }
     }
 
@@ -105,11 +114,15 @@ impl Unit {
         [record.acknowledged, record.open, record.matched]
     }
 
-    /// Records that `point` is being sent, on top of `parent`.
+    /// Records that `point` is being sent, on top of `parent`. Without one it is an image: that sweeps and forgets what
+    /// it carries itself, so what a comparison has found before counts no more if the image is given up.
     pub fn opened(&self, point: PointId, parent: Option<PointId>) -> Result<(), String> {
-        let _state = self.state();
+        let mut state = self.state();
         let mut record = self.tracker.record();
         (record.acknowledged, record.open) = (parent, Some(point));
+        if parent.is_none() {
+            (record.matched, state.compared) = (None, None);
+        }
         self.tracker.store_record(&record).map_err(|e| e.to_string())
     }
 
@@ -118,14 +131,12 @@ impl Unit {
     /// `holes` could not be read: they stay dirty, and every later point tries them again.
     pub fn published(&self, point: PointId, carried: &GranuleSet, holes: GranuleSet) -> Result<(), String> {
         // Before it is cleared: who looks at the maps and then here misses nothing.
-        if let Some(watched) = &mut self.state().watched {
-            watched.union_with(carried);
-        }
+        self.state().watched.values_mut().for_each(|watched| watched.union_with(carried));
         cut::acknowledge(self, carried);
         let mut state = self.state();
         state.audit.published();
         state.audit.take_changed();
-        state.holes = holes;
+        (state.holes, state.holes_apart) = (holes, true);
         let mut record = self.tracker.record();
         (record.acknowledged, record.open, record.baseline) = (Some(point), None, *state.audit.baseline());
         (record.gap, record.matched) = (None, None);
@@ -134,7 +145,9 @@ impl Unit {
 
     /// The point that was being formed will not be published: its shortfall stays on the books.
     pub fn abandoned(&self) {
-        self.state().audit.abandoned();
+        let mut state = self.state();
+        state.audit.abandoned();
+        state.holes_apart = false;
     }
 
     /// Why coverage was lost after the newest point: what the next point will show.
@@ -191,36 +204,46 @@ impl Unit {
     }
 
     /// From here on, what points carry is remembered, so that a comparison beside them knows what changed.
-    pub fn watch(&self) {
-        self.state().watched = Some(GranuleSet::new());
+    pub fn watch(&self, action: ActionId) {
+        self.state().watched.insert(action, GranuleSet::new());
     }
 
-    /// Nobody wants to know what changed any more.
-    pub fn forget_watch(&self) {
-        self.state().watched = None;
+    /// The action does not want to know what changed any more.
+    pub fn forget_watch(&self, action: ActionId) {
+        self.state().watched.remove(&action);
     }
 
-    /// Everything that changed since [`Self::watch`], and what was dirty then. Ends the watch.
-    pub fn unwatch(&self) -> GranuleSet {
+    /// Everything that changed since the action's [`Self::watch`], and what was dirty then. Ends the watch.
+    pub fn unwatch(&self, action: ActionId) -> GranuleSet {
         // Looked at first: what an acknowledgement clears here meanwhile was added there before.
         let mut changed = self.dirty();
-        changed.union_with(&self.state().watched.take().unwrap_or_default());
+        changed.union_with(&self.state().watched.remove(&action).unwrap_or_default());
         changed
     }
 
     /// Everything that may differ from what the dispatcher has.
     pub fn dirty(&self) -> GranuleSet {
-        let mut dirty = self.tracker.issued().peek();
-        dirty.union_with(&self.tracker.completed().peek());
+        let mut dirty = self.written();
         dirty.union_with(&self.tracker.pending().peek());
-        dirty.union_with(&self.tracker.inflight().ranges);
         dirty
     }
 
-    /// Whether nothing changed since the last point. That something still cannot be read is no change.
+    /// What was written since the last sweep.
+    fn written(&self) -> GranuleSet {
+        let mut written = self.tracker.issued().peek();
+        written.union_with(&self.tracker.completed().peek());
+        written.union_with(&self.tracker.inflight().ranges);
+        written
+    }
+
+    /// Whether nothing changed since the last point. That something still cannot be read is no change; a write to it is.
     pub fn is_clean(&self) -> bool {
-        let holes = self.state().holes.clone();
-        self.gap().is_none() && (&self.dirty() - &holes).is_empty()
+        let state = self.state();
+        let holes = if state.holes_apart { state.holes.clone() } else { GranuleSet::new() };
+        drop(state);
+        // The maps in this order: a sweep moves bits from those that are looked at first.
+        let written = self.written();
+        self.gap().is_none() && written.is_empty() && (&self.tracker.pending().peek() - &holes).is_empty()
     }
 
     /// The granules that holes touch.

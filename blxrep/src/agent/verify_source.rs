@@ -12,11 +12,11 @@ use crate::wire::snapshot::{MAX_FOUND, Purpose};
 use std::sync::Arc;
 
 /// Ends the watch, also when the comparison breaks off: what points carry would be gathered for nobody.
-struct Watch(Arc<Unit>);
+struct Watch(Arc<Unit>, ActionId);
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        self.0.forget_watch();
+        self.0.forget_watch(self.1);
     }
 }
 
@@ -36,13 +36,13 @@ pub async fn run(
             "what changed on the disk is not known ({reason}): the next point has to be published first"
         )));
     }
-    unit.watch();
-    let _watch = Watch(Arc::clone(&unit));
+    unit.watch(action);
+    let _watch = Watch(Arc::clone(&unit), action);
     let mut comparison = Comparison::ask(&unit, &dialer, pace.clone(), Purpose::Verify { action }).await?;
     let mut compared = Compared::new(comparison.point, &comparison.grid, unit.granules());
     comparison.run(&unit, &pace, readers, &mut compared).await?;
     let watched = Arc::clone(&unit);
-    let changed = on_thread((), move || watched.unwatch()).await;
+    let changed = on_thread((), move || watched.unwatch(action)).await;
     let changed = changed.map_err(|e| CompareError::Record(e.to_string()))?;
     if let Some(reason) = unit.gap() {
         return Err(CompareError::Refused(format!("coverage was lost meanwhile: {reason}")));

@@ -393,6 +393,10 @@ impl Hub {
             let control = if order == Order::Pause { WireControl::Pause } else { WireControl::Cancel };
             self.send(&disk.agent, ToAgent::Control { action: id, control });
         }
+        if order == Order::Cancel && action.kind == ActionKind::Snapshot {
+            // A disk that has points is kept in sync again: for the snapshot it was left alone.
+            self.assign_disk(&disk)?;
+        }
         self.action_row(id)
     }
 

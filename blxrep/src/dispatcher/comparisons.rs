@@ -198,6 +198,8 @@ impl Hub {
         let lost: Vec<ActionId> = self.comparisons.verifies.iter().filter_map(of_agent).collect();
         for action in lost {
             self.comparisons.verifies.remove(&action);
+            // Its bulk connection may stand.
+            self.hold(action, "the verify has failed: its agent disconnected".to_owned());
             self.set_state(action, ActionState::Failed, "its agent disconnected: start it again".to_owned());
         }
     }

@@ -238,6 +238,47 @@ fn a_rescan_is_cancelled_and_a_sync_begins_it_again() -> Result<()> {
     Ok(())
 }
 
+/// A snapshot that is cancelled takes nothing with it: what a rescan had found before, and what was written since, is in the
+/// next point, and the disk is kept in sync again.
+#[test]
+fn a_snapshot_that_is_cancelled_after_a_rescan_loses_nothing() -> Result<()> {
+    require_root!();
+    let site = Site::new(program(), "1h")?;
+    let disk = LoopDisk::new(48 * MIB)?;
+    fill_device(disk.path(), 7, |_| Content::Incompressible)?;
+    let _dispatcher = site.dispatcher()?;
+    let home = site.agent("undecided", &[(&disk, "disk")])?;
+    let mut agent = home.start(&site, &[])?;
+    site.wait_for_points("undecided", 1, 1, PATIENCE)?;
+    site.sync_one("undecided")?;
+    agent.kill()?;
+    forget_pins(&home)?;
+    change_granules(disk.path(), 8, 200)?;
+    // On a disk without a filesystem nothing can be frozen: the rescan succeeds, and its point is not published.
+    site.add_to_policy("consistency: frozen\nskip_unmet: true\n")?;
+    pause(Duration::from_secs(11))?;
+    let mut agent = home.start(&site, &["--bandwidth-limit", "16MiB"])?;
+    agent.wait_for_output(&["skip_unmet: true", "skip_unmet=true"], PATIENCE)?;
+    let refused = site.cli(&["sync", "undecided", "--wait"])?;
+    refused.expect(FAILED, &["nothing to freeze"]).with_context(|| agent.tail())?;
+
+    change_granules(disk.path(), 10, 50)?;
+    site.cli(&["snapshot", "undecided", "disk"])?.expect(DONE, &[])?;
+    let snapshot = wait_for("a snapshot that runs", PATIENCE, || {
+        let ours = |a: &ActionRow| a.kind == "snapshot" && a.state == "running" && a.done > 0;
+        Ok(site.actions()?.into_iter().find(ours))
+    })?;
+    site.cli(&["cancel", &snapshot.id])?.expect(DONE, &[])?;
+    change_granules(disk.path(), 11, 50)?;
+    let synced = site.cli(&["sync", "undecided", "--wait", "--consistency", "quiet"])?;
+    let rows: Vec<SyncRow> = synced.parse().with_context(|| agent.tail())?;
+    let point = rows[0].point.as_deref().with_context(|| format!("no point: {rows:?}"))?;
+    ensure_identical(disk.path(), &site.restore(point)?)?;
+    summarize(&site.points("undecided")?)?;
+    site.done();
+    Ok(())
+}
+
 /// A comparison of a disk with its newest point finds what changed unseen, and nothing that was seen.
 #[test]
 fn a_verify_of_the_source_finds_what_nobody_saw_change() -> Result<()> {
