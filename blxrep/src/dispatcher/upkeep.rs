@@ -201,8 +201,14 @@ pub fn consolidate(
     rules: &Retention,
     progress: Progress<'_>,
 ) -> Result<(), StoreError> {
-    if store.resume_work(disk.id, progress)? == Outcome::InUse {
-        tracing::info!(disk = %disk.id, "a fold waits until the views of its points are closed");
+    // What cannot be done with one generation, because its files are damaged, keeps nothing from the others.
+    let mut failed: Option<StoreError> = None;
+    match store.resume_work(disk.id, progress) {
+        Ok(Outcome::InUse) => {
+            tracing::info!(disk = %disk.id, "a fold waits until the views of its points are closed");
+        }
+        Ok(_) => {}
+        Err(error) => keep_first(store, &mut failed, error)?,
     }
     let filter = PointFilter { agent: Some(disk.agent.clone()), ..PointFilter::default() };
     let mut left_out: Vec<Step> = Vec::new();
@@ -220,15 +226,16 @@ pub fn consolidate(
                 let part = u128::from(planned.bytes) * u128::from(now) / u128::from(all.max(1));
                 (progress.report)(done + u64::try_from(part).unwrap_or(0), total);
             };
-            match store.carry_out(
-                disk.id,
-                &planned.step,
-                Progress { report: &report, cancel: progress.cancel },
-            )? {
-                Outcome::Done => steps += 1,
+            let progress = Progress { report: &report, cancel: progress.cancel };
+            match store.carry_out(disk.id, &planned.step, progress) {
+                Ok(Outcome::Done) => steps += 1,
                 // What a later plan would only say again.
-                Outcome::InUse | Outcome::TooFragmented => left_out.push(planned.step),
-                Outcome::Stale => {}
+                Ok(Outcome::InUse | Outcome::TooFragmented) => left_out.push(planned.step),
+                Ok(Outcome::Stale) => {}
+                Err(error) => {
+                    keep_first(store, &mut failed, error)?;
+                    left_out.push(planned.step);
+                }
             }
             done += planned.bytes;
         }
@@ -242,6 +249,16 @@ pub fn consolidate(
         tracing::warn!(disk = %disk.id, "indexes were not made: {error}; views take longer to open");
     }
     tracing::info!(disk = %disk.id, steps, postponed = left_out.len(), "consolidated");
+    failed.map_or(Ok(()), Err)
+}
+
+/// Remembers the first error of a file; others end the work.
+fn keep_first(store: &Store, kept: &mut Option<StoreError>, error: StoreError) -> Result<(), StoreError> {
+    if matches!(error, StoreError::Cancelled) || store.is_lost() {
+        return Err(error);
+    }
+    tracing::warn!(%error, "a step of a consolidation failed; it goes on with the others");
+    kept.get_or_insert(error);
     Ok(())
 }
 

@@ -12,7 +12,7 @@
 //! of all others. Every view that can be open is of this point or a later one, and takes those granules from a delta.
 //! So whatever happens, it reads the same; and writing begins again from the start, with the same content.
 
-use super::base::sidecar_trailer;
+use super::base::{digest_of, sidecar_trailer};
 use super::catalog::{Garbage, GarbageFile, Generation, GenerationState, Work};
 use super::consolidate::{Outcome, check_revision, drop_points, moved_on};
 use super::garbage::discard_delta;
@@ -56,6 +56,7 @@ impl Store {
         let granule = self.granule_of(generation.disk, generation.granule_shift)?;
         let common = common_granules(granule, generation.bytes, into.disk_bytes);
         prove(&self.stored_delta(into)?, common, progress)?;
+        self.prove_base(generation)?;
         let edition = generation.revision + 1;
         let begun = moved_on(generation, Some(Work::Fold { into: into.id, edition }));
         self.db().write(|tx| {
@@ -64,6 +65,26 @@ impl Store {
             Ok::<_, StoreError>(tx.put(&begun)?)
         })?;
         self.continue_fold(&begun, progress)
+    }
+
+    /// What is carried over from the base is whole: the sidecar's words, and an image to write to.
+    fn prove_base(&self, generation: &Generation) -> Result<(), StoreError> {
+        let GenerationState::Published { sidecar, edition } = generation.state else { return Ok(()) };
+        let (disk, id) = (generation.disk, generation.id);
+        let path = self.layout().sidecar(disk, id, edition).published;
+        let sums = StoredFile::open(self.storage(), &path, FileKind::Sidecar, &sidecar)?;
+        if digest_of(&sums.file, HEADER_END..sums.trailer.index_at())? != sums.trailer.body_digest {
+            let source = FormatError::Checksum { part: "the sidecar" };
+            return Err(StoreError::Format { path, source });
+        }
+        let image = self.layout().image(disk, id).published;
+        match self.storage().length(&image)? {
+            Some(length) if length >= generation.bytes => Ok(()),
+            _ => Err(StoreError::Refused(format!(
+                "{} is missing or cut off: `blxrep verify` names the points that are affected",
+                image.display()
+            ))),
+        }
     }
 
     /// Goes on with a fold whose beginning is in the catalog.
@@ -139,6 +160,8 @@ impl Store {
         let names = self.layout().sidecar(disk, id, edition);
         let sums = self.storage().open(&names.part, Access::Replace)?;
         sums.set_len(sidecar.file_bytes())?;
+        // Its name says that the image is being changed, also to who has lost the catalog.
+        self.storage().sync_dir(&self.layout().images(disk))?;
         let mut fold = Fold {
             image,
             sums,

@@ -63,6 +63,7 @@ impl Store {
     /// What a generation leaves that has no point and no file any more.
     fn delete_folders(&self, disk: DiskId, generation: GenerationId) -> Result<(), StoreError> {
         self.storage().remove(&self.layout().lease(generation))?;
+        self.remove_indexes(generation)?;
         let folder = self.layout().deltas(disk, generation);
         if self.storage().length(&folder)?.is_none() {
             return Ok(());

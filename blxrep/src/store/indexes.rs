@@ -8,7 +8,7 @@ use crate::view::groups::{Group, MAX_LEVEL, groups, largest_level, span};
 use crate::view::sources::{Maker, Source};
 use crate::view::{Chain, ViewError};
 use std::collections::HashSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{MutexGuard, PoisonError};
 
 impl Store {
@@ -77,14 +77,24 @@ impl Store {
         let known: HashSet<PathBuf> = known.iter().map(|id| self.layout().indexes(*id)).collect();
         for entry in self.storage().list(&all)? {
             let folder = all.join(&entry.name);
-            if known.contains(&folder) {
-                continue;
+            if !known.contains(&folder) && entry.is_dir {
+                self.remove_folder(&folder)?;
             }
-            for file in self.storage().list(&folder)? {
-                self.storage().remove(&folder.join(file.name))?;
-            }
-            self.storage().remove_dir(&folder)?;
         }
         Ok(())
+    }
+
+    /// Removes the indexes of a generation that is gone.
+    pub(super) fn remove_indexes(&self, generation: GenerationId) -> Result<(), StoreError> {
+        let _alone = self.indexing();
+        let folder = self.layout().indexes(generation);
+        if self.storage().length(&folder)?.is_none() { Ok(()) } else { self.remove_folder(&folder) }
+    }
+
+    fn remove_folder(&self, folder: &Path) -> Result<(), StoreError> {
+        for file in self.storage().list(folder)? {
+            self.storage().remove(&folder.join(file.name))?;
+        }
+        Ok(self.storage().remove_dir(folder)?)
     }
 }

@@ -67,6 +67,9 @@ pub struct VerifyReport {
     /// At most 1000; `more` counts the rest.
     pub findings: Vec<Finding>,
     pub more: u64,
+    /// Points that only findings beyond those are of.
+    #[serde(skip)]
+    unnamed: BTreeSet<PointId>,
 }
 
 impl Store {
@@ -115,6 +118,8 @@ impl Store {
         }
         report.bytes = meter.read();
         report.of_bytes = meter.done();
+        let unnamed = std::mem::take(&mut report.unnamed);
+        report.cleared.retain(|point| !unnamed.contains(point));
         Ok(report)
     }
 
@@ -326,6 +331,7 @@ impl VerifyReport {
             self.findings.push(finding);
         } else {
             self.more += 1;
+            self.unnamed.extend(finding.points);
         }
     }
 }

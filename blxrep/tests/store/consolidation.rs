@@ -424,6 +424,7 @@ fn damage_is_not_folded_nor_merged() {
                 error.to_string().contains("damaged") || error.to_string().contains("checksum"),
                 "{error}"
             );
+            assert_eq!(history.rows().len(), 4, "the base goes only when its sidecar is proven");
         }
         assert!(
             !history.store.verify(None, quietly()).unwrap().is_clean(),

@@ -155,9 +155,8 @@ impl Plan {
         ordered.sort_by_key(|delta| std::cmp::Reverse(delta.header.sequence));
         let mut behind: HashMap<&Path, u64> = HashMap::new();
         let fits = |parent: &FileHeader, child: &Found| {
-            child.header.sequence > parent.sequence
-                && child.header.number > parent.number
-                && child.header.granule == base.header.granule
+            // Not its number: an earlier rebuild may have raised the parent's.
+            child.header.sequence > parent.sequence && child.header.granule == base.header.granule
         };
         let rank = |child: &Found, behind: &HashMap<&Path, u64>| {
             let length = behind.get(child.path.as_path()).copied().unwrap_or(0);
