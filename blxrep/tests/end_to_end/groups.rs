@@ -53,7 +53,8 @@ fn a_disk_whose_coverage_is_lost_leaves_the_cut_and_joins_again() -> Result<()> 
     for (seed, disk) in disks.iter().enumerate() {
         change_granules(disk.path(), seed as u64, 50)?;
     }
-    let _agent = home.start(&site, &[])?;
+    // Slowly, so that the comparison is not over before the other disk is cut.
+    let _agent = home.start(&site, &["--bandwidth-limit", "4MiB"])?;
     let rows = wait_for("a cut of the disk that is left", PATIENCE, || {
         let reply = site.cli(&["sync", "group", "--wait"])?;
         let rows: Vec<SyncRow> = serde_json::from_str(&reply.stdout).unwrap_or_default();
