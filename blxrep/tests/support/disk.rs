@@ -78,13 +78,23 @@ impl LoopDisk {
             }
             let disk = Self { number, node: format!("/dev/loop{number}").into(), backing: backing.clone() };
             match sh("losetup", &[&disk.name(), &backing.to_string_lossy()]) {
-                Ok(_) => return Ok(disk),
+                Ok(_) => {
+                    disk.forget_btrfs();
+                    return Ok(disk);
+                }
                 // Somebody's `losetup --find` was faster. It is theirs now: neither detach nor remove it.
                 Err(error) if format!("{error:#}").contains("busy") => std::mem::forget(disk),
                 Err(error) => return Err(error),
             }
         }
         bail!("{MAX_TRIED} loop devices from number {first} on are taken")
+    }
+
+    /// The kernel remembers which btrfs a device was part of, by its number, also when both are gone; a twin of a mounted
+    /// btrfs on another device of that number is then refused ("File exists").
+    fn forget_btrfs(&self) {
+        // One that was never part of any, or is mounted, is an error.
+        let _ = sh("btrfs", &["device", "scan", "--forget", &self.name()]);
     }
 
     /// The file behind the device. Writes to it are seen by no tracker.
@@ -101,6 +111,7 @@ impl Disk for LoopDisk {
 
 impl Drop for LoopDisk {
     fn drop(&mut self) {
+        self.forget_btrfs();
         if let Err(error) = sh("losetup", &["--detach", &self.name()]) {
             eprintln!("{}: left behind: {error:#}", self.name());
         }
