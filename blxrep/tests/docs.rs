@@ -122,6 +122,7 @@ fn every_key_is_documented_and_every_documented_key_exists() {
     let cases = [
         ("### Section `agent`", accepted::<ConfigFile>("agent:\n  nonsense: 1\n")),
         ("### Entries of `disks`", accepted::<ConfigFile>("agent:\n  disks:\n    - nonsense: 1\n")),
+        ("### Authority", accepted::<ConfigFile>("agent:\n  restore: {nonsense: 1}\n")),
         ("### Section `dispatcher`", accepted::<ConfigFile>("dispatcher:\n  nonsense: 1\n")),
         ("### Policy files", accepted::<Policy>("nonsense: 1\n")),
         ("### Entries of `verify`", accepted::<Policy>("verify:\n  nonsense: 1\n")),

@@ -78,6 +78,8 @@ pub async fn run(args: AgentArgs) -> anyhow::Result<()> {
     let roll = Roll::open(&settings).context("cannot start to track disks")?;
     let mut stop = Stop::listen().context("cannot listen for signals")?;
     tracing::info!(agent = %settings.dialer.agent, dispatcher = %settings.dialer.address, "agent started");
+    let allowed = &settings.authority.allowed;
+    tracing::info!(devices = ?allowed.devices, paths = ?allowed.paths, "what restores to this server may touch");
     Agent::start(settings, roll).work(&mut stop).await;
     tracing::info!("agent stopped; changes go on being tracked");
     Ok(())

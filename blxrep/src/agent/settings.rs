@@ -2,8 +2,9 @@
 
 use super::dialer::Dialer;
 use crate::cli::start::AgentArgs;
-use crate::config::file::{AgentConfig, ConfigFile};
+use crate::config::file::{AgentConfig, ConfigFile, DEFAULT_PATH};
 use crate::config::hooks::HooksConfig;
+use crate::config::restore::Authority;
 use crate::config::secret::Secret;
 use crate::io::host::{self, HostOptions};
 use crate::io::random;
@@ -32,6 +33,8 @@ pub struct Settings {
     pub hooks: Arc<HooksConfig>,
     /// Disks are read at idle I/O priority.
     pub idle_io: bool,
+    /// What restores may touch.
+    pub authority: Arc<Authority>,
 }
 
 impl Settings {
@@ -46,6 +49,11 @@ impl Settings {
             pin_dir: config.pin_dir.join(TrackerOptions::folder_of(&config.id)),
             max_map_bytes: config.max_map_memory,
             ..TrackerOptions::for_agent(&config.id)
+        };
+        let authority = Authority {
+            allowed: config.restore,
+            agent: config.id.to_string(),
+            file: args.config.unwrap_or_else(|| DEFAULT_PATH.into()),
         };
         let dialer = Dialer {
             address: config.dispatcher_addr,
@@ -63,6 +71,7 @@ impl Settings {
             boot_id_text: boot_id_text.trim().to_owned(),
             hooks: Arc::new(config.hooks),
             idle_io: config.idle_io,
+            authority: Arc::new(authority),
             read_threads: usize::try_from(config.read_threads).unwrap_or(1),
         })
     }

@@ -5,6 +5,7 @@
 
 use super::hooks::HooksConfig;
 use super::pattern::Pattern;
+use super::restore::RestoreConfig;
 use super::{ConfigError, quantity, yaml};
 use crate::model::ids::AgentId;
 use serde::Deserialize;
@@ -78,6 +79,9 @@ pub struct AgentSection {
     /// Programs that are run around a cut.
     #[serde(default)]
     pub hooks: HooksConfig,
+    /// What restores may touch.
+    #[serde(default)]
+    pub restore: RestoreConfig,
 }
 
 /// A disk to protect: `{device: /dev/disk/by-id/x, name: data}`, or `/dev/sdb=data` on the command line.
@@ -138,6 +142,7 @@ pub struct AgentConfig {
     pub max_map_memory: u64,
     pub read_threads: u32,
     pub hooks: HooksConfig,
+    pub restore: RestoreConfig,
 }
 
 impl AgentConfig {
@@ -165,6 +170,7 @@ impl AgentConfig {
         }
         // Not for the command line.
         file.hooks.check()?;
+        file.restore.check()?;
         Ok(Self {
             id,
             dispatcher_addr,
@@ -177,6 +183,7 @@ impl AgentConfig {
             max_map_memory: typed.max_map_memory.or(file.max_map_memory).unwrap_or(DEFAULT_MAP_MEMORY),
             read_threads,
             hooks: file.hooks,
+            restore: file.restore,
         })
     }
 }
@@ -261,7 +268,7 @@ mod tests {
         let text = format!(
             "{AGENT}  secret_file: /s\n  disks:\n    - device: /dev/sdb\n      name: data\n    - {{device: /dev/sdc}}\n  \
              bandwidth_limit: 50\n  pin_dir: /p\n  idle_io: true\n  max_map_memory: 1GiB\n  \
-             read_threads: 8\n  hooks: {{freeze: {{command: [/h]}}}}\ndispatcher:\n  listen: 127.0.0.1:9000\n  data_dir: /d\n  policy_dir: /y\n  \
+             read_threads: 8\n  hooks: {{freeze: {{command: [/h]}}}}\n  restore: {{devices: [\"/dev/vd*\"], paths: [/srv]}}\ndispatcher:\n  listen: 127.0.0.1:9000\n  data_dir: /d\n  policy_dir: /y\n  \
              secret_file: /z\n  metrics_listen: 127.0.0.1:9185\n  agents: [\"web[1-3]\", db]\n"
         );
         let file = file(&text).unwrap();
@@ -271,6 +278,8 @@ mod tests {
         assert_eq!((agent.bandwidth_limit, agent.max_map_memory), (Some(50_000_000), 1 << 30));
         assert!(agent.idle_io);
         assert_eq!(agent.hooks.freeze.unwrap().command, ["/h"]);
+        assert!(agent.restore.devices[0].matches("/dev/vdb"));
+        assert_eq!(agent.restore.paths, [Path::new("/srv")]);
         let dispatcher = DispatcherConfig::new(DispatcherSection::default(), file.dispatcher).unwrap();
         assert_eq!(dispatcher.listen.port(), 9000);
         assert_eq!(dispatcher.metrics_listen.unwrap().port(), 9185);
@@ -322,6 +331,7 @@ mod tests {
             new(&format!("{AGENT}  hooks: {{post: {{command: []}}}}\n")).starts_with("agent.hooks.post: ")
         );
         assert!(new(&format!("{AGENT}  disks: [{{device: sdb}}]\n")).contains("no path of a device"));
+        assert!(new(&format!("{AGENT}  restore: {{paths: [a]}}\n")).starts_with("agent.restore.paths: "));
         assert!(
             new(&format!("{AGENT}  disks: [{{device: /dev/sdb, name: a/b}}]\n"))
                 .contains("cannot name a disk")
@@ -347,6 +357,7 @@ mod tests {
         let agent = AgentConfig::new(AgentSection::default(), full.agent).unwrap();
         assert_eq!((agent.disks.len(), agent.bandwidth_limit), (2, Some(50 << 20)));
         assert!(agent.hooks.freeze.is_some() && agent.hooks.post.is_some());
+        assert_eq!((agent.restore.devices.len(), agent.restore.paths.len()), (2, 1));
         assert_eq!(agent.max_map_memory, DEFAULT_MAP_MEMORY, "the sample shows the defaults");
         let dispatcher = DispatcherConfig::new(DispatcherSection::default(), full.dispatcher).unwrap();
         assert_eq!(dispatcher.data_dir, Path::new(DEFAULT_DATA));

@@ -7,6 +7,7 @@ pub mod hooks;
 pub mod pattern;
 pub mod policy;
 pub mod quantity;
+pub mod restore;
 pub mod secret;
 pub mod yaml;
 

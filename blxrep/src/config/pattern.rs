@@ -51,6 +51,18 @@ enum Item {
 }
 
 impl Pattern {
+    /// As it was written.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// Whether it stands for one name only: itself.
+    #[must_use]
+    pub fn is_plain(&self) -> bool {
+        self.pieces.iter().all(|piece| matches!(piece, Piece::Text(_)))
+    }
+
     #[must_use]
     pub fn matches(&self, name: &str) -> bool {
         // Every place up to which the pieces so far can have come; so no pattern takes longer than its length times

@@ -71,3 +71,32 @@ pub struct Filesystem {
     pub label: String,
     pub mount_points: Vec<String>,
 }
+
+/// A device by all its names, as this host found them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DeviceNames {
+    /// The kernel's node, such as `/dev/vdb1`.
+    pub node: String,
+    /// Links that lead to it: below `/dev/disk/by-id` and `/dev/disk/by-path`, and those that the configuration names.
+    pub links: Vec<String>,
+    /// `serial:...`, of a whole disk.
+    pub identity: Option<String>,
+    /// The disk that it is a partition of.
+    pub disk: Option<Box<Self>>,
+}
+
+impl DeviceNames {
+    /// Its own, not those of its disk.
+    pub fn all(&self) -> impl Iterator<Item = &str> {
+        self.links.iter().chain(&self.identity).chain([&self.node]).map(String::as_str)
+    }
+
+    /// The name that another device is least likely to get, and that this one keeps when it is overwritten.
+    #[must_use]
+    pub fn lasting(&self) -> &str {
+        let plain = |name: &&String| !name.contains(['*', '?', '[', ']']);
+        let by_id = self.links.iter().find(|link| link.starts_with("/dev/disk/by-id/")).filter(plain);
+        let own = |name: &&String| !name.starts_with("gpt:") && !name.starts_with("mbr:");
+        by_id.or_else(|| self.identity.as_ref().filter(plain).filter(own)).unwrap_or(&self.node)
+    }
+}

@@ -6,12 +6,14 @@
 mod disks;
 mod identity;
 pub(crate) mod mounts;
+mod names;
 mod probe;
 mod resolve;
 pub(in crate::io) mod sysfs;
 mod system;
 mod under;
 
+pub use names::{NamedDevice, name_device, resolve_folder};
 pub use resolve::{BlockDevice, resolve};
 pub use system::boot_id;
 pub use under::whole_disks_under;
