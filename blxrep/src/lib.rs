@@ -10,6 +10,7 @@
 //! - [`store`]: the data directory: what is written, published, recovered and verified.
 //! - [`view`]: a recovery point as the bytes of its disk.
 //! - [`mount`]: a recovery point as files on this host.
+//! - [`browse`]: recovery points looked into for whoever asks the dispatcher.
 //! - [`archive`]: files on their way from a point to where they are wanted.
 //! - [`config`]: the files that people write.
 //! - [`agent`]: what runs on a protected server.
@@ -21,6 +22,7 @@
 pub mod agent;
 pub mod api;
 pub mod archive;
+pub mod browse;
 pub mod cli;
 pub mod config;
 pub mod dispatcher;

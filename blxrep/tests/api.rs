@@ -4,12 +4,13 @@
 
 mod fake;
 
+use blxrep::api::browse::{DiffQuery, FileRow, FilesQuery, FindQuery, How};
 use blxrep::api::client::{Client, ClientError};
 use blxrep::api::error::ErrorCode;
 use blxrep::api::events::Event;
 use blxrep::api::socket::{ControlSocket, SocketError, connect, socket_path};
 use blxrep::api::types::{Control, ListQuery, RestoreBody, SnapshotBody, SyncBody};
-use fake::{DELTA, FakeDispatcher, LIVE, SDA};
+use fake::{BASE, DELTA, FakeDispatcher, LIVE, SDA};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
@@ -321,4 +322,88 @@ async fn the_files_of_a_point_are_told_by_the_beginning_of_its_id() {
     assert!(files.base.image.starts_with(dispatcher.path()), "{files:?}");
     assert_eq!(code(client.chain("beef").await).0, ErrorCode::NotFound);
     assert_eq!(code(client.chain("4f0").await).0, ErrorCode::Invalid);
+}
+
+#[tokio::test]
+async fn files_are_listed_page_by_page_whatever_their_names_are() {
+    let dispatcher = FakeDispatcher::start();
+    let client = Client::new(dispatcher.path());
+    let partitions = client.partitions("9a00").await.unwrap();
+    assert_eq!(partitions, fake::files::partitions());
+    let mut query = FilesQuery {
+        partition: Some(fake::files::ROOT),
+        path: Some("/home/ada".parse().unwrap()),
+        limit: Some(2),
+        after: None,
+    };
+    let mut found: Vec<FileRow> = Vec::new();
+    loop {
+        let page = client.files("9a00", &query).await.unwrap();
+        assert!(page.items.len() <= 2);
+        found.extend(page.items);
+        match page.next {
+            Some(next) => query.after = Some(next),
+            None => break,
+        }
+    }
+    assert_eq!(found.len(), 5);
+    assert!(found.iter().any(|row| row.raw.as_bytes() == b"/home/ada/old \xff name"));
+    // What was told of a name finds it again.
+    for row in &found {
+        let one = FilesQuery { path: Some(row.raw.clone()), after: None, ..query.clone() };
+        assert_eq!(client.files("9a00", &one).await.unwrap().items, std::slice::from_ref(row));
+    }
+    let refused = FilesQuery { partition: Some(3), ..FilesQuery::default() };
+    assert_eq!(code(client.files("9a00", &refused).await).0, ErrorCode::Refused);
+    let none = FilesQuery { partition: Some(9), ..FilesQuery::default() };
+    assert_eq!(code(client.files("9a00", &none).await).0, ErrorCode::NotFound);
+}
+
+#[tokio::test]
+async fn searches_and_differences_come_in_pages() {
+    let dispatcher = FakeDispatcher::start();
+    let client = Client::new(dispatcher.path());
+    let mut query = FindQuery { pattern: "*n*".parse().unwrap(), limit: Some(3), ..FindQuery::default() };
+    let mut found = 0;
+    loop {
+        let page = client.find("9a00", &query).await.unwrap();
+        found += page.items.len();
+        match page.next {
+            Some(next) => query.after = Some(next),
+            None => break,
+        }
+    }
+    assert_eq!(found, 6);
+    let diff = DiffQuery { with: BASE.to_string(), ..DiffQuery::default() };
+    let page = client.diff("9a00", &diff).await.unwrap();
+    assert!(page.items.iter().any(|row| row.change == How::Metadata && row.what == ["mode", "mtime"]));
+    let nobody = DiffQuery { with: "beef".into(), ..DiffQuery::default() };
+    assert_eq!(code(client.diff("9a00", &nobody).await).0, ErrorCode::NotFound);
+}
+
+#[test]
+fn what_is_no_path_cursor_or_limit_is_refused_with_what_to_write() {
+    let dispatcher = FakeDispatcher::start();
+    let ask = |target: &str| {
+        let request =
+            format!("GET /api/v1/points/9a00/{target} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+        raw(dispatcher.path(), request.as_bytes())
+    };
+    for (target, said) in [
+        ("files?path=/etc/%FF", "%25FF"),
+        ("files?path=/etc/100%25", "%25"),
+        ("files?limit=0", "1 to 1000"),
+        ("files?limit=1001", "1 to 1000"),
+        ("find", "pattern"),
+        ("find?pattern=x&after=y", "`next`"),
+        ("diff", "with"),
+        ("files?colour=red", "colour"),
+    ] {
+        let answer = ask(target);
+        assert!(answer.starts_with("HTTP/1.1 400") && answer.contains(said), "{target}: {answer}");
+    }
+    let answer = ask("files?partition=2&path=/home/ada/old%2B%25FF%20name");
+    assert!(answer.starts_with("HTTP/1.1 404"), "{answer}");
+    let answer = ask("files?partition=2&path=/home/ada/old%20%25ff+name");
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
 }

@@ -1,5 +1,6 @@
 //! What the API needs of the dispatcher.
 
+use super::browse::{ChangeRow, FileRow, Findings, PartitionRow};
 use super::chain::PointChain;
 use super::consolidation::ConsolidationPlan;
 use super::error::Result;
@@ -7,10 +8,12 @@ use super::events::Ear;
 use super::types::{
     ActionRow, AgentDetail, AgentRow, Control, DiskRow, DispatcherStatus, PointRow, SyncRow, VerifyReport,
 };
+use crate::model::byte_text::ByteText;
 use crate::model::ids::{ActionId, AgentId, DiskId, PointId};
 use crate::model::percent::Percent;
 use crate::model::policy::Goal;
 use crate::model::verification::Scope;
+use serde::{Deserialize, Serialize};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
@@ -58,6 +61,41 @@ pub struct VerifyRequest {
     pub sample: Option<Percent>,
 }
 
+/// Entries of a folder of a point.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FilesRequest {
+    /// May be left out where only one partition has files.
+    pub partition: Option<u32>,
+    /// From the root; the root itself if it is empty.
+    pub path: ByteText,
+    /// Entries of an answer.
+    pub limit: usize,
+    /// Only names behind this one.
+    pub after: Option<ByteText>,
+}
+
+/// Files of a point whose names or paths fit a pattern.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FindRequest {
+    /// All that have files without it.
+    pub partition: Option<u32>,
+    pub pattern: ByteText,
+    pub limit: usize,
+    /// So many were told before.
+    pub after: u64,
+}
+
+/// What differs between two points.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiffRequest {
+    /// All that the first point has files on without it.
+    pub partition: Option<u32>,
+    pub path: ByteText,
+    pub limit: usize,
+    /// So many were told before.
+    pub after: u64,
+}
+
 /// The dispatcher as the API sees it. The routes turn what people type into ids (`resolve`) before they call it,
 /// so a method given an id of something that does not exist (any more) answers `ApiError::not_found`.
 pub trait Backend: Send + Sync + 'static {
@@ -76,6 +114,33 @@ pub trait Backend: Send + Sync + 'static {
 
     /// Oldest cut first.
     fn points(&self, filter: Filter) -> impl Future<Output = Result<Vec<PointRow>>> + Send;
+
+    fn point(&self, point: PointId) -> impl Future<Output = Result<PointRow>> + Send;
+
+    /// The partitions of a point, in the order of its table.
+    fn partitions(&self, point: PointId) -> impl Future<Output = Result<Findings<PartitionRow>>> + Send;
+
+    /// In the order of the names' bytes.
+    fn files(
+        &self,
+        point: PointId,
+        request: FilesRequest,
+    ) -> impl Future<Output = Result<Findings<FileRow>>> + Send;
+
+    /// In the order of the folders on the disk.
+    fn find(
+        &self,
+        point: PointId,
+        request: FindRequest,
+    ) -> impl Future<Output = Result<Findings<FileRow>>> + Send;
+
+    /// What the second point has more, less or other than the first.
+    fn diff(
+        &self,
+        before: PointId,
+        after: PointId,
+        request: DiffRequest,
+    ) -> impl Future<Output = Result<Findings<ChangeRow>>> + Send;
 
     /// The files that a point is made of.
     fn chain(&self, point: PointId) -> impl Future<Output = Result<PointChain>> + Send;

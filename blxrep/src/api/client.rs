@@ -1,5 +1,6 @@
 //! The API's client: one connection per request, every answer bounded in size and time.
 
+use super::browse::{ChangeRow, DiffQuery, FileRow, FilesQuery, FindQuery, Findings, PartitionRow};
 use super::chain::PointChain;
 use super::consolidation::{ConsolidateBody, ConsolidationPlan};
 use super::error::{ApiError, ErrorBody};
@@ -15,6 +16,7 @@ use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 use std::fmt::Write;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -94,7 +96,30 @@ impl Client {
         self.get(&with_query("/api/v1/points", query)).await
     }
 
-    /// `point` is an id or the beginning of one.
+    /// `point` is an id or the beginning of one, as everywhere here.
+    pub async fn point(&self, point: &str) -> Result<PointRow> {
+        self.get(&format!("/api/v1/points/{}", Encoded(point))).await
+    }
+
+    pub async fn partitions(&self, point: &str) -> Result<Findings<PartitionRow>> {
+        self.get(&format!("/api/v1/points/{}/partitions", Encoded(point))).await
+    }
+
+    /// One page of a folder.
+    pub async fn files(&self, point: &str, query: &FilesQuery) -> Result<Findings<FileRow>> {
+        self.get(&with_query(&format!("/api/v1/points/{}/files", Encoded(point)), query)).await
+    }
+
+    /// One page of what fits a pattern.
+    pub async fn find(&self, point: &str, query: &FindQuery) -> Result<Findings<FileRow>> {
+        self.get(&with_query(&format!("/api/v1/points/{}/find", Encoded(point)), query)).await
+    }
+
+    /// One page of what differs.
+    pub async fn diff(&self, point: &str, query: &DiffQuery) -> Result<Findings<ChangeRow>> {
+        self.get(&with_query(&format!("/api/v1/points/{}/diff", Encoded(point)), query)).await
+    }
+
     pub async fn chain(&self, point: &str) -> Result<PointChain> {
         self.get(&format!("/api/v1/points/{}/chain", Encoded(point))).await
     }
@@ -225,17 +250,21 @@ fn encode(body: &impl Serialize) -> Result<Bytes> {
     Ok(bytes.into())
 }
 
-fn with_query(path: &str, query: &ListQuery) -> String {
-    let newest = query.newest.map(|n| n.to_string());
-    let given = [("agent", &query.agent), ("disk", &query.disk), ("newest", &newest)];
+/// A path with a query of what is set in `query`, which is a struct of texts, numbers and flags.
+fn with_query(path: &str, query: &impl Serialize) -> String {
     let mut target = path.to_owned();
     let mut separator = '?';
-    for (name, value) in given {
-        if let Some(value) = value {
-            // Writing to a string cannot fail.
-            let _ = write!(target, "{separator}{name}={}", Encoded(value));
-            separator = '&';
-        }
+    // A struct of plain values is an object.
+    let Ok(Value::Object(fields)) = serde_json::to_value(query) else { return target };
+    for (name, value) in fields {
+        let text = match value {
+            Value::Null => continue,
+            Value::String(text) => text,
+            value => value.to_string(),
+        };
+        // Writing to a string cannot fail.
+        let _ = write!(target, "{separator}{name}={}", Encoded(&text));
+        separator = '&';
     }
     target
 }

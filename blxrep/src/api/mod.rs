@@ -11,6 +11,11 @@
 //! | `GET /api/v1/agents`, `GET /api/v1/agents/{agent}` | `[`[`types::AgentRow`]`]`, [`types::AgentDetail`] |
 //! | `GET /api/v1/disks?agent=` | `[`[`types::DiskRow`]`]` |
 //! | `GET /api/v1/points?agent=&disk=&newest=` | `[`[`types::PointRow`]`]`, oldest cut first |
+//! | `GET /api/v1/points/{point}` | [`types::PointRow`] |
+//! | `GET /api/v1/points/{point}/partitions` | [`browse::Findings`]`<`[`browse::PartitionRow`]`>` |
+//! | `GET /api/v1/points/{point}/files?partition=&path=&limit=&after=` | [`browse::Findings`]`<`[`browse::FileRow`]`>` |
+//! | `GET /api/v1/points/{point}/find?pattern=&partition=&limit=&after=` | [`browse::Findings`]`<`[`browse::FileRow`]`>` |
+//! | `GET /api/v1/points/{point}/diff?with=&partition=&path=&limit=&after=` | [`browse::Findings`]`<`[`browse::ChangeRow`]`>` |
 //! | `GET /api/v1/points/{point}/chain` | [`chain::PointChain`]: its files, for a process on the same host |
 //! | `GET /api/v1/actions?agent=&disk=&newest=`, `GET /api/v1/actions/{action}` | `[`[`types::ActionRow`]`]`, oldest first; one |
 //! | `GET /api/v1/actions/{action}/report` | [`types::VerifyReport`] of a verify |
@@ -25,6 +30,7 @@
 //! is not done is answered with the status of its [`error::ErrorCode`] and `{"error":{"code","message"}}`.
 
 pub mod backend;
+pub mod browse;
 pub mod chain;
 pub mod client;
 pub mod consolidation;

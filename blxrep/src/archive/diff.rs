@@ -1,28 +1,31 @@
 //! What differs between two trees. Contents are compared byte by byte: equal times prove nothing.
 
+use super::entry::FileKind;
 use super::staging::equal;
 use super::walk::kind_of;
-use super::{ArchiveError, Kind, MAX_DEPTH, Name, shown, xattr};
+use super::{ArchiveError, Kind, MAX_DEPTH, Name, xattr};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{AtFlags, Dir, Mode, OFlags, Stat};
 use rustix::io::Errno;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io;
 
 const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 /// How two trees differ in one name.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
-    pub path: String,
-    pub kind: &'static str,
+    /// Below the two folders, without a slash in front.
+    pub path: Vec<u8>,
+    /// `None` where it could not be told.
+    pub kind: Option<FileKind>,
     pub change: How,
     /// Of `metadata`: which of `mode`, `owner`, `mtime`, `xattrs`. Of `failed`: why.
     pub what: Vec<String>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum How {
     /// Only the second tree has it, with all that is in it.
@@ -50,14 +53,22 @@ impl How {
     }
 }
 
-/// Tells every difference between what two folders have below `path`.
+/// Who is told what differs. An error ends the comparison.
+pub trait Listener {
+    fn change(&mut self, change: Change) -> Result<(), ArchiveError>;
+
+    /// Comes with every name, whether it differs or not.
+    fn name(&mut self) -> Result<(), ArchiveError>;
+}
+
+/// Tells every difference between what two folders have in them.
 pub fn diff(
     before: BorrowedFd<'_>,
     after: BorrowedFd<'_>,
-    tell: &mut dyn FnMut(Change) -> Result<(), ArchiveError>,
+    listener: &mut dyn Listener,
 ) -> Result<(), ArchiveError> {
-    let mut diff = Diff { tell, path: Vec::new() };
-    diff.metadata(before, after, b".", "folder")?;
+    let mut diff = Diff { listener, path: Vec::new() };
+    diff.metadata(before, after, b".", FileKind::Folder)?;
     diff.folders(before, after)
 }
 
@@ -66,13 +77,13 @@ pub fn diff_entry(
     before: BorrowedFd<'_>,
     after: BorrowedFd<'_>,
     name: &Name,
-    tell: &mut dyn FnMut(Change) -> Result<(), ArchiveError>,
+    listener: &mut dyn Listener,
 ) -> Result<(), ArchiveError> {
-    Diff { tell, path: Vec::new() }.entry(before, after, name)
+    Diff { listener, path: Vec::new() }.entry(before, after, name)
 }
 
 struct Diff<'a> {
-    tell: &'a mut dyn FnMut(Change) -> Result<(), ArchiveError>,
+    listener: &'a mut dyn Listener,
     path: Vec<Name>,
 }
 
@@ -80,17 +91,17 @@ impl Diff<'_> {
     fn tell(
         &mut self,
         name: &[u8],
-        kind: &'static str,
+        kind: Option<FileKind>,
         change: How,
         what: Vec<String>,
     ) -> Result<(), ArchiveError> {
         let parts = self.path.iter().map(Name::as_bytes).chain([name]);
-        let path = shown(&parts.filter(|part| *part != b".").collect::<Vec<_>>().join(&b'/'));
-        (self.tell)(Change { path, kind, change, what })
+        let path = parts.filter(|part| *part != b".").collect::<Vec<_>>().join(&b'/');
+        self.listener.change(Change { path, kind, change, what })
     }
 
     fn failed(&mut self, name: &[u8], why: impl ToString) -> Result<(), ArchiveError> {
-        self.tell(name, "", How::Failed, vec![why.to_string()])
+        self.tell(name, None, How::Failed, vec![why.to_string()])
     }
 
     fn folders(&mut self, before: BorrowedFd<'_>, after: BorrowedFd<'_>) -> Result<(), ArchiveError> {
@@ -134,6 +145,7 @@ impl Diff<'_> {
         after: BorrowedFd<'_>,
         name: &Name,
     ) -> Result<(), ArchiveError> {
+        self.listener.name()?;
         let bytes = name.as_bytes();
         let (old, new) = match (look(before, name), look(after, name)) {
             (Ok(old), Ok(new)) => (old, new),
@@ -141,13 +153,13 @@ impl Diff<'_> {
         };
         match (old, new) {
             (None, None) => Ok(()),
-            (Some((kind, _)), None) => self.tell(bytes, kind.word(), How::Removed, Vec::new()),
-            (None, Some((kind, _))) => self.tell(bytes, kind.word(), How::Added, Vec::new()),
+            (Some((kind, _)), None) => self.tell(bytes, Some(kind.kind()), How::Removed, Vec::new()),
+            (None, Some((kind, _))) => self.tell(bytes, Some(kind.kind()), How::Added, Vec::new()),
             (Some((old, _)), Some((new, _))) => match same_content(before, after, name, &old, &new) {
                 Err(error) => self.failed(bytes, error),
-                Ok(false) => self.tell(bytes, new.word(), How::Changed, Vec::new()),
+                Ok(false) => self.tell(bytes, Some(new.kind()), How::Changed, Vec::new()),
                 Ok(true) => {
-                    self.metadata(before, after, bytes, new.word())?;
+                    self.metadata(before, after, bytes, new.kind())?;
                     self.below(before, after, name, &new)
                 }
             },
@@ -180,11 +192,11 @@ impl Diff<'_> {
         before: BorrowedFd<'_>,
         after: BorrowedFd<'_>,
         name: &[u8],
-        kind: &'static str,
+        kind: FileKind,
     ) -> Result<(), ArchiveError> {
         match metadata(before, after, name) {
             Ok(what) if what.is_empty() => Ok(()),
-            Ok(what) => self.tell(name, kind, How::Metadata, what),
+            Ok(what) => self.tell(name, Some(kind), How::Metadata, what),
             Err(error) => self.failed(name, error),
         }
     }

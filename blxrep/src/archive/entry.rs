@@ -1,5 +1,6 @@
 //! One thing in a tree: a name, what it is, and what is said of it.
 
+use serde::{Deserialize, Serialize};
 use std::fmt;
 
 /// Longest name that Linux knows.
@@ -104,20 +105,58 @@ pub struct Entry {
     pub link: Option<u64>,
 }
 
+/// What an entry is, in a word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FileKind {
+    Folder,
+    File,
+    /// Another name of a file that was named before.
+    Link,
+    Symlink,
+    Fifo,
+    Socket,
+    #[serde(rename = "character device")]
+    CharDevice,
+    #[serde(rename = "block device")]
+    BlockDevice,
+}
+
+impl FileKind {
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Folder => "folder",
+            Self::File => "file",
+            Self::Link => "link",
+            Self::Symlink => "symlink",
+            Self::Fifo => "fifo",
+            Self::Socket => "socket",
+            Self::CharDevice => "character device",
+            Self::BlockDevice => "block device",
+        }
+    }
+}
+
 impl Kind {
+    #[must_use]
+    pub const fn kind(&self) -> FileKind {
+        match self {
+            Self::Folder { .. } => FileKind::Folder,
+            Self::File { .. } => FileKind::File,
+            Self::Link { .. } => FileKind::Link,
+            Self::Symlink { .. } => FileKind::Symlink,
+            Self::Fifo => FileKind::Fifo,
+            Self::Socket => FileKind::Socket,
+            Self::CharDevice { .. } => FileKind::CharDevice,
+            Self::BlockDevice { .. } => FileKind::BlockDevice,
+        }
+    }
+
     /// In a word.
     #[must_use]
     pub const fn word(&self) -> &'static str {
-        match self {
-            Self::Folder { .. } => "folder",
-            Self::File { .. } => "file",
-            Self::Link { .. } => "link",
-            Self::Symlink { .. } => "symlink",
-            Self::Fifo => "fifo",
-            Self::Socket => "socket",
-            Self::CharDevice { .. } => "character device",
-            Self::BlockDevice { .. } => "block device",
-        }
+        self.kind().word()
     }
 }
 

@@ -17,21 +17,7 @@ use std::os::unix::fs::FileExt;
 
 /// Walks what is wanted of the tree below `root` and gives it to a sink, with its end.
 pub fn walk(root: BorrowedFd<'_>, wanted: &Selection, sink: &mut dyn Sink) -> Result<(), ArchiveError> {
-    run(root, wanted, sink, MAX_LINKS)
-}
-
-/// The same for who only looks: every name of a file is given as a file.
-pub fn scan(root: BorrowedFd<'_>, sink: &mut dyn Sink) -> Result<(), ArchiveError> {
-    run(root, &Selection::All, sink, 0)
-}
-
-fn run(
-    root: BorrowedFd<'_>,
-    wanted: &Selection,
-    sink: &mut dyn Sink,
-    most_links: usize,
-) -> Result<(), ArchiveError> {
-    let mut walk = Walk { sink, links: HashMap::new(), most_links, numbers: 0, buffer: vec![0; PIECE_BYTES] };
+    let mut walk = Walk { sink, links: HashMap::new(), numbers: 0, buffer: vec![0; PIECE_BYTES] };
     let folder = rustix::fs::openat(root, c".", FOLDER, Mode::empty())
         .map_err(ArchiveError::errno("open", "the root of the files"))?;
     if *wanted == Selection::All {
@@ -69,7 +55,6 @@ struct Walk<'a> {
     sink: &'a mut dyn Sink,
     /// Files with several names: their number, and names that were not seen yet.
     links: HashMap<Identity, (u64, u64)>,
-    most_links: usize,
     numbers: u64,
     buffer: Vec<u8>,
 }
@@ -215,7 +200,7 @@ impl Walk<'_> {
             if *left == 0 {
                 self.links.remove(&identity);
             }
-        } else if self.links.len() < self.most_links {
+        } else if self.links.len() < MAX_LINKS {
             self.numbers += 1;
             entry.link = Some(self.numbers);
             self.links.insert(identity, (self.numbers, stat.st_nlink - 1));

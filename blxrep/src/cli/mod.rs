@@ -114,6 +114,8 @@ enum Command {
     },
     #[command(name = crate::mount::session::COMMAND, hide = true)]
     ServeMount(mount::ServeArgs),
+    #[command(name = crate::browse::child::COMMAND, hide = true)]
+    BrowsePoints(browse::ServeArgs),
     /// Hold a freeze for the agent that started this
     #[command(name = crate::io::freeze::guard::COMMAND, hide = true)]
     FreezeGuard,
@@ -219,9 +221,10 @@ async fn run(command: Command) -> Result<(), CliError> {
         Command::Restore(args) => act::restore(args).await,
         Command::Export(args) => export::export(*args).await,
         Command::Verify(args) => act::verify(args).await,
-        Command::Ls(args) => browse::ls(&args),
-        Command::Find(args) => browse::find(&args),
-        Command::Diff(args) => browse::compare(&args),
+        Command::Ls(args) => browse::ls(&args).await,
+        Command::Find(args) => browse::find(&args).await,
+        Command::Diff(args) => browse::compare(&args).await,
+        Command::BrowsePoints(args) => browse::serve(&args),
         Command::Mount(args) => mount::mount(&args),
         Command::Umount(args) => mount::umount(&args),
         Command::Mounts(args) => mount::mounts(&args),

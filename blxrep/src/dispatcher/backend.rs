@@ -2,7 +2,10 @@
 
 use super::hub::{Hub, Note};
 use super::rows;
-use crate::api::backend::{Backend, Filter, RestoreRequest, SyncRequest, VerifyRequest};
+use crate::api::backend::{
+    Backend, DiffRequest, FilesRequest, Filter, FindRequest, RestoreRequest, SyncRequest, VerifyRequest,
+};
+use crate::api::browse::{ChangeRow, FileRow, Findings, PartitionRow};
 use crate::api::chain::PointChain;
 use crate::api::consolidation::ConsolidationPlan;
 use crate::api::error::{ApiError, Result};
@@ -11,6 +14,8 @@ use crate::api::types::{
     ActionRow, AgentDetail, AgentRow, Control as Order, DiskRow, DispatcherStatus, PointRow, SyncRow,
     VerifyReport,
 };
+use crate::browse::Question;
+use crate::browse::pool::Browsers;
 use crate::io::random;
 use crate::model::action::{Action, ActionKind, ActionState};
 use crate::model::ids::{ActionId, AgentId, CutId, DiskId, PointId, StoreId};
@@ -39,6 +44,7 @@ pub struct Control {
     notes: mpsc::Sender<Note>,
     facts: HouseFacts,
     feed: Feed,
+    browsers: Browsers,
 }
 
 impl From<StoreError> for ApiError {
@@ -56,8 +62,8 @@ fn stopping() -> ApiError {
 }
 
 impl Control {
-    pub const fn new(notes: mpsc::Sender<Note>, facts: HouseFacts, feed: Feed) -> Self {
-        Self { notes, facts, feed }
+    pub const fn new(notes: mpsc::Sender<Note>, facts: HouseFacts, feed: Feed, browsers: Browsers) -> Self {
+        Self { notes, facts, feed, browsers }
     }
 
     /// Runs a question or an order on the hub's thread.
@@ -143,6 +149,36 @@ impl Backend for Control {
             Ok(found.into_iter().filter_map(row).collect())
         })
         .await
+    }
+
+    async fn point(&self, point: PointId) -> Result<PointRow> {
+        self.ask(move |hub| {
+            let point = hub.store.point(point)?;
+            let damage = hub.store.damages()?.get(&point.id).map(|row| row.what.clone()).unwrap_or_default();
+            Ok(PointRow { damage, ..rows::point(&hub.store.disk(point.disk)?, point) })
+        })
+        .await
+    }
+
+    async fn partitions(&self, point: PointId) -> Result<Findings<PartitionRow>> {
+        self.browsers.ask(vec![point], Question::Partitions).await
+    }
+
+    async fn files(&self, point: PointId, request: FilesRequest) -> Result<Findings<FileRow>> {
+        self.browsers.ask(vec![point], Question::Files(request)).await
+    }
+
+    async fn find(&self, point: PointId, request: FindRequest) -> Result<Findings<FileRow>> {
+        self.browsers.ask(vec![point], Question::Find(request)).await
+    }
+
+    async fn diff(
+        &self,
+        before: PointId,
+        after: PointId,
+        request: DiffRequest,
+    ) -> Result<Findings<ChangeRow>> {
+        self.browsers.ask(vec![before, after], Question::Diff(request)).await
     }
 
     async fn chain(&self, point: PointId) -> Result<PointChain> {

@@ -33,6 +33,7 @@ mod verifier;
 use crate::api::events::Feed;
 use crate::api::server;
 use crate::api::socket::ControlSocket;
+use crate::browse::pool::Browsers;
 use crate::cli::start::DispatcherArgs;
 use crate::io::channel::Listener;
 use crate::io::random;
@@ -126,7 +127,9 @@ pub async fn run(args: DispatcherArgs) -> anyhow::Result<()> {
     tasks.spawn(tick(notes.clone()));
     tasks.spawn(upkeep::watch(store.clone(), notes.clone()));
     tasks.spawn(room::watch(store.clone()));
-    let control = Arc::new(Control::new(notes.clone(), settings.facts(address, store.id()), feed));
+    let browsers = Browsers::new(settings.data_dir.clone());
+    let facts = settings.facts(address, store.id());
+    let control = Arc::new(Control::new(notes.clone(), facts, feed, browsers.clone()));
     if let Some(address) = settings.metrics_listen {
         let listener = tokio::net::TcpListener::bind(address).await;
         let listener =
@@ -145,6 +148,7 @@ pub async fn run(args: DispatcherArgs) -> anyhow::Result<()> {
     };
     greeter.serve(end, STOP_PATIENCE).await;
     let _ = stopping.send(true);
+    browsers.stop().await;
     let _ = api.await;
     tasks.shutdown().await;
     let _ = notes.send(Note::Stop).await;

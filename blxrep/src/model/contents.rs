@@ -32,6 +32,10 @@ pub struct Part {
     /// As `blkid` calls it: `ext4`, `swap`, `LVM2_member`. Empty where nothing is known.
     pub kind: String,
     pub label: String,
+    /// Of the filesystem, as `blkid` shows it. Empty if it has none.
+    pub uuid: String,
+    /// What the table says of it: a GUID, or a byte as `0x83`. Empty for a whole disk.
+    pub type_code: String,
     /// Name that a GPT gives it.
     pub name: String,
     pub access: Access,
@@ -58,6 +62,24 @@ pub struct Mounting {
 }
 
 impl Part {
+    /// A part of which no more is known than where it is.
+    #[must_use]
+    pub fn unknown(number: u32, range: Range<u64>) -> Self {
+        let none = String::new;
+        let why = "nothing that this program knows lies there: no filesystem to show".to_owned();
+        let access = Access::Never(why);
+        Self {
+            number,
+            range,
+            kind: none(),
+            label: none(),
+            uuid: none(),
+            type_code: none(),
+            name: none(),
+            access,
+        }
+    }
+
     #[must_use]
     pub fn mounting(&self) -> Option<&Mounting> {
         match &self.access {
@@ -80,7 +102,7 @@ pub fn survey(fetch: &mut Fetch<'_>, disk_bytes: u64) -> Contents {
     match best {
         Some(contents) if !contents.parts.is_empty() => contents,
         other => {
-            let whole = part(fetch, 0, 0..disk_bytes, String::new());
+            let whole = look(fetch, Part::unknown(0, 0..disk_bytes));
             Contents { table: other.and_then(|contents| contents.table), parts: vec![whole] }
         }
     }
@@ -97,31 +119,30 @@ fn partitions(fetch: &mut Fetch<'_>, table: &Table) -> Vec<Part> {
     for entry in &table.entries {
         let start = entry.first_sector * super::units::SECTOR_BYTES;
         let range = start..start + entry.sectors * super::units::SECTOR_BYTES;
+        let (type_code, name) = (entry.kind.clone(), entry.name.clone());
+        let part = Part { type_code, name, ..Part::unknown(entry.number, range) };
         if EXTENDED.contains(&entry.kind.as_str()) {
             let access = Access::Never("an extended partition: it only holds the logical ones".to_owned());
-            let (kind, label, name) = (String::new(), String::new(), String::new());
-            parts.push(Part { number: entry.number, range, kind, label, name, access });
+            parts.push(Part { access, ..part });
         } else {
-            parts.push(part(fetch, entry.number, range, entry.name.clone()));
+            parts.push(look(fetch, part));
         }
     }
     parts
 }
 
-fn part(fetch: &mut Fetch<'_>, number: u32, range: Range<u64>, name: String) -> Part {
+/// Looks for a superblock in a part.
+fn look(fetch: &mut Fetch<'_>, part: Part) -> Part {
+    let range = part.range.clone();
     let bytes = range.end - range.start;
     let mut within = |at: u64, length: usize| {
         let end = at.checked_add(length as u64).filter(|end| *end <= bytes)?;
         debug_assert!(range.start + end <= range.end);
         fetch(range.start + at, length)
     };
-    let found = superblock::detect(&mut within, bytes);
-    let access = match &found {
-        Some(found) => access(found, &mut within),
-        None => Access::Never("nothing that this program knows lies there: no filesystem to show".to_owned()),
-    };
-    let (kind, label) = found.map(|found| (found.kind.to_owned(), found.label)).unwrap_or_default();
-    Part { number, range, kind, label, name, access }
+    let Some(found) = superblock::detect(&mut within, bytes) else { return part };
+    let access = access(&found, &mut within);
+    Part { kind: found.kind.to_owned(), label: found.label, uuid: found.uuid, access, ..part }
 }
 
 fn access(found: &Superblock, fetch: &mut Fetch<'_>) -> Access {

@@ -2,6 +2,7 @@
 
 pub mod action;
 pub mod bitmap;
+pub mod byte_text;
 pub mod comparison;
 pub mod contents;
 pub mod encoding;

@@ -61,6 +61,12 @@ impl PrivatePoint {
         &self.session.ready.parts
     }
 
+    /// What could not be read while the disk was looked through.
+    #[must_use]
+    pub fn problems(&self) -> &[String] {
+        &self.session.ready.problems
+    }
+
     #[must_use]
     pub fn id(&self) -> &str {
         &self.session.ready.point
@@ -136,8 +142,7 @@ mod tests {
         let mounting =
             Mounting { driver: String::new(), options: String::new(), replay: false, unreplayed: None };
         let access = if files { Access::Mount(mounting) } else { Access::Never("swap".to_owned()) };
-        let (kind, label, name) = ("ext4".to_owned(), String::new(), String::new());
-        Part { number, range: 0..1, kind, label, name, access }
+        Part { kind: "ext4".to_owned(), access, ..Part::unknown(number, 0..1) }
     }
 
     #[test]

@@ -179,8 +179,7 @@ mod tests {
                 unreplayed: None,
             }),
         };
-        let (kind, label, name) = (String::new(), String::new(), String::new());
-        Part { number, range: start..start + 100, kind, label, name, access }
+        Part { access, ..Part::unknown(number, start..start + 100) }
     }
 
     fn names(tree: &Tree, node: Node) -> Vec<String> {

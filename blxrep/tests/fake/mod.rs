@@ -2,7 +2,12 @@
 
 #![allow(clippy::unwrap_used, dead_code, reason = "test code, of which each test uses a part")]
 
-use blxrep::api::backend::{Backend, Filter, RestoreRequest, SyncRequest, VerifyRequest};
+pub mod files;
+
+use blxrep::api::backend::{
+    Backend, DiffRequest, FilesRequest, Filter, FindRequest, RestoreRequest, SyncRequest, VerifyRequest,
+};
+use blxrep::api::browse::{ChangeRow, FileRow, Findings, PartitionRow};
 use blxrep::api::chain::{BaseLink, PointChain};
 use blxrep::api::consolidation::{ConsolidationPlan, PlannedStep, PointFate};
 use blxrep::api::error::{ApiError, Result};
@@ -141,6 +146,32 @@ impl Backend for Fake {
         let mut rows: Vec<_> = points().into_iter().filter(wanted).collect();
         rows.drain(..rows.len().saturating_sub(filter.newest.unwrap_or(usize::MAX)));
         Ok(rows)
+    }
+
+    async fn point(&self, point: PointId) -> Result<PointRow> {
+        let found = points().into_iter().find(|row| row.id == point);
+        found.ok_or_else(|| ApiError::not_found(format!("no point {point}")))
+    }
+
+    async fn partitions(&self, _: PointId) -> Result<Findings<PartitionRow>> {
+        Ok(files::partitions())
+    }
+
+    async fn files(&self, _: PointId, request: FilesRequest) -> Result<Findings<FileRow>> {
+        files::list(&request)
+    }
+
+    async fn find(&self, _: PointId, request: FindRequest) -> Result<Findings<FileRow>> {
+        files::find(&request)
+    }
+
+    async fn diff(
+        &self,
+        before: PointId,
+        after: PointId,
+        request: DiffRequest,
+    ) -> Result<Findings<ChangeRow>> {
+        Ok(if before == after { files::page(Vec::new(), 0, 1) } else { files::diff(&request) })
     }
 
     async fn chain(&self, point: PointId) -> Result<PointChain> {

@@ -1,16 +1,19 @@
 //! The API as HTTP: routes, what they accept, and how an error looks. Where they are served is [`super::server`]'s.
 
-use super::backend::{Backend, Filter, RestoreRequest, SyncRequest, VerifyRequest};
-use super::chain::PointChain;
-use super::consolidation::{ConsolidateBody, ConsolidationPlan};
-use super::error::{ApiError, ErrorBody, ErrorCode, Result};
-use super::events;
-use super::metrics::{self, Scrape};
-use super::resolve;
-use super::types::{
+mod browse;
+
+use crate::api::backend::{Backend, Filter, RestoreRequest, SyncRequest, VerifyRequest};
+use crate::api::chain::PointChain;
+use crate::api::consolidation::{ConsolidateBody, ConsolidationPlan};
+use crate::api::error::{ApiError, ErrorBody, ErrorCode, Result};
+use crate::api::events;
+use crate::api::metrics::{self, Scrape};
+use crate::api::resolve;
+use crate::api::types::{
     ActionRow, AgentDetail, AgentRow, Control, DiskRow, DispatcherStatus, ListQuery, PointRow, RestoreBody,
     SnapshotBody, SourceBody, SyncBody, SyncRow, VerifyBody, VerifyReport,
 };
+use crate::model::byte_text::ByteText;
 use crate::model::ids::{ActionId, PointId};
 use crate::model::verification::Scope;
 use axum::body::{Bytes, HttpBody};
@@ -34,6 +37,9 @@ use tokio::time::timeout;
 const METRICS_PATH: &str = "/metrics";
 /// Request bodies are a few names and a path; the longest path is 4 KiB.
 const MAX_BODY_BYTES: usize = 64 << 10;
+/// Items of an answer where nothing is said, and at most.
+pub const DEFAULT_LIMIT: usize = 200;
+pub const MAX_LIMIT: usize = 1000;
 /// A body that fits one packet and does not come within this will not come.
 const BODY_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -51,7 +57,12 @@ pub fn router<B: Backend>(backend: Arc<B>, stop: watch::Receiver<bool>) -> Route
         .route("/api/v1/agents/{agent}", get(agent::<B>))
         .route("/api/v1/disks", get(disks::<B>))
         .route("/api/v1/points", get(points::<B>))
+        .route("/api/v1/points/{point}", get(point::<B>))
         .route("/api/v1/points/{point}/chain", get(chain::<B>))
+        .route("/api/v1/points/{point}/partitions", get(browse::partitions::<B>))
+        .route("/api/v1/points/{point}/files", get(browse::files::<B>))
+        .route("/api/v1/points/{point}/find", get(browse::find::<B>))
+        .route("/api/v1/points/{point}/diff", get(browse::diff::<B>))
         .route("/api/v1/actions", get(actions::<B>))
         .route("/api/v1/actions/{action}", get(action::<B>))
         .route("/api/v1/actions/{action}/report", get(report::<B>))
@@ -126,8 +137,7 @@ async fn agent<B: Backend>(State(b): State<Arc<B>>, Path(text): Path<String>) ->
 }
 
 async fn disks<B: Backend>(State(b): State<Arc<B>>, uri: Uri) -> Answer<Vec<DiskRow>> {
-    let query = query(&uri)?;
-    let filter = filter(&*b, &query).await?;
+    let filter = filter(&*b, &query(&uri)?).await?;
     let mut rows = b.disks(filter.agent).await?;
     rows.retain(|row| filter.disk.is_none_or(|disk| row.id == disk));
     Ok(Json(rows))
@@ -136,6 +146,11 @@ async fn disks<B: Backend>(State(b): State<Arc<B>>, uri: Uri) -> Answer<Vec<Disk
 async fn points<B: Backend>(State(b): State<Arc<B>>, uri: Uri) -> Answer<Vec<PointRow>> {
     let filter = filter(&*b, &query(&uri)?).await?;
     b.points(filter).await.map(Json)
+}
+
+async fn point<B: Backend>(State(b): State<Arc<B>>, Path(text): Path<String>) -> Answer<PointRow> {
+    let point = point_id(&*b, &text).await?;
+    b.point(point).await.map(Json)
 }
 
 async fn chain<B: Backend>(State(b): State<Arc<B>>, Path(text): Path<String>) -> Answer<PointChain> {
@@ -263,11 +278,22 @@ async fn filter<B: Backend>(b: &B, query: &ListQuery) -> Result<Filter> {
     Ok(Filter { agent, disk, newest })
 }
 
-fn query(uri: &Uri) -> Result<ListQuery> {
-    let query = Query::<ListQuery>::try_from_uri(uri);
-    query
-        .map(|q| q.0)
-        .map_err(|error| ApiError::invalid(format!("the query of {uri}: {}", error.body_text())))
+fn query<T: DeserializeOwned>(uri: &Uri) -> Result<T> {
+    let wrong = |why: &dyn std::fmt::Display| ApiError::invalid(format!("the query of {uri}: {why}"));
+    let text: ByteText = uri.query().unwrap_or_default().parse().map_err(|error| wrong(&error))?;
+    if std::str::from_utf8(text.as_bytes()).is_err() {
+        return Err(wrong(&"it is no UTF-8 text: a byte of a name, as %FF, is given as the text %25FF"));
+    }
+    Query::<T>::try_from_uri(uri).map(|query| query.0).map_err(|error| wrong(&error.body_text()))
+}
+
+/// How many items an answer has: as many as were asked for, within what is possible.
+fn limit(asked: Option<u32>) -> Result<usize> {
+    let limit = asked.map_or(DEFAULT_LIMIT, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
+    if !(1..=MAX_LIMIT).contains(&limit) {
+        return Err(ApiError::invalid(format!("`limit` is {limit}: give 1 to {MAX_LIMIT}")));
+    }
+    Ok(limit)
 }
 
 /// A request's JSON body, bounded in length and time.

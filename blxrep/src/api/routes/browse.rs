@@ -1,0 +1,65 @@
+//! Routes that look into points.
+
+use super::{Answer, limit, point_id, query};
+use crate::api::backend::{Backend, DiffRequest, FilesRequest, FindRequest};
+use crate::api::browse::{ChangeRow, DiffQuery, FileRow, FilesQuery, FindQuery, Findings, PartitionRow};
+use crate::api::error::{ApiError, Result};
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::http::Uri;
+use std::sync::Arc;
+
+pub async fn partitions<B: Backend>(
+    State(b): State<Arc<B>>,
+    Path(text): Path<String>,
+) -> Answer<Findings<PartitionRow>> {
+    let point = point_id(&*b, &text).await?;
+    b.partitions(point).await.map(Json)
+}
+
+pub async fn files<B: Backend>(
+    State(b): State<Arc<B>>,
+    Path(text): Path<String>,
+    uri: Uri,
+) -> Answer<Findings<FileRow>> {
+    let FilesQuery { partition, path, limit: most, after } = query(&uri)?;
+    let after = after.map(|after| after.parse()).transpose().map_err(|error| strange_cursor(&error))?;
+    let path = path.unwrap_or_default();
+    let request = FilesRequest { partition, path, limit: limit(most)?, after };
+    let point = point_id(&*b, &text).await?;
+    b.files(point, request).await.map(Json)
+}
+
+pub async fn find<B: Backend>(
+    State(b): State<Arc<B>>,
+    Path(text): Path<String>,
+    uri: Uri,
+) -> Answer<Findings<FileRow>> {
+    let FindQuery { pattern, partition, limit: most, after } = query(&uri)?;
+    let request = FindRequest { partition, pattern, limit: limit(most)?, after: number(after)? };
+    let point = point_id(&*b, &text).await?;
+    b.find(point, request).await.map(Json)
+}
+
+pub async fn diff<B: Backend>(
+    State(b): State<Arc<B>>,
+    Path(text): Path<String>,
+    uri: Uri,
+) -> Answer<Findings<ChangeRow>> {
+    let DiffQuery { with, partition, path, limit: most, after } = query(&uri)?;
+    let path = path.unwrap_or_default();
+    let request = DiffRequest { partition, path, limit: limit(most)?, after: number(after)? };
+    let before = point_id(&*b, &text).await?;
+    let after = point_id(&*b, &with).await?;
+    b.diff(before, after, request).await.map(Json)
+}
+
+/// The place in a search that an answer named.
+fn number(after: Option<String>) -> Result<u64> {
+    let Some(after) = after else { return Ok(0) };
+    after.parse().map_err(|error| strange_cursor(&error))
+}
+
+fn strange_cursor(error: &dyn std::fmt::Display) -> ApiError {
+    ApiError::invalid(format!("`after` is nothing that an answer had as its `next`: {error}"))
+}
