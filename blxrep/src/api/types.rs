@@ -30,7 +30,7 @@ pub struct DispatcherStatus {
     pub points: u64,
     /// Bytes free on the filesystem of the data directory.
     pub free_bytes: Option<u64>,
-    /// Bytes that the files of all points take; looked at every minute.
+    /// Bytes that the files of all points take; what a consolidation has let go is in it until that has ended.
     pub stored_bytes: Option<u64>,
     /// Bytes that points of the last 24 hours added to that and that are still there. `null` during the first day.
     pub growth_bytes_per_day: Option<u64>,

@@ -438,6 +438,9 @@ impl Hub {
         tracing::info!(point = %id, disk = %point.disk, kind = %point.kind, consistency = %point.summary.consistency,
             bytes = point.bytes, %cut, "point published");
         self.backlog.insert(point.disk, 0);
+        if let Some(usage) = &mut self.usage {
+            usage.add(point);
+        }
         self.feed.say(Event::of_point(point));
         self.covered(point.disk);
     }

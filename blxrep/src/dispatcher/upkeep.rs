@@ -44,11 +44,23 @@ pub struct Usage {
     pub growth_per_day: Option<u64>,
 }
 
+impl Usage {
+    /// One more point.
+    pub fn add(&mut self, point: &Point) {
+        self.stored += point.stored;
+        if point.kind == PointKind::Delta {
+            self.growth_per_day = self.growth_per_day.map(|growth| growth + point.stored);
+        }
+    }
+}
+
 /// The last consolidation of a disk.
 #[derive(Clone, Copy, Debug)]
 struct Last {
     at: Timestamp,
     failed: bool,
+    /// When it ended, nothing could be written: that may be why it failed, and passes.
+    hindered: bool,
 }
 
 /// What the hub knows that is needed to plan.
@@ -84,6 +96,7 @@ async fn round(store: &Store, notes: &mpsc::Sender<Note>, last: &mut BTreeMap<Di
         }
     };
     ask(notes, move |hub| hub.usage = Some(usage)).await?;
+    let consolidates = !due.is_empty();
     for disk in due {
         let begun = ask(notes, move |hub| hub.consolidate_disk(disk)).await?;
         let mut failed = begun.is_err();
@@ -97,7 +110,12 @@ async fn round(store: &Store, notes: &mpsc::Sender<Note>, last: &mut BTreeMap<Di
             }
             Err(error) => tracing::info!(%disk, %error, "the disk is not consolidated now"),
         }
-        last.insert(disk, Last { at: Timestamp::now(), failed });
+        last.insert(disk, Last { at: Timestamp::now(), failed, hindered: store.trouble().is_some() });
+    }
+    if consolidates {
+        let store = store.clone();
+        let less = tokio::task::spawn_blocking(move || measure(&store)).await.ok()?;
+        ask(notes, move |hub| hub.usage = less.ok().or(hub.usage)).await?;
     }
     Some(())
 }
@@ -132,19 +150,18 @@ fn look(
             "files cleared away"
         );
     }
+    let (room, is_full) = (store.spare_bytes(), store.trouble().is_some());
     let mut due = Vec::new();
-    let mut points = Vec::new();
     for agent in store.agents()? {
         let of_agent =
             store.points(&PointFilter { agent: Some(agent.id.clone()), ..PointFilter::default() })?;
         let rules = situation.rules.get(&agent.id).copied().unwrap_or_default();
-        let planned = plan(now, &rules, &candidates(store, &of_agent)?);
+        let planned = plan(now, &rules, &candidates(store, &of_agent)?, room);
         let disks: BTreeSet<DiskId> = of_agent.iter().map(|point| point.disk).collect();
-        points.extend(of_agent.into_iter().map(|p| (p.kind, p.published, p.stored)));
         for disk in disks {
             let unfinished = store.generations(disk)?.iter().any(|generation| generation.work.is_some());
             let recent = last.get(&disk).filter(|last| now.duration_since(last.at).unsigned_abs() < PATIENCE);
-            if is_due(&planned, disk, recent) || unfinished && recent.is_none() {
+            if is_due(&planned, disk, recent, is_full) || unfinished && recent.is_none() {
                 due.push(disk);
             }
         }
@@ -152,15 +169,22 @@ fn look(
     if situation.is_busy {
         due.clear();
     }
-    Ok((usage(now, &points), due))
+    Ok((measure(store)?, due))
 }
 
-/// Whether so much may go that a disk is consolidated now. One that failed a short while ago would fail again.
-fn is_due(planned: &Plan, disk: DiskId, recent: Option<&Last>) -> bool {
+/// Whether so much may go that a disk is consolidated now. One that failed a short while ago would fail again, unless it
+/// was for want of room. Where nothing can be written, whatever may go makes room.
+fn is_due(planned: &Plan, disk: DiskId, recent: Option<&Last>, is_full: bool) -> bool {
     let going = planned.verdicts.iter().filter(|v| v.disk == disk && !v.reason.keeps()).count();
     let possible = planned.steps.iter().any(|step| step.disk == disk);
-    let enough = if recent.is_some() { ENOUGH } else { 1 };
-    possible && going >= enough && recent.is_none_or(|recent| !recent.failed)
+    let enough = if recent.is_some_and(|recent| !recent.hindered) && !is_full { ENOUGH } else { 1 };
+    possible && going >= enough && recent.is_none_or(|recent| !recent.failed || recent.hindered)
+}
+
+/// What the points of the store take.
+fn measure(store: &Store) -> Result<Usage, StoreError> {
+    let points = store.points(&PointFilter::default())?;
+    Ok(usage(Timestamp::now(), &points.iter().map(|p| (p.kind, p.published, p.stored)).collect::<Vec<_>>()))
 }
 
 fn usage(now: Timestamp, points: &[(PointKind, Timestamp, u64)]) -> Usage {
@@ -190,6 +214,7 @@ fn candidates(store: &Store, points: &[Point]) -> Result<Vec<Candidate>, StoreEr
         is_fuzzy: point.summary.consistency == Consistency::Fuzzy,
         is_viewed: viewed.contains(&(point.generation, point.sequence)),
         stored: point.stored,
+        held: point.bytes,
     };
     Ok(points.iter().map(candidate).collect())
 }
@@ -214,7 +239,8 @@ pub fn consolidate(
     let mut left_out: Vec<Step> = Vec::new();
     let (mut done, mut steps) = (0, 0u32);
     for _ in 0..MAX_PLANS {
-        let planned = plan(Timestamp::now(), rules, &candidates(store, &store.points(&filter)?)?);
+        let points = candidates(store, &store.points(&filter)?)?;
+        let planned = plan(Timestamp::now(), rules, &points, store.spare_bytes());
         let todo: Vec<_> =
             planned.steps.into_iter().filter(|p| p.disk == disk.id && !left_out.contains(&p.step)).collect();
         if todo.is_empty() {
@@ -222,6 +248,15 @@ pub fn consolidate(
         }
         let total: u64 = done + todo.iter().map(|planned| planned.bytes).sum::<u64>();
         for planned in todo {
+            // The steps before it have left files that nobody needs any more.
+            if planned.room > store.spare_bytes()
+                && store.collect().is_ok()
+                && planned.room > store.spare_bytes()
+            {
+                tracing::warn!(disk = %disk.id, step = %planned.step, bytes = planned.room, "it waits for room");
+                left_out.push(planned.step);
+                continue;
+            }
             let report = |now: u64, all: u64| {
                 let part = u128::from(planned.bytes) * u128::from(now) / u128::from(all.max(1));
                 (progress.report)(done + u64::try_from(part).unwrap_or(0), total);
@@ -334,7 +369,8 @@ impl Hub {
         for agent in agents.into_iter().filter(|a| agent.is_none_or(|wanted| wanted == a)) {
             let filter = PointFilter { agent: Some(agent.clone()), ..PointFilter::default() };
             let points = self.store.points(&filter)?;
-            let planned = plan(Timestamp::now(), &self.retention(&agent), &candidates(&self.store, &points)?);
+            let rules = self.retention(&agent);
+            let planned = plan(Timestamp::now(), &rules, &candidates(&self.store, &points)?, u64::MAX);
             for (verdict, point) in planned.verdicts.iter().zip(&points) {
                 let Some(of) = disks.get(&verdict.disk).filter(|d| disk.is_none_or(|wanted| wanted == d.id))
                 else {

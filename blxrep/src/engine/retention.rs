@@ -36,6 +36,8 @@ pub struct Candidate {
     pub is_viewed: bool,
     /// Bytes that its files take.
     pub stored: u64,
+    /// Bytes of the disk that it holds.
+    pub held: u64,
 }
 
 /// Of which span one point is kept.
@@ -133,6 +135,8 @@ pub struct Planned {
     pub step: Step,
     /// Bytes of the files that it reads.
     pub bytes: u64,
+    /// Bytes that it may take before it gives any back.
+    pub room: u64,
 }
 
 /// What becomes of the points of one agent, and what is done for that. When all steps are done there may be more to do:
@@ -152,9 +156,9 @@ impl Plan {
     }
 }
 
-/// Plans for all points of one agent.
+/// Plans for all points of one agent. No step takes more than `room` bytes before it gives any back.
 #[must_use]
-pub fn plan(now: Timestamp, rules: &Retention, points: &[Candidate]) -> Plan {
+pub fn plan(now: Timestamp, rules: &Retention, points: &[Candidate], room: u64) -> Plan {
     let reasons = judge(now, rules, points);
     let verdict = |(point, reason): (&Candidate, &Reason)| Verdict {
         point: point.point,
@@ -170,7 +174,7 @@ pub fn plan(now: Timestamp, rules: &Retention, points: &[Candidate]) -> Plan {
     let mut steps = Vec::new();
     for family in families.values_mut() {
         family.sort_by_key(|(point, _)| point.sequence);
-        steps_of(family, &mut steps);
+        steps_of(family, room, &mut steps);
     }
     // What frees space at once comes first.
     steps.sort_by_key(|planned| match planned.step {
@@ -263,44 +267,52 @@ fn cap(most: usize, points: &[Candidate], reasons: &mut [Reason]) {
 }
 
 /// The steps for one generation, whose points are given in their order, each with whether it is kept.
-fn steps_of(family: &[(Candidate, bool)], steps: &mut Vec<Planned>) {
+fn steps_of(family: &[(Candidate, bool)], room: u64, steps: &mut Vec<Planned>) {
     let Some((first, _)) = family.first() else { return };
     let (disk, generation) = (first.disk, first.generation);
+    let mut add = |step: Step, bytes, room| steps.push(Planned { disk, step, bytes, room });
+    let Some(last) = family.iter().rposition(|(_, kept)| *kept) else {
+        return add(Step::Expire { generation }, 0, 0);
+    };
     if !first.is_base {
-        // A fold is under way and waits for a view: nothing else is done before it.
+        // A fold is under way and waits for a view, or cannot be ended: only the end of the generation comes before it.
         return;
     }
-    let mut add = |step: Step, parts: &[(Candidate, bool)]| {
-        let bytes = parts.iter().map(|(point, _)| point.stored).sum();
-        steps.push(Planned { disk, step, bytes });
-    };
-    let Some(last) = family.iter().rposition(|(_, kept)| *kept) else {
-        return add(Step::Expire { generation }, &[]);
-    };
     let ids = |part: &[(Candidate, bool)]| part.iter().map(|(point, _)| point.point).collect::<Vec<_>>();
     if last + 1 < family.len() {
-        add(Step::Trim { generation, points: ids(&family[last + 1..]) }, &[]);
+        add(Step::Trim { generation, points: ids(&family[last + 1..]) }, 0, 0);
     }
     // Where a run of points that go begins; the base is no delta and is folded.
     let mut start = 1;
+    let mut bytes = 0;
     for at in 1..=last {
         let (point, kept) = family[at];
-        if !kept && at - start + 1 < MERGE_AT_ONCE {
+        bytes += point.stored;
+        // What is merged is at most as large as its parts, which go after that.
+        let goes_on = family.get(at + 1).is_some_and(|(next, _)| bytes + next.stored <= room);
+        if !kept && at - start + 1 < MERGE_AT_ONCE && goes_on {
             continue;
         }
-        if at > start {
+        if at > start && bytes <= room {
             let points = ids(&family[start..at]);
-            add(Step::Merge { generation, points, into: point.point }, &family[start..=at]);
+            add(Step::Merge { generation, points, into: point.point }, bytes, bytes);
         }
-        start = at + 1;
+        (start, bytes) = (at + 1, 0);
     }
     if !family[0].1 {
         // If points between the base and the first that is kept go, too, they are merged first; all but one merge
         // before it leave more to be merged, and the base waits for a later plan.
         let next = family[1..=last].iter().position(|(_, kept)| *kept).map_or(last, |at| at + 1);
-        if next <= MERGE_AT_ONCE {
-            let into = family[next].0.point;
-            add(Step::Fold { generation, base: family[0].0.point, into }, &family[next..=next]);
+        let (into, _) = family[next];
+        let of = |bytes: fn(&Candidate) -> u64| {
+            family[1..=next].iter().map(|(point, _)| bytes(point)).sum::<u64>()
+        };
+        let is_next = next == 1 || next <= MERGE_AT_ONCE && of(|point| point.stored) <= room;
+        // The image has no room yet for what was zero in it.
+        let held = of(|point| point.held);
+        if is_next && held <= room {
+            let step = Step::Fold { generation, base: family[0].0.point, into: into.point };
+            add(step, into.stored, held);
         }
     }
 }

@@ -22,6 +22,7 @@ fn candidate(id: u64, second: i64) -> Candidate {
         is_fuzzy: false,
         is_viewed: false,
         stored: 10,
+        held: 20,
     }
 }
 
@@ -60,7 +61,7 @@ fn carry_out(points: &mut Vec<Candidate>, steps: &[Planned]) {
 /// Plans and carries out until nothing is left to do; says how often.
 fn consolidate(now: Timestamp, rules: &Retention, points: &mut Vec<Candidate>) -> u32 {
     for round in 0..20 {
-        let planned = plan(now, rules, points);
+        let planned = plan(now, rules, points, u64::MAX);
         if planned.steps.is_empty() {
             assert_eq!(planned.dropped(), 0, "what should go has no step");
             return round;
@@ -122,6 +123,43 @@ fn points_every_second_stay_bounded() {
     assert_eq!(points.last().unwrap().published, at(3 * 3600 - 1));
 }
 
+/// A fold that does not come to its end keeps its generation, but not for ever.
+#[test]
+fn a_generation_without_its_base_still_expires() {
+    let rules = Retention { delete_after: Some(Duration::from_secs(3600)), ..Retention::default() };
+    let of = |generation, second| Candidate {
+        generation: GenerationId(generation),
+        is_base: generation == 2 && second == 5000,
+        ..candidate(second as u64, second)
+    };
+    let points = [of(1, 10), of(1, 20), of(2, 5000)];
+    let young = plan(at(3000), &rules, &points, u64::MAX);
+    assert_eq!(young.steps, [], "one of its points stays");
+    let old = plan(at(5000), &rules, &points, u64::MAX);
+    let steps: Vec<Step> = old.steps.into_iter().map(|planned| planned.step).collect();
+    assert_eq!(steps, [Step::Expire { generation: GenerationId(1) }]);
+}
+
+#[test]
+fn where_there_is_little_room_little_is_done_at_a_time() {
+    let rules = Retention { max_points: 2, ..Retention::default() };
+    let all: Vec<Candidate> = (0..40).map(|id| candidate(id, id as i64)).collect();
+    for (room, left) in [(0, 40), (19, 40), (20, 2), (35, 2), (u64::MAX, 2)] {
+        let mut points = all.clone();
+        for _ in 0..40 {
+            let planned = plan(at(100), &rules, &points, room);
+            assert!(planned.steps.iter().all(|step| step.room <= room), "{room}: {planned:?}");
+            carry_out(&mut points, &planned.steps);
+        }
+        assert_eq!(points.len(), left, "with room for {room} bytes");
+    }
+    // What only frees room needs none.
+    let of_older = Candidate { generation: GenerationId(2), sequence: 0, is_base: true, ..all[39] };
+    let points: Vec<Candidate> = all[..2].iter().copied().chain([of_older]).collect();
+    let planned = plan(at(100), &Retention { max_points: 1, ..rules }, &points, 0);
+    assert!(matches!(planned.steps[..], [Planned { step: Step::Expire { .. }, .. }]), "{planned:?}");
+}
+
 #[test]
 fn a_long_run_is_merged_in_several_passes() {
     let rules = Retention {
@@ -163,7 +201,7 @@ fn disks_of_one_cut_keep_the_same_points() {
             });
         }
     }
-    let planned = plan(at(86_400), &rules, &points);
+    let planned = plan(at(86_400), &rules, &points, u64::MAX);
     let kept = |disk: u64| -> Vec<CutId> {
         let kept = planned.verdicts.iter().zip(&points);
         kept.filter(|(v, p)| v.reason.keeps() && p.disk == DiskId(disk)).map(|(_, p)| p.cut).collect()
@@ -177,10 +215,10 @@ fn nothing_goes_by_the_clock_alone_but_what_is_to_be_deleted() {
     let rules = Retention::default();
     let points: Vec<Candidate> = (0..50).map(|id| candidate(id, id as i64)).collect();
     let later = at(10_000 * 86_400);
-    assert_eq!(plan(later, &rules, &points).dropped(), 0, "the agent was off for years");
-    assert_eq!(plan(at(-86_400), &rules, &points).dropped(), 0, "the clock was set back");
+    assert_eq!(plan(later, &rules, &points, u64::MAX).dropped(), 0, "the agent was off for years");
+    assert_eq!(plan(at(-86_400), &rules, &points, u64::MAX).dropped(), 0, "the clock was set back");
     let rules = Retention { delete_after: Some(Duration::from_secs(86_400)), ..rules };
-    let planned = plan(later, &rules, &points);
+    let planned = plan(later, &rules, &points, u64::MAX);
     assert_eq!(planned.dropped(), 49);
     assert!(planned.verdicts[..49].iter().all(|v| v.reason == Reason::Expired));
 }
@@ -190,7 +228,7 @@ fn the_newest_is_what_was_published_last_whatever_the_clock_said() {
     let rules = Retention { all: Duration::ZERO, max_points: 1, ..Retention::default() };
     let mut points: Vec<Candidate> = (0..6).map(|id| candidate(id, 1000 + id as i64)).collect();
     points[5].published = at(10);
-    let planned = plan(at(2000), &rules, &points);
+    let planned = plan(at(2000), &rules, &points, u64::MAX);
     assert_eq!(planned.verdicts[5].reason, Reason::Newest);
     assert_eq!(consolidate(at(2000), &rules, &mut points), 1);
     assert_eq!(points.iter().map(|p| p.point.0).collect::<Vec<_>>(), [5]);
@@ -202,7 +240,8 @@ fn a_proven_point_stands_for_its_hour_and_a_viewed_one_stays() {
     let mut points: Vec<Candidate> = (0..8).map(|id| candidate(id, id as i64 * 400)).collect();
     points[0].is_fuzzy = true;
     points[5].is_viewed = true;
-    let reasons: Vec<Reason> = plan(at(10_000), &rules, &points).verdicts.iter().map(|v| v.reason).collect();
+    let reasons: Vec<Reason> =
+        plan(at(10_000), &rules, &points, u64::MAX).verdicts.iter().map(|v| v.reason).collect();
     use Reason::{Newest, NotNeeded, OneOf, Viewed};
     let week = OneOf(Bucket::Week);
     assert_eq!(reasons, [NotNeeded, week, NotNeeded, NotNeeded, NotNeeded, Viewed, NotNeeded, Newest]);
@@ -255,6 +294,7 @@ fn any_points() -> impl Strategy<Value = Vec<Candidate>> {
                     is_fuzzy: fuzzy,
                     is_viewed: viewed,
                     stored: 1,
+                    held: 20,
                 });
                 *next += 1;
             }
@@ -301,7 +341,7 @@ proptest! {
     fn what_is_kept_is_what_a_rule_wants(rules in any_rules(), points in any_points(), late in 0i64..900_000) {
         let now = points.last().unwrap().published + SignedDuration::from_secs(late);
         let uncapped = Retention { max_points: usize::MAX, ..rules };
-        let planned = plan(now, &uncapped, &points);
+        let planned = plan(now, &uncapped, &points, u64::MAX);
         for (verdict, point) in planned.verdicts.iter().zip(&points) {
             prop_assert_eq!(verdict.reason.keeps(), wanted(now, &rules, &points, point), "{:?} {:?}", verdict, point);
         }
@@ -311,9 +351,9 @@ proptest! {
     fn carried_out_a_plan_leaves_what_is_kept(rules in any_rules(), points in any_points()) {
         let now = points.last().unwrap().published;
         let kept: Vec<PointId> =
-            plan(now, &rules, &points).verdicts.iter().filter(|v| v.reason.keeps()).map(|v| v.point).collect();
+            plan(now, &rules, &points, u64::MAX).verdicts.iter().filter(|v| v.reason.keeps()).map(|v| v.point).collect();
         let mut left = points.clone();
-        carry_out(&mut left, &plan(now, &rules, &points).steps);
+        carry_out(&mut left, &plan(now, &rules, &points, u64::MAX).steps);
         let mut ids: Vec<PointId> = left.iter().map(|p| p.point).collect();
         prop_assert_eq!(&ids, &kept);
         consolidate(now, &rules, &mut left);

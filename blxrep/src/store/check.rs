@@ -29,6 +29,8 @@ use std::path::{Path, PathBuf};
 
 const LOST_SUMS: &str = "without these checksums no point of the generation can be restored, although its image may be \
                          whole: put the file back from a copy, or take a new snapshot";
+const STUCK_FOLD: &str = "; the oldest point of this generation is being folded into the image, and that cannot be ended \
+                          before the file is put back from a copy: until then nothing of the generation is consolidated";
 const WRONG_GRANULE: &str = "granules have other checksums than the sidecar says";
 
 /// What is wrong with a file.
@@ -75,6 +77,11 @@ impl<'a> Meter<'a> {
     /// Bytes that were read or passed over.
     pub const fn done(&self) -> u64 {
         self.done
+    }
+
+    /// Whether every byte is read.
+    pub const fn is_thorough(&self) -> bool {
+        self.sample.is_none()
     }
 
     /// Whether a piece of a point's file is to be read.
@@ -136,7 +143,12 @@ impl Store {
         };
         // A delta that cannot be read is reported with its point.
         let moving = self.granules_of(into).unwrap_or_default();
-        self.check_base(&files, into.id, Geometry { granule, bytes: generation.bytes }, Some(&moving), meter)
+        let disk = Geometry { granule, bytes: generation.bytes };
+        let mut checked = self.check_base(&files, into.id, disk, Some(&moving), meter)?;
+        for damage in checked.iter_mut().flat_map(|(_, damages)| damages) {
+            damage.what.push_str(STUCK_FOLD);
+        }
+        Ok(checked)
     }
 
     /// Checks an image but for the granules that are `moving`, which no view takes from it.

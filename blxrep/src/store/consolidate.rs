@@ -56,8 +56,10 @@ impl Store {
         let _claim = self.claim(Right::Replace, disk)?;
         self.check_writable()?;
         let generation = self.generation(disk, step.generation())?;
-        if generation.work.is_some() {
-            return Ok(Outcome::InUse);
+        match (generation.work, step) {
+            // One that cannot be ended, because files are damaged, must not keep its generation for ever.
+            (None, _) | (Some(Work::Fold { .. }), Step::Expire { .. }) => {}
+            (Some(_), _) => return Ok(Outcome::InUse),
         }
         let points = self.points_of(disk, generation.id)?;
         match step {
@@ -91,12 +93,16 @@ impl Store {
             return Err(StoreError::Refused(format!("generation {} is being made", generation.id)));
         };
         let revision = generation.revision + 1;
+        let mut files = vec![GarbageFile::Image, GarbageFile::Sidecar { edition }];
+        if let Some(Work::Fold { edition, .. }) = generation.work {
+            files.push(GarbageFile::Sidecar { edition });
+        }
         self.db().write(|tx| {
             check_revision(tx, generation)?;
             drop_points(tx, generation.disk, points)?;
             points.iter().try_for_each(|point| discard_delta(tx, point, revision))?;
             let (disk, generation) = (generation.disk, generation.id);
-            for file in [GarbageFile::Image, GarbageFile::Sidecar { edition }] {
+            for file in files {
                 tx.put(&Garbage { disk, generation, revision, sequence: 0, file })?;
             }
             Ok(tx.remove::<Generation>(&generation_key(disk, generation))?)

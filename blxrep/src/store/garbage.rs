@@ -1,6 +1,7 @@
 //! Files that no point is made of any more: they go when no view that may use them is open.
 
 use super::catalog::{Garbage, GarbageFile, Generation, generation_key};
+use super::layout::PART;
 use super::{Store, StoreError};
 use crate::io::db::{Record, Transaction};
 use crate::model::ids::{DiskId, GenerationId};
@@ -47,8 +48,7 @@ impl Store {
 
     fn delete(&self, rows: &[Garbage], collected: &mut Collected) -> Result<(), StoreError> {
         let mut directories = BTreeSet::new();
-        for row in rows {
-            let path = self.garbage_path(row);
+        for path in rows.iter().flat_map(|row| self.garbage_paths(row)) {
             if let Some(bytes) = self.storage().allocated(&path)? {
                 self.storage().remove(&path)?;
                 directories.extend(path.parent().map(ToOwned::to_owned));
@@ -72,6 +72,15 @@ impl Store {
             // Somebody put something there: the next start sets it aside.
             Err(e) if e.source.kind() == std::io::ErrorKind::DirectoryNotEmpty => Ok(()),
             removed => Ok(removed.and_then(|()| self.storage().sync_dir(&self.layout().disk_deltas(disk)))?),
+        }
+    }
+
+    /// The file, and what a fold that was given up has begun of it.
+    fn garbage_paths(&self, row: &Garbage) -> Vec<PathBuf> {
+        let path = self.garbage_path(row);
+        match row.file {
+            GarbageFile::Sidecar { .. } => vec![path.with_added_extension(PART), path],
+            GarbageFile::Image | GarbageFile::Delta { .. } | GarbageFile::Changes { .. } => vec![path],
         }
     }
 

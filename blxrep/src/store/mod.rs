@@ -53,6 +53,7 @@ use lease::ViewLease;
 use recovery::OpenReport;
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -109,6 +110,8 @@ struct Inner {
     busy: Mutex<HashSet<(Right, DiskId)>>,
     /// Held while merged indexes are made.
     indexing: Mutex<()>,
+    /// Points that were published since the store was opened.
+    publications: AtomicU64,
     // Closed before the lock below is given up: fields drop in this order.
     db: Db,
     _lock: DataFile,
@@ -148,6 +151,7 @@ impl Store {
         }
         let inner = Inner {
             indexing: Mutex::default(),
+            publications: AtomicU64::new(0),
             layout,
             id,
             storage,
@@ -176,6 +180,12 @@ impl Store {
     #[must_use]
     pub fn is_lost(&self) -> bool {
         self.0.db.is_lost()
+    }
+
+    /// Points that were published since the store was opened.
+    #[must_use]
+    pub fn publications(&self) -> u64 {
+        self.0.publications.load(Ordering::Relaxed)
     }
 
     fn db(&self) -> &Db {

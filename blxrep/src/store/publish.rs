@@ -91,6 +91,7 @@ impl Store {
             Err(_) => self.undo(&renamed),
         }
         result?;
+        self.0.publications.fetch_add(ready.len() as u64, std::sync::atomic::Ordering::Relaxed);
         Ok(ready.into_iter().map(|point| point.point).collect())
     }
 

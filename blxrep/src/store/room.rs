@@ -31,6 +31,12 @@ impl Store {
         })
     }
 
+    /// Bytes that work which can wait may take, so that points go on beside it.
+    #[must_use]
+    pub fn spare_bytes(&self) -> u64 {
+        free_bytes(self.data_dir()).map_or(u64::MAX, |free| free.saturating_sub(ENOUGH_BYTES))
+    }
+
     /// Tries to write. Whether the trouble is over.
     pub fn try_room(&self) -> bool {
         let Some(trouble) = self.storage().trouble() else { return true };

@@ -5,7 +5,7 @@ use super::check::{Damage, Meter};
 use super::damage::Damaged;
 use super::restore::Progress;
 use super::sample::Sample;
-use super::{Store, StoreError};
+use super::{MAX_MOVES, Store, StoreError};
 use crate::format::overlay::Run;
 use crate::io::db::{DbError, Record};
 use crate::model::action::Action;
@@ -94,33 +94,66 @@ impl Store {
         let total = points.map(|point| self.bytes_to_check(point)).sum();
         let mut meter = Meter::new(progress, total, sample);
         for ((disk, id), family) in &generations {
-            // What consolidation does meanwhile, it does with other files.
-            let Some((generation, _hold)) = self.hold(*disk, *id)? else { continue };
-            let family = &self.still_there(family);
-            if let Some(Work::Fold { into, .. }) = generation.work
-                && let Some(into) = family.iter().find(|point| point.id == into).filter(|point| wanted(point))
-            {
-                for (path, damages) in self.check_folding(&generation, into, &mut meter)? {
-                    report.files += 1;
-                    self.note(&mut report, &path, family, into, damages);
-                }
-            }
-            for point in family.iter().filter(|point| wanted(point)) {
-                report.checked_points += 1;
-                for (path, damages) in self.check_files(point, &mut meter)? {
-                    report.files += 1;
-                    self.note(&mut report, &path, family, point, damages);
-                }
-                if sample.is_none() {
-                    report.cleared.insert(point.id);
-                }
-            }
+            self.verify_generation((*disk, *id), family, &wanted, &mut meter, &mut report)?;
         }
         report.bytes = meter.read();
         report.of_bytes = meter.done();
         let unnamed = std::mem::take(&mut report.unnamed);
         report.cleared.retain(|point| !unnamed.contains(point));
         Ok(report)
+    }
+
+    /// Verifies the points of a generation that are wanted.
+    fn verify_generation(
+        &self,
+        (disk, id): (DiskId, GenerationId),
+        family: &[Point],
+        wanted: &IsWanted,
+        meter: &mut Meter<'_>,
+        report: &mut VerifyReport,
+    ) -> Result<(), StoreError> {
+        for _ in 0..MAX_MOVES {
+            // What consolidation does meanwhile, it does with other files.
+            let Some((generation, _hold)) = self.hold(disk, id)? else { return Ok(()) };
+            let family = self.still_there(family);
+            if self.has_moved(&generation)? {
+                continue;
+            }
+            let wanted = || family.iter().filter(|point| wanted(point));
+            let into = match generation.work {
+                Some(Work::Fold { into, .. }) => wanted().find(|point| point.id == into),
+                _ => None,
+            };
+            if let Some(into) = into {
+                let checked = self.check_folding(&generation, into, meter)?;
+                // The fold that was under way may have come to its end meanwhile: what was seen then means nothing.
+                if checked.iter().any(|(_, damages)| !damages.is_empty()) && self.has_moved(&generation)? {
+                    continue;
+                }
+                for (path, damages) in checked {
+                    report.files += 1;
+                    self.note(report, &path, &family, into, damages);
+                }
+            }
+            for point in wanted() {
+                report.checked_points += 1;
+                for (path, damages) in self.check_files(point, meter)? {
+                    report.files += 1;
+                    self.note(report, &path, &family, point, damages);
+                }
+                if meter.is_thorough() {
+                    report.cleared.insert(point.id);
+                }
+            }
+            return Ok(());
+        }
+        Err(StoreError::Refused(format!("generation {id} changed {MAX_MOVES} times; try again")))
+    }
+
+    /// Whether files of a generation were replaced since its row was read.
+    fn has_moved(&self, seen: &Generation) -> Result<bool, StoreError> {
+        let now = self.db().get::<Generation>(&seen.key())?;
+        Ok(now.is_none_or(|now| now.revision != seen.revision))
     }
 
     /// Whether the files of a point are in scope.

@@ -1,6 +1,7 @@
 //! Points go, and those that stay read the same: merged, folded, trimmed, expired, with views open and anything cut off.
 
 use crate::fixture::*;
+use blxrep::io::storage::Storage;
 use blxrep::model::ids::{DiskId, GenerationId, PointId};
 use blxrep::model::point::{Point, PointKind};
 use blxrep::model::retention::Step;
@@ -10,8 +11,9 @@ use blxrep::store::restore::Progress;
 use blxrep::store::{Store, StoreError};
 use proptest::prelude::*;
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Barrier};
 
 const GRANULES: usize = 12;
 /// The last granule is shorter.
@@ -341,6 +343,87 @@ fn a_fold_that_was_cut_off_goes_on_and_nobody_sees_it() {
     assert!(found == history.points[0].1);
     drop(reader);
     history.collect_all();
+    history.check_again();
+}
+
+/// The sidecar that a fold goes by rots while it is under way: that is said, and the generation goes all the same once
+/// nothing of it is kept.
+#[test]
+fn a_fold_that_cannot_be_ended_does_not_keep_its_generation() {
+    let mut history = History::with_deltas(3);
+    let step = history.fold_step();
+    let is_begun = |after| {
+        matches!(cut_off(&history, &step, after), Err(StoreError::Cancelled)) && history.rows().len() == 3
+    };
+    (0..100).find(|after| is_begun(*after)).expect("no cut was late enough");
+    let sidecar = history.folder.files(".sum").remove(0);
+    let mut bytes = std::fs::read(&sidecar).unwrap();
+    bytes[1024 + 40] ^= 1;
+    std::fs::write(&sidecar, bytes).unwrap();
+    assert!(history.store.resume_work(history.disk, quietly()).is_err());
+    let found = history.store.verify(None, quietly()).unwrap().findings;
+    let named = found.iter().find(|finding| finding.file == sidecar).expect("it is found");
+    assert!(named.what.contains("cannot be ended"), "{named:?}");
+    assert_eq!(named.points, [history.id(1), history.id(2), history.id(3)]);
+
+    let content = noise(500, DISK);
+    let next = base(&history.store, history.disk, &content);
+    let expire = Step::Expire { generation: history.generation };
+    assert_eq!(history.store.carry_out(history.disk, &expire, quietly()).unwrap(), Outcome::Done);
+    history.points = vec![(next.id, content)];
+    history.collect_all();
+    let left = history.folder.files(".sum").len() + history.folder.files(".part").len();
+    assert_eq!((history.folder.files(".img").len(), left), (1, 1), "nothing else is left of it");
+    history.check_again();
+}
+
+/// A verification finds a fold under way, which ends while its image is being looked at: the image is shorter then, and
+/// its checksums are in another file.
+#[test]
+fn a_fold_that_ends_beside_a_verification_is_no_damage() {
+    let mut history = History::new();
+    history.resize(DISK - 3 * 4096, 40);
+    drop(history.store);
+    let (asked, answer) = (Arc::new(AtomicBool::new(false)), Arc::new(Barrier::new(2)));
+    let sidecar = history.folder.files(".sum").remove(0);
+    let gate = {
+        let (asked, answer) = (Arc::clone(&asked), Arc::clone(&answer));
+        move |action: &'static str, path: &Path| {
+            if action == "open" && path == sidecar && asked.swap(false, Ordering::SeqCst) {
+                // The fold goes on, and has ended.
+                answer.wait();
+                answer.wait();
+            }
+            Ok(())
+        }
+    };
+    history.store = history.folder.open_on(Storage::gated(gate)).unwrap();
+    let (store, disk, step) = (history.store.clone(), history.disk, history.fold_step());
+    let fold = {
+        let (asked, answer) = (Arc::clone(&asked), Arc::clone(&answer));
+        std::thread::spawn(move || {
+            let (begun, paused) =
+                (|| store.points(&PointFilter::default()).unwrap().len() == 1, AtomicBool::new(false));
+            let report = |_, _| {
+                if begun() && !paused.swap(true, Ordering::SeqCst) {
+                    asked.store(true, Ordering::SeqCst);
+                    answer.wait();
+                }
+            };
+            let progress = Progress { report: &report, cancel: &AtomicBool::new(false) };
+            let outcome = store.carry_out(disk, &step, progress);
+            answer.wait();
+            outcome
+        })
+    };
+    while !asked.load(Ordering::SeqCst) {
+        wait_a_little();
+    }
+    let report = history.store.verify(None, quietly()).unwrap();
+    assert_eq!(fold.join().unwrap().unwrap(), Outcome::Done);
+    assert!(report.is_clean(), "{report:?}");
+    assert_eq!((report.checked_points, report.files), (1, 3), "catalog, image and checksums");
+    history.points.remove(0);
     history.check_again();
 }
 

@@ -552,8 +552,9 @@ fn dies_at(nth: u64) -> (Storage, Arc<AtomicU64>) {
     (storage, count)
 }
 
-/// A step of a consolidation dies at each of its operations, and the catalog is lost then: what had to stay reads right, and
-/// what comes back although it had gone reads right, too.
+/// A step of a consolidation dies at each of its operations, and the catalog is lost then, again before anything was
+/// gone on with, and once more after a dispatcher was started: what had to stay reads right, and what comes back although
+/// it had gone reads right, too.
 fn consolidation_dies(step: impl Fn(&House) -> Step, stays: impl Fn(usize) -> bool) -> u64 {
     let mut nth = 0;
     loop {
@@ -565,8 +566,13 @@ fn consolidation_dies(step: impl Fn(&House) -> Step, stays: impl Fn(usize) -> bo
             store.carry_out(disk, &step(&house), quietly()).map(|_| opened)
         });
         let context = format!("dead at operation {nth}");
-        std::fs::remove_file(house.catalog()).unwrap();
-        house.rebuild();
+        for opens in [false, true, false] {
+            std::fs::remove_file(house.catalog()).unwrap();
+            house.rebuild();
+            if opens {
+                drop(house.folder.open());
+            }
+        }
         let (store, opened) = house.folder.open_reported();
         assert_eq!(opened.missing, Vec::<PathBuf>::new(), "{context}");
         let there: Vec<PointId> =

@@ -1,12 +1,11 @@
 //! `blxrep doctor`: says in words whether this host can do its part, and what to do where it cannot.
 
 mod agent;
+mod dispatcher;
 
 use super::error::CliError;
 use super::table::{Table, text, word};
 use super::{Common, DataDir};
-use crate::api::client::{Client, ClientError};
-use crate::api::types::DispatcherStatus;
 use crate::model::units::ByteCount;
 use clap::Args;
 use rustix::fs::{FallocateFlags, Mode, OFlags};
@@ -78,9 +77,7 @@ impl Check {
 
 pub async fn run(args: DoctorArgs) -> Result<(), CliError> {
     let mut found = checks(&args.common.data_dir);
-    if let Some(check) = dispatcher(&args.common.data_dir).await {
-        found.push(check);
-    }
+    found.extend(dispatcher::checks(&args.common.data_dir).await);
     args.common.output().table(&found, |found| table(found))?;
     match found.iter().filter(|check| check.verdict == Verdict::Failed).count() {
         0 => Ok(()),
@@ -221,45 +218,6 @@ fn storage(path: &Path) -> Vec<Check> {
             ),
         },
     ]
-}
-
-/// Whether a dispatcher answers. `None` where there is none to be expected.
-async fn dispatcher(data_dir: &DataDir) -> Option<Check> {
-    const NAME: &str = "dispatcher";
-    let path = data_dir.path();
-    if !data_dir.is_given() && !path.is_dir() {
-        return None;
-    }
-    let remedy = format!("start it with `blxrep start --mode dispatcher --data-dir {}`", path.display());
-    Some(match Client::new(path).status().await {
-        Ok(status) => Check::ok(NAME, format!("{}{}", about(&status), space(&status))),
-        Err(ClientError::Unreachable { socket, source, .. }) => {
-            Check::warning(NAME, format!("none answers at {}: {source}", socket.display()), remedy)
-        }
-        Err(error) => Check::failed(NAME, error.to_string(), "see its log"),
-    })
-}
-
-fn about(status: &DispatcherStatus) -> String {
-    format!(
-        "version {} listens on {}, {} of {} agents online",
-        status.version, status.listen, status.agents_online, status.agents
-    )
-}
-
-/// What its store takes and when it will be full, as far as it is known.
-fn space(status: &DispatcherStatus) -> String {
-    let mut text = String::new();
-    if let Some(stored) = status.stored_bytes {
-        text.push_str(&format!("; {} points take {}", status.points, ByteCount(stored)));
-    }
-    if let Some(growth) = status.growth_bytes_per_day {
-        text.push_str(&format!(", {} more a day", ByteCount(growth)));
-    }
-    if let Some(days) = status.days_to_full {
-        text.push_str(&format!(", full in {days} days"));
-    }
-    text
 }
 
 #[cfg(test)]

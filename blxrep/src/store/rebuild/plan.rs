@@ -51,8 +51,9 @@ struct Family<'a> {
     deltas: Vec<&'a Found>,
     /// The greatest edition of its files.
     edition: u32,
-    /// The first delta was being put into the image: the base's point is given up, and its content may be gone.
-    folding: bool,
+    /// New checksums of a fold that was cut off, if there is a delta to go on with: it was being put into the image, the
+    /// base's point is given up, and its content may be gone.
+    folding: Option<&'a Path>,
 }
 
 type Key = (DiskId, GenerationId);
@@ -78,7 +79,7 @@ pub fn plan(store: StoreId, scan: Scan, layout: &Layout, old: &Old) -> Plan {
     // A disk's generations follow each other; within one, the chain decides.
     families.sort_by_key(|f| (f.base.header.disk, f.base.header.number, at(f.base)));
     for family in &families {
-        used.extend(plan.take(family, &scan.files, layout, old));
+        used.extend(plan.take(family, &scan, layout, old));
     }
     plan.leave_rest(&scan, &used);
     plan.name_disks(old);
@@ -138,7 +139,7 @@ impl Plan {
         let part = scan.cut_off_fold(&base.header, layout);
         let editions = files.iter().map(|file| file.header.edition).chain(part.map(edition_of));
         let edition = editions.max().unwrap_or(0);
-        let folding = part.is_some() && !deltas.is_empty();
+        let folding = part.filter(|_| !deltas.is_empty());
         Some(Family { base, image, deltas, edition, folding })
     }
 
@@ -239,18 +240,18 @@ impl Plan {
     }
 
     /// Adds a generation and its points; returns the files that they use.
-    fn take<'a>(
-        &mut self,
-        family: &Family<'a>,
-        files: &'a [Found],
-        layout: &Layout,
-        old: &Old,
-    ) -> Vec<&'a Path> {
+    fn take<'a>(&mut self, family: &Family<'a>, scan: &'a Scan, layout: &Layout, old: &Old) -> Vec<&'a Path> {
         let base = &family.base.header;
         let (disk, generation) = (base.disk, base.generation);
         let mut used = vec![family.base.path.as_path(), family.image.path.as_path()];
         let edition = base.edition;
-        let into = family.deltas.first().filter(|_| family.folding);
+        let into = family.deltas.first().filter(|_| family.folding.is_some());
+        if let Some(part) = family.folding {
+            // Until the fold is gone on with, this file alone says that the base is no more.
+            used.push(part);
+            self.left_out.retain(|left| left.file != part);
+            self.move_to(part, layout.sidecar(disk, generation, family.edition + 1).part);
+        }
         self.move_to(&family.base.path, layout.sidecar(disk, generation, edition).published);
         self.move_to(&family.image.path, layout.image(disk, generation).published);
         self.generations.push(Generation {
@@ -264,7 +265,7 @@ impl Plan {
             granule_shift: base.granule.shift(),
             state: GenerationState::Published { sidecar: family.base.root, edition },
             // Files that are made from here on have other names than all that are there.
-            revision: family.edition + u32::from(family.folding),
+            revision: family.edition + u32::from(into.is_some()),
             work: into.map(|into| Work::Fold { into: into.header.point, edition: family.edition + 1 }),
         });
         let stored = family.base.stored + family.image.stored;
@@ -280,7 +281,8 @@ impl Plan {
             used.push(&delta.path);
             self.move_to(&delta.path, home.clone());
             let header = FileHeader { kind: FileKind::Changes, ..delta.header.clone() };
-            let changes = files
+            let changes = scan
+                .files
                 .iter()
                 .filter(|file| file.header == header)
                 // The delta's own, if there are several that say the same.

@@ -96,7 +96,7 @@ impl Scan {
             }
             return Ok(());
         };
-        if has(PART) {
+        if is_part(&path) {
             self.leave(&path, quarantined, half_written(kind));
             return Ok(());
         }
@@ -128,7 +128,10 @@ impl Scan {
         let mut paths = raws.chain(self.unfit.iter().map(|left| left.file.as_path()));
         paths.find(|path| {
             let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-            path.parent() == Some(&folder) && name.starts_with(&start) && name.ends_with(".sum.part")
+            path.parent() == Some(&folder)
+                && name.starts_with(&start)
+                && name.contains(".sum.")
+                && is_part(path)
         })
     }
 }
@@ -150,6 +153,12 @@ impl Raw {
                 .and_then(|rest| rest.strip_prefix('.'))
                 .is_some_and(|rest| rest.parse::<u32>().is_ok())
     }
+}
+
+/// Whether a file was not whole when it was last written, also if a rebuild died while it was giving it another name.
+fn is_part(path: &Path) -> bool {
+    let has = |path: &Path, ending| path.extension().is_some_and(|e| e == ending);
+    has(path, PART) || has(path, MOVING) && path.file_stem().is_some_and(|stem| has(Path::new(stem), PART))
 }
 
 fn half_written(kind: FileKind) -> &'static str {
