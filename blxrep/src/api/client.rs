@@ -64,6 +64,13 @@ impl Client {
         Self { data_dir: data_dir.to_owned(), socket: socket_path(data_dir) }
     }
 
+    /// Talks to a dispatcher whose socket has been given another place.
+    #[must_use]
+    pub fn at(socket: PathBuf) -> Self {
+        let data_dir = socket.parent().unwrap_or(Path::new("/")).to_owned();
+        Self { data_dir, socket }
+    }
+
     /// The data directory of the dispatcher that it talks to.
     #[must_use]
     pub fn data_dir(&self) -> &Path {
@@ -230,7 +237,7 @@ impl Client {
         Ok((status, body.to_bytes()))
     }
 
-    fn connect(&self) -> Result<UnixStream> {
+    pub(super) fn connect(&self) -> Result<UnixStream> {
         connect(&self.socket).and_then(UnixStream::from_std).map_err(|source| match source.kind() {
             io::ErrorKind::PermissionDenied => ClientError::NotAllowed(self.socket.clone()),
             _ => {
@@ -240,7 +247,7 @@ impl Client {
         })
     }
 
-    fn broken(&self, what: &dyn std::fmt::Display) -> ClientError {
+    pub(super) fn broken(&self, what: &dyn std::fmt::Display) -> ClientError {
         ClientError::Broken { socket: self.socket.clone(), what: what.to_string() }
     }
 }

@@ -36,6 +36,7 @@ pub mod client;
 pub mod consolidation;
 pub mod error;
 pub mod events;
+pub mod listener;
 pub mod metrics;
 pub mod resolve;
 mod routes;

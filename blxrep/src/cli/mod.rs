@@ -107,10 +107,13 @@ enum Command {
     Consolidate(consolidate::ConsolidateArgs),
     Catalog(catalog::CatalogArgs),
     Doctor(doctor::DoctorArgs),
-    /// Watch agents, disks, points and actions on one live screen
+    /// See agents, disks, points, files and actions on a live screen, and restore from there
     Tui {
         #[command(flatten)]
         data_dir: DataDir,
+        /// The dispatcher's control socket, if it is not the one in its data directory
+        #[arg(long, value_name = "PATH", conflicts_with = "data_dir")]
+        socket: Option<PathBuf>,
     },
     #[command(name = crate::mount::session::COMMAND, hide = true)]
     ServeMount(mount::ServeArgs),
@@ -232,8 +235,9 @@ async fn run(command: Command) -> Result<(), CliError> {
         Command::Consolidate(args) => consolidate::run(args).await,
         Command::Catalog(args) => catalog::run(args),
         Command::Doctor(args) => doctor::run(args).await,
-        Command::Tui { data_dir } => {
-            crate::tui::run(Client::new(data_dir.path())).await.map_err(CliError::Terminal)
+        Command::Tui { data_dir, socket } => {
+            let client = socket.map_or_else(|| Client::new(data_dir.path()), Client::at);
+            crate::tui::run(client).await.map_err(CliError::Terminal)
         }
         // These block, and have this thread to themselves.
         Command::FreezeGuard => {

@@ -1,35 +1,58 @@
 //! What the screen asks of the dispatcher.
 
+use super::ask::{Answer, Ask, Failure, Reply};
 use super::model::Data;
-use super::update::Event;
 use crate::api::client::{Client, ClientError};
-use crate::api::types::ListQuery;
+use crate::api::types::{ListQuery, VerifyBody};
 use jiff::Timestamp;
 use std::time::Duration;
 
-/// More points and actions than a person scrolls through; the command line lists them all.
-const NEWEST: u32 = 200;
-/// An answer that takes longer is shown as a lost connection.
+/// More actions than a person scrolls through; the command line lists them all.
+const ACTIONS: u32 = 200;
+
+/// How things are is told at once; an answer that takes longer is shown as a lost connection.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// One look at everything.
-pub async fn fetch(client: &Client) -> Event {
-    match tokio::time::timeout(PATIENCE, load(client)).await {
-        Ok(Ok(data)) => Event::Loaded(Box::new(data)),
-        Ok(Err(error)) => Event::Failed(error.to_string()),
-        Err(_) => Event::Failed(format!("no answer within {PATIENCE:?}")),
+/// Asks, and waits for the answer.
+pub async fn ask(client: &Client, ask: Ask) -> Reply {
+    if ask != Ask::Overview {
+        return answer(client, ask).await.map_err(Failure::from);
+    }
+    match tokio::time::timeout(PATIENCE, answer(client, ask)).await {
+        Ok(answered) => answered.map_err(Failure::from),
+        Err(_) => Err(Failure { text: format!("no answer within {PATIENCE:?}"), code: None }),
     }
 }
 
-async fn load(client: &Client) -> Result<Data, ClientError> {
+async fn answer(client: &Client, ask: Ask) -> Result<Answer, ClientError> {
+    Ok(match ask {
+        Ask::Overview => Answer::Overview(Box::new(overview(client).await?)),
+        Ask::Points { disk, newest } => {
+            let query =
+                ListQuery { disk: Some(disk.to_string()), newest: Some(newest), ..ListQuery::default() };
+            Answer::Points { disk, rows: client.points(&query).await? }
+        }
+        Ask::Agent(agent) => Answer::Agent(Box::new(client.agent(agent.as_str()).await?)),
+        Ask::Control(action, control) => Answer::Action(client.control(&action.to_string(), control).await?),
+        Ask::Sync(body) => Answer::Synced(client.sync(&body).await?),
+        Ask::Verify(point) => {
+            let body = VerifyBody { point: Some(point.to_string()), ..VerifyBody::default() };
+            Answer::Action(client.verify(&body).await?)
+        }
+        Ask::Partitions(point) => Answer::Partitions(client.partitions(&point.to_string()).await?),
+        Ask::Files { point, query } => Answer::Files(client.files(&point.to_string(), &query).await?),
+        Ask::Find { point, query } => Answer::Files(client.find(&point.to_string(), &query).await?),
+        Ask::Diff { point, query } => Answer::Changes(client.diff(&point.to_string(), &query).await?),
+        Ask::Report(action) => Answer::Report(Box::new(client.report(action).await?)),
+    })
+}
+
+async fn overview(client: &Client) -> Result<Data, ClientError> {
     let everything = ListQuery::default();
-    let newest = ListQuery { newest: Some(NEWEST), ..ListQuery::default() };
+    let newest = ListQuery { newest: Some(ACTIONS), ..ListQuery::default() };
     let status = client.status().await?;
     let agents = client.agents().await?;
     let disks = client.disks(&everything).await?;
-    let mut points = client.points(&newest).await?;
-    let mut actions = client.actions(&newest).await?;
-    points.reverse();
-    actions.reverse();
-    Ok(Data { at: Timestamp::now(), status, agents, disks, points, actions })
+    let actions = client.actions(&newest).await?;
+    Ok(Data { at: Timestamp::now(), status, agents, disks, actions })
 }

@@ -1,6 +1,7 @@
 //! The real terminal: its screen, its keys, and giving it back as it was.
 
-use super::update::{Event, Key};
+use super::key::Key;
+use super::update::Event;
 use ratatui::crossterm::event::{self, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 use ratatui::{DefaultTerminal, Frame};
 use std::io::{self, IsTerminal};
@@ -31,6 +32,16 @@ impl Screen {
 
     pub fn draw(&mut self, view: impl FnOnce(&mut Frame<'_>)) -> io::Result<()> {
         self.terminal.draw(view).map(|_| ())
+    }
+
+    /// Columns and lines.
+    pub fn size(&self) -> io::Result<(u16, u16)> {
+        self.terminal.size().map(|size| (size.width, size.height))
+    }
+
+    /// Forgets what was drawn, so that everything is drawn anew.
+    pub fn clear(&mut self) -> io::Result<()> {
+        self.terminal.clear()
     }
 }
 
@@ -91,27 +102,40 @@ fn read_keys(sender: &mpsc::Sender<io::Result<Event>>) {
 fn translate(event: event::Event) -> Option<Event> {
     match event {
         event::Event::Key(key) if key.kind != KeyEventKind::Release => key_of(key).map(Event::Key),
-        event::Event::Resize(..) => Some(Event::Resized),
+        event::Event::Resize(width, height) => Some(Event::Resized(width, height)),
         _ => None,
     }
 }
 
 fn key_of(key: KeyEvent) -> Option<Key> {
+    if key.modifiers.intersects(KeyModifiers::ALT | KeyModifiers::SUPER | KeyModifiers::META) {
+        return None;
+    }
     if key.modifiers.contains(KeyModifiers::CONTROL) {
-        return matches!(key.code, KeyCode::Char('c')).then_some(Key::Quit);
+        return if let KeyCode::Char(c) = key.code {
+            Some(Key::Control(c.to_ascii_lowercase()))
+        } else {
+            None
+        };
     }
-    match key.code {
-        KeyCode::Char('q') => Some(Key::Quit),
-        KeyCode::Esc => Some(Key::Back),
-        KeyCode::Char('?') => Some(Key::Help),
-        KeyCode::Tab => Some(Key::NextPane),
-        KeyCode::BackTab => Some(Key::PreviousPane),
-        KeyCode::Up | KeyCode::Char('k') => Some(Key::Up),
-        KeyCode::Down | KeyCode::Char('j') => Some(Key::Down),
-        KeyCode::Home | KeyCode::Char('g') => Some(Key::Top),
-        KeyCode::End | KeyCode::Char('G') => Some(Key::Bottom),
-        _ => None,
-    }
+    Some(match key.code {
+        KeyCode::Char(c) => Key::Char(c),
+        KeyCode::Enter => Key::Enter,
+        KeyCode::Esc => Key::Esc,
+        KeyCode::Tab => Key::Tab,
+        KeyCode::BackTab => Key::BackTab,
+        KeyCode::Up => Key::Up,
+        KeyCode::Down => Key::Down,
+        KeyCode::Left => Key::Left,
+        KeyCode::Right => Key::Right,
+        KeyCode::PageUp => Key::PageUp,
+        KeyCode::PageDown => Key::PageDown,
+        KeyCode::Home => Key::Home,
+        KeyCode::End => Key::End,
+        KeyCode::Backspace => Key::Backspace,
+        KeyCode::Delete => Key::Delete,
+        _ => return None,
+    })
 }
 
 #[cfg(test)]
@@ -119,15 +143,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn keys_mean_what_the_help_says() {
-        let plain = |code| key_of(KeyEvent::new(code, KeyModifiers::NONE));
-        let control = |code| key_of(KeyEvent::new(code, KeyModifiers::CONTROL));
-        assert_eq!(plain(KeyCode::Char('q')), Some(Key::Quit));
-        assert_eq!(plain(KeyCode::Char('j')), plain(KeyCode::Down));
-        assert_eq!(plain(KeyCode::Char('k')), plain(KeyCode::Up));
-        assert_eq!(key_of(KeyEvent::new(KeyCode::Char('?'), KeyModifiers::SHIFT)), Some(Key::Help));
-        assert_eq!(plain(KeyCode::Char('c')), None);
-        assert_eq!(control(KeyCode::Char('c')), Some(Key::Quit));
-        assert_eq!(control(KeyCode::Char('q')), None);
+    fn keys_are_what_they_look_like() {
+        let pressed = |code, modifiers| key_of(KeyEvent::new(code, modifiers));
+        assert_eq!(pressed(KeyCode::Char('q'), KeyModifiers::NONE), Some(Key::Char('q')));
+        assert_eq!(pressed(KeyCode::Char('?'), KeyModifiers::SHIFT), Some(Key::Char('?')));
+        assert_eq!(pressed(KeyCode::Char('c'), KeyModifiers::CONTROL), Some(Key::Control('c')));
+        assert_eq!(pressed(KeyCode::Char('q'), KeyModifiers::ALT), None);
+        assert_eq!(pressed(KeyCode::F(5), KeyModifiers::NONE), None);
     }
 }

@@ -208,7 +208,8 @@ impl Backend for Fake {
     }
 
     async fn point_ids(&self, range: RangeInclusive<PointId>, limit: usize) -> Result<Vec<PointId>> {
-        Ok(points().into_iter().map(|p| p.id).filter(|id| range.contains(id)).take(limit).collect())
+        let all = points().into_iter().chain(series());
+        Ok(all.map(|p| p.id).filter(|id| range.contains(id)).take(limit).collect())
     }
 
     async fn action_ids(&self, range: RangeInclusive<ActionId>, limit: usize) -> Result<Vec<ActionId>> {
@@ -633,4 +634,40 @@ fn synced(disk: DiskRow, wait: bool) -> SyncRow {
         published: works.then(now),
         error: (wait && !works).then(|| "it has no base yet: take a snapshot first".to_owned()),
     }
+}
+
+/// Points of one disk: one every five minutes for six hours, of all kinds; oldest first.
+pub fn series() -> Vec<PointRow> {
+    const POINTS: u64 = 72;
+    let base = points().into_iter().find(|row| row.id == BASE).unwrap();
+    let point = |n: u64| {
+        let ago_seconds = i64::try_from(POINTS - 1 - n).unwrap() * 300 + 4;
+        let mut row = PointRow {
+            id: PointId(0x5e00_0000_0000_0000 + n * 0x0001_0203_0405),
+            kind: if n == 0 { PointKind::Base } else { PointKind::Delta },
+            parent: n.checked_sub(1).map(|before| PointId(0x5e00_0000_0000_0000 + before * 0x0001_0203_0405)),
+            sequence: n,
+            cut: ago(ago_seconds),
+            published: ago(ago_seconds - 1),
+            bytes: (1 + n * 37 % 50) << 20,
+            stored: (1 + n * 37 % 50) << 19,
+            rounds: 1 + u32::try_from(n % 3).unwrap(),
+            ..base.clone()
+        };
+        match n {
+            20 => {
+                row.consistency = Consistency::Fuzzy;
+                row.notes = vec!["8 rounds were not enough".into()];
+            }
+            33 => row.holes = serde_json::from_str(r#"[{"start":4096,"end":4104}]"#).unwrap(),
+            40 => row.damage = vec!["incremental/d15c/1/5e00.bak: byte 123456: a wrong checksum".into()],
+            _ if n % 12 == 11 => {
+                row.consistency = Consistency::Frozen;
+                row.freeze_ms = Some(38);
+            }
+            _ => {}
+        }
+        row
+    };
+    (0..POINTS).filter(|n| !(50..55).contains(n)).map(point).collect()
 }

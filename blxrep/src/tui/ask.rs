@@ -1,0 +1,92 @@
+//! What is asked of the dispatcher, and what comes back.
+
+use super::model::Data;
+use crate::api::browse::{ChangeRow, DiffQuery, FileRow, FilesQuery, FindQuery, Findings, PartitionRow};
+use crate::api::client::ClientError;
+use crate::api::error::ErrorCode;
+use crate::api::types::{ActionRow, AgentDetail, Control, PointRow, SyncBody, SyncRow, VerifyReport};
+use crate::model::ids::{ActionId, AgentId, DiskId, PointId};
+use std::fmt;
+
+/// Names one question, so that its answer finds who asked, or nobody if they have gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Ticket(pub u64);
+
+/// A question or an order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ask {
+    /// The dispatcher, its agents and disks, and what it does.
+    Overview,
+    /// Only the newest so many points of a disk.
+    Points {
+        disk: DiskId,
+        newest: u32,
+    },
+    Agent(AgentId),
+    /// Pause, resume or cancel.
+    Control(ActionId, Control),
+    Sync(SyncBody),
+    /// Read a point and what it depends on, and compare it with its digests.
+    Verify(PointId),
+    /// What lies on a point's disk.
+    Partitions(PointId),
+    /// One page of a folder.
+    Files {
+        point: PointId,
+        query: FilesQuery,
+    },
+    /// One page of what fits a name.
+    Find {
+        point: PointId,
+        query: FindQuery,
+    },
+    /// One page of how two points differ.
+    Diff {
+        point: PointId,
+        query: DiffQuery,
+    },
+    /// What a verification found.
+    Report(ActionId),
+}
+
+/// An answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    Overview(Box<Data>),
+    Points {
+        disk: DiskId,
+        rows: Vec<PointRow>,
+    },
+    Agent(Box<AgentDetail>),
+    Synced(Vec<SyncRow>),
+    /// An action was begun, or is in another state.
+    Action(ActionRow),
+    Report(Box<VerifyReport>),
+    Partitions(Findings<PartitionRow>),
+    Files(Findings<FileRow>),
+    Changes(Findings<ChangeRow>),
+}
+
+/// Why there is none.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    pub text: String,
+    /// What kind of refusal it is; `None` if the dispatcher could not be asked.
+    pub code: Option<ErrorCode>,
+}
+
+impl From<ClientError> for Failure {
+    fn from(error: ClientError) -> Self {
+        let code = if let ClientError::Api(api) = &error { Some(api.code) } else { None };
+        Self { text: error.to_string(), code }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+/// One or the other.
+pub type Reply = Result<Answer, Failure>;

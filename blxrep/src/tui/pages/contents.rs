@@ -1,0 +1,145 @@
+//! What lies on a point's disk: its partitions.
+
+use super::finds::Finds;
+use super::spot::Spot;
+use super::{DETAILS, Files, Found, Sheet, Topic, nothing, open, rows_in, split};
+use crate::api::browse::PartitionRow;
+use crate::model::units::ByteCount;
+use crate::tui::ask::{Answer, Ask, Reply};
+use crate::tui::frame;
+use crate::tui::key::{Hint, Key, hint};
+use crate::tui::model::World;
+use crate::tui::page::{Order, Page};
+use crate::tui::prompt::{Prompt, Typed};
+use crate::tui::table::{self, Column, from, left, rest, right};
+use crate::tui::words::moment;
+use ratatui::buffer::Buffer;
+use ratatui::layout::Rect;
+
+const COLUMNS: [Column; 6] = [
+    right("NUMBER", 6, 6),
+    left("HOLDS", 8, 14),
+    right("SIZE", 9, 10),
+    left("LABEL", 8, 20),
+    from(120, left("UUID", 16, 36)),
+    rest("NOTE"),
+];
+
+const KEYS: [Hint; 4] = [
+    hint("Enter", "files", "files of the selected partition"),
+    hint("/", "find", "files by name, on all partitions"),
+    hint("e", "export", "how to mount or export the point"),
+    DETAILS,
+];
+
+#[derive(Debug)]
+pub struct Contents {
+    spot: Spot,
+    finds: Finds<PartitionRow>,
+    find: Option<Prompt>,
+}
+
+impl Contents {
+    #[must_use]
+    pub fn new(spot: Spot) -> Self {
+        Self { spot, finds: Finds::default(), find: None }
+    }
+}
+
+impl Page for Contents {
+    fn name(&self) -> &'static str {
+        "Partitions"
+    }
+
+    fn crumb(&self, _: &World) -> String {
+        moment(self.spot.point().cut)
+    }
+
+    fn keys(&self) -> &'static [Hint] {
+        &KEYS
+    }
+
+    fn load(&mut self, _: &World) -> Vec<Order> {
+        self.finds.begin();
+        vec![Order::Load(Ask::Partitions(self.spot.point().id))]
+    }
+
+    fn press(&mut self, key: Key, world: &World) -> Option<Vec<Order>> {
+        if let Some(mut prompt) = self.find.take() {
+            return match prompt.press(key) {
+                Typed::Left => nothing(),
+                Typed::Done => match Found::new(&self.spot, None, prompt.text()) {
+                    Some(found) => open(found),
+                    None => nothing(),
+                },
+                Typed::On => {
+                    self.find = Some(prompt);
+                    nothing()
+                }
+            };
+        }
+        if self.finds.press(key, rows_in(split(world.body()).0)) {
+            return nothing();
+        }
+        match (key, self.finds.selected()) {
+            (Key::Char('e'), _) => open(Sheet::new(Topic::Export(Box::new(self.spot.point().clone())))),
+            (Key::Char('/'), _) => {
+                self.find = Some(Prompt::new("Find", super::found::ADVICE, ""));
+                nothing()
+            }
+            (Key::Enter, Some(row)) if row.browsable => open(Files::new(self.spot.clone(), row.partition)),
+            (Key::Enter, Some(row)) => {
+                Some(vec![Order::Say(format!("! Its files cannot be shown: {}", row.note))])
+            }
+            (Key::Char('d'), Some(row)) => open(Sheet::new(Topic::Partition(Box::new(row.clone())))),
+            (Key::Enter | Key::Char('d'), None) => nothing(),
+            _ => None,
+        }
+    }
+
+    fn answer(&mut self, reply: Reply, world: &World) -> Vec<Order> {
+        match reply {
+            Ok(Answer::Partitions(page)) => {
+                self.finds.learn(page, rows_in(split(world.body()).0));
+                // Most people want the files of the largest one that has some.
+                let largest = self.finds.rows.iter().enumerate().filter(|(_, row)| row.browsable);
+                let largest = largest.max_by_key(|(_, row)| row.bytes).map_or(0, |(at, _)| at);
+                let rows = self.finds.rows.len();
+                self.finds.list.select(largest, rows, rows_in(split(world.body()).0));
+            }
+            Ok(_) => {}
+            Err(failure) => self.finds.fail(failure.text),
+        }
+        Vec::new()
+    }
+
+    fn prompt(&self) -> Option<&Prompt> {
+        self.find.as_ref()
+    }
+
+    fn draw(&self, world: &World, area: Rect, buffer: &mut Buffer) {
+        let (list, below) = split(area);
+        let Some(row) = self.finds.selected() else {
+            let text = frame::in_place(self.finds.waits(), self.finds.failed(), "Nothing is on the disk.");
+            return frame::nothing(buffer, list, &text);
+        };
+        let head = (world.theme, self.finds.list, self.finds.rows.len());
+        table::render(head, &COLUMNS, |n| cells(&self.finds.rows[n]), list, buffer);
+        let part =
+            if row.partition == 0 { "the disk".to_owned() } else { format!("partition {}", row.partition) };
+        let note = if row.note.is_empty() { row.type_code.clone() } else { row.note.clone() };
+        let text = format!("{part}: {note}; {}", self.finds.tally("partition"));
+        frame::detail(world, &text, below, buffer);
+    }
+}
+
+fn cells(row: &PartitionRow) -> Vec<String> {
+    vec![
+        row.partition.to_string(),
+        if row.kind.is_empty() { "unknown" } else { &row.kind }.to_owned(),
+        ByteCount(row.bytes).to_string(),
+        if row.label.is_empty() { row.name.clone() } else { row.label.clone() },
+        row.uuid.clone(),
+        if row.browsable { "● files".to_owned() } else { format!("- no files: {}", row.note) },
+    ]
+}
