@@ -79,7 +79,7 @@ async fn points_are_named_by_the_beginning_of_their_id() {
     let to = dispatcher.path().join("new.img").display().to_string();
     let restore = |point: &str| {
         let point = point.into();
-        RestoreBody { point, partition: None, to: to.clone(), yes: false, allow_holes: false }
+        RestoreBody { point, to: Some(to.clone()), ..RestoreBody::default() }
     };
     assert!(client.restore(&restore("4F0C2a9bffff")).await.is_ok());
     assert!(client.restore(&restore(&DELTA.to_string())).await.is_ok());
@@ -91,8 +91,41 @@ async fn points_are_named_by_the_beginning_of_their_id() {
     assert_eq!(code(client.restore(&restore("4f0c2a9b01d3e5870")).await).0, ErrorCode::Invalid);
     assert_eq!(code(client.restore(&restore("beef")).await).0, ErrorCode::NotFound);
     let (point, to) = ("9a00".into(), "here.img".into());
-    let relative = RestoreBody { point, partition: None, to, yes: false, allow_holes: false };
+    let relative = RestoreBody { point, to: Some(to), ..RestoreBody::default() };
     assert_eq!(code(client.restore(&relative).await).0, ErrorCode::Invalid);
+}
+
+#[tokio::test]
+async fn a_restore_goes_to_this_host_or_to_a_device_of_an_agent() {
+    let dispatcher = FakeDispatcher::start();
+    let client = Client::new(dispatcher.path());
+    let device = |device: &str, yes| RestoreBody {
+        point: DELTA.to_string(),
+        agent: Some("web1".into()),
+        device: Some(device.into()),
+        yes,
+        ..RestoreBody::default()
+    };
+    assert!(client.restore(&device("/dev/vdb", true)).await.is_ok());
+    let dry_run = RestoreBody { dry_run: true, ..device("/dev/vdb", false) };
+    assert!(client.restore(&dry_run).await.is_ok());
+    assert_eq!(code(client.restore(&device("/dev/vdb", false)).await).0, ErrorCode::Unconfirmed);
+    let (code_, message) = code(client.restore(&device("/dev/vda", true)).await);
+    assert_eq!((code_, message.contains("unmount")), (ErrorCode::Refused, true));
+    let nobody = RestoreBody { agent: Some("nobody".into()), ..device("/dev/vdb", true) };
+    assert_eq!(code(client.restore(&nobody).await).0, ErrorCode::NotFound);
+    let here = RestoreBody { agent: None, device: None, to: Some("/srv/x.img".into()), ..device("", true) };
+    for wrong in [
+        device("vdb", true),
+        RestoreBody { agent: None, ..device("/dev/vdb", true) },
+        RestoreBody { device: None, ..device("/dev/vdb", true) },
+        RestoreBody { to: Some("/srv/x.img".into()), ..device("/dev/vdb", true) },
+        RestoreBody { full: true, ..here.clone() },
+        RestoreBody { dry_run: true, ..here },
+        RestoreBody { point: DELTA.to_string(), ..RestoreBody::default() },
+    ] {
+        assert_eq!(code(client.restore(&wrong).await).0, ErrorCode::Invalid, "{wrong:?}");
+    }
 }
 
 #[tokio::test]

@@ -14,7 +14,9 @@
 
 mod compare;
 mod conduct;
+mod conversation;
 mod cutter;
+mod device_restore;
 mod dialer;
 pub mod freeze;
 pub mod hooks;
@@ -22,7 +24,9 @@ mod image;
 mod link;
 mod live;
 mod pace;
+mod preflight;
 mod rescan;
+mod restore;
 mod roll;
 mod round;
 mod session;
@@ -32,7 +36,9 @@ mod verify_source;
 
 use crate::cli::start::AgentArgs;
 use crate::config::hooks::HooksConfig;
+use crate::config::restore::Authority;
 use crate::engine::backoff::Backoff;
+use crate::io::host::HostOptions;
 use crate::io::random;
 use crate::io::signals::Stop;
 use crate::model::action::ActionState;
@@ -40,6 +46,7 @@ use crate::model::host::Footprint;
 use crate::model::ids::{ActionId, CutId, DiskIdentity, PointId};
 use crate::model::point::Coverage;
 use crate::model::policy::{CutRules, EffectivePolicy};
+use crate::model::restoration::{Preflight, Restoration};
 use crate::wire::config::{Control, DiskStatus, Offer, ToAgent, ToDispatcher};
 use anyhow::Context;
 use compare::CompareError;
@@ -48,10 +55,12 @@ use cutter::{Command, Cutter, Event};
 use dialer::Dialer;
 use image::ImageError;
 use pace::Pace;
+use preflight::Judge;
+use restore::Means;
 use roll::Roll;
 use session::Heard;
 use settings::Settings;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -127,6 +136,14 @@ struct Agent {
     /// Comparisons of disks with their newest points that a person asked for.
     checks: JoinSet<(ActionId, Result<(), CompareError>)>,
     lives: BTreeMap<DiskIdentity, Live>,
+    /// Who may be overwritten here.
+    authority: Arc<Authority>,
+    host: HostOptions,
+    /// Restores that have not ended, and are not held.
+    restores: BTreeSet<ActionId>,
+    restoring: JoinSet<(ActionId, Result<(), String>)>,
+    /// Looks at targets of restores.
+    looks: JoinSet<(u64, Result<Preflight, String>)>,
     /// What the dispatcher was told last.
     offers: Vec<Offer>,
     outbound: mpsc::Sender<ToDispatcher>,
@@ -168,6 +185,11 @@ impl Agent {
             attempts: JoinSet::new(),
             checks: JoinSet::new(),
             lives: BTreeMap::new(),
+            authority: settings.authority,
+            host: settings.host,
+            restores: BTreeSet::new(),
+            restoring: JoinSet::new(),
+            looks: JoinSet::new(),
             offers: Vec::new(),
             outbound,
             heard,
@@ -197,6 +219,12 @@ impl Agent {
                 Some(ended) = self.checks.join_next() => if let Ok((action, ended)) = ended {
                     self.check_ended(action, ended).await;
                 },
+                Some(ended) = self.restoring.join_next() => if let Ok((action, ended)) = ended {
+                    self.restore_ended(action, ended).await;
+                },
+                Some(looked) = self.looks.join_next() => if let Ok((request, verdict)) = looked {
+                    self.say(ToDispatcher::Preflighted { request, verdict }).await;
+                },
                 _ = status.tick() => {
                     self.report_status().await;
                     if !self.roll.is_pinned().await {
@@ -208,6 +236,8 @@ impl Agent {
         }
         self.attempts.shutdown().await;
         self.checks.shutdown().await;
+        self.looks.shutdown().await;
+        self.restoring.shutdown().await;
         // Session and cutter end when nobody can tell them anything any more; the session says goodbye first.
         drop((self.outbound, self.cutter, self.heard, self.events));
         let ended = async { while self.tasks.join_next().await.is_some() {} };
@@ -237,6 +267,11 @@ impl Agent {
             ToAgent::Control { action, control } => self.control(action, control).await,
             ToAgent::VerifySource { action, disk } => self.verify_source(action, disk).await,
             ToAgent::Ping(n) => self.say(ToDispatcher::Pong(n)).await,
+            ToAgent::Preflight { request, restoration } => {
+                let means = self.means();
+                self.looks.spawn(async move { (request, means.preflight(restoration).await) });
+            }
+            ToAgent::Restore { action, restoration } => self.restore(action, restoration),
         }
     }
 
@@ -349,6 +384,33 @@ impl Agent {
             Ok(()) | Err(CompareError::Held(_)) => {}
             Err(error) => self.state(action, ActionState::Failed, error.to_string()).await,
         }
+    }
+
+    /// What restores are made with, as things stand.
+    fn means(&self) -> Means {
+        let protected = self.lives.keys().chain(self.images.keys()).cloned().collect();
+        let (authority, host) = (Arc::clone(&self.authority), self.host.clone());
+        let judge = Judge { authority, host, protected, kept: self.roll.kept() };
+        Means { dialer: self.dialer.clone(), pace: self.pace.clone(), readers: self.readers, judge }
+    }
+
+    /// Restores, unless it is at it already.
+    fn restore(&mut self, action: ActionId, restoration: Restoration) {
+        if self.restores.insert(action) {
+            let means = self.means();
+            self.restoring.spawn(async move { (action, means.restore(action, restoration).await) });
+        }
+    }
+
+    async fn restore_ended(&mut self, action: ActionId, ended: Result<(), String>) {
+        self.restores.remove(&action);
+        // Otherwise the dispatcher knows.
+        if let Err(reason) = ended {
+            tracing::error!(%action, %reason, "the restore has failed");
+            self.state(action, ActionState::Failed, reason).await;
+        }
+        // What is on the disk may be another disk now.
+        self.look_again().await;
     }
 
     async fn control(&mut self, action: ActionId, control: Control) {

@@ -174,6 +174,11 @@ impl Roll {
         Ok(unit)
     }
 
+    /// Numbers of the disks below the data directory of a dispatcher on this machine.
+    pub fn kept(&self) -> Vec<(u32, u32)> {
+        self.kept.iter().map(|disk| (disk.major, disk.minor)).collect()
+    }
+
     /// Disks that are tracked.
     pub fn units(&self) -> impl Iterator<Item = &Arc<Unit>> {
         self.units.values()

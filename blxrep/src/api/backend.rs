@@ -53,6 +53,26 @@ pub struct RestoreRequest {
     pub allow_holes: bool,
 }
 
+/// Write a point's content on an agent's host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AgentRestore {
+    pub agent: AgentId,
+    pub point: PointId,
+    /// One partition; the whole disk without it.
+    pub partition: Option<u32>,
+    /// Path of a block device on the agent's host.
+    pub device: String,
+    /// Write everything, without comparing first.
+    pub full: bool,
+    /// Make a point of the target first, if it is kept in sync.
+    pub undo: bool,
+    /// Only say what would be done.
+    pub dry_run: bool,
+    /// As of [`RestoreRequest`].
+    pub yes: bool,
+    pub allow_holes: bool,
+}
+
 /// Read what is stored and compare it with its digests.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VerifyRequest {
@@ -173,6 +193,10 @@ pub trait Backend: Send + Sync + 'static {
     fn control(&self, action: ActionId, control: Control) -> impl Future<Output = Result<ActionRow>> + Send;
 
     fn restore(&self, request: RestoreRequest) -> impl Future<Output = Result<ActionRow>> + Send;
+
+    /// Asks the agent first: what it refuses is refused. A dry run is an action that has ended, with what was found as
+    /// its reason.
+    fn restore_to_agent(&self, request: AgentRestore) -> impl Future<Output = Result<ActionRow>> + Send;
 
     /// Headers, indexes and checksums are read as a whole even where content is sampled.
     fn verify(&self, request: VerifyRequest) -> impl Future<Output = Result<ActionRow>> + Send;

@@ -293,15 +293,31 @@ pub struct SyncBody {
 }
 
 /// `POST /api/v1/restores`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RestoreBody {
     pub point: String,
     /// One partition; the whole disk without it.
     #[serde(default)]
     pub partition: Option<u32>,
-    /// Absolute path of a file or a whole block device on the dispatcher's host.
-    pub to: String,
+    /// Absolute path of a file or a whole block device on the dispatcher's host. Either this or `agent` and `device`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to: Option<String>,
+    /// The agent on whose host it is written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent: Option<String>,
+    /// Absolute path of a block device there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<String>,
+    /// Write everything to the device, without comparing first.
+    #[serde(default)]
+    pub full: bool,
+    /// Do not make a point of the device first. Without it one is made, if the device is kept in sync.
+    #[serde(default)]
+    pub no_undo: bool,
+    /// Only say what would be done on the agent's host: the answer is an action that has ended, with that as its reason.
+    #[serde(default)]
+    pub dry_run: bool,
     /// Overwrite what is there.
     #[serde(default)]
     pub yes: bool,

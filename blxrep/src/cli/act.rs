@@ -39,6 +39,10 @@ const RESTORE_EXAMPLES: &str = "\
 With --to, the target is a file or a whole block device on this host, and gets the disk or one partition. A device must
 be at least as large and not in use. What exists is overwritten only with --yes, or when you say so on the terminal.
 
+With --agent and --device, a device of another server gets it: what differs is sent and written, everything is read
+back and compared, and a device that is kept in sync gets a point of what it was first. The restore goes on after
+interruptions of either side. What may be overwritten is in the agent's own configuration (`restore`).
+
 With --path, files are written below --target, with owners, times, attributes and links as they were. PARTITION is its
 number, 0 for a disk without partitions; it may be left out where only one has files.
 
@@ -46,6 +50,8 @@ Examples:
   blxrep restore 4f0c --to /srv/web1-sda.img
   blxrep restore 4f0c2a9b01d3e587 --to /dev/sdc --yes
   blxrep restore 4f0c --partition 2 --to /srv/home.img
+  blxrep restore 4f0c --agent web2 --device /dev/vdb --dry-run
+  blxrep restore 4f0c --partition 2 --agent web2 --device /dev/vdb1 --yes
   blxrep restore 4f0c --path 1:/etc/nginx --path 1:/etc/ssl --target /srv/web1 --dry-run";
 
 const VERIFY_EXAMPLES: &str = "\
@@ -131,11 +137,13 @@ pub struct RestoreArgs {
     /// Id of the point, or its first digits
     point: String,
     /// File or whole block device to write to
-    #[arg(long, value_name = "FILE_OR_DEVICE", required_unless_present = "paths")]
+    #[arg(long, value_name = "FILE_OR_DEVICE", required_unless_present_any = ["paths", "device"])]
     to: Option<PathBuf>,
     /// Only this partition of the disk
-    #[arg(long, value_name = "NUMBER", requires = "to")]
+    #[arg(long, value_name = "NUMBER", conflicts_with = "paths")]
     partition: Option<u32>,
+    #[command(flatten)]
+    device: DeviceArgs,
     #[command(flatten)]
     files: FilesArgs,
     /// Overwrite what is there
@@ -149,6 +157,23 @@ pub struct RestoreArgs {
     no_wait: bool,
     #[command(flatten)]
     common: Common,
+}
+
+/// A block device on an agent's host.
+#[derive(Debug, Args)]
+struct DeviceArgs {
+    /// Agent on whose host the device is; its own configuration says what may be overwritten there
+    #[arg(long, value_name = "ID", requires = "device")]
+    agent: Option<String>,
+    /// Block device, whole or a partition, on that host
+    #[arg(long, value_name = "DEVICE", requires = "agent", conflicts_with_all = ["to", "paths"])]
+    device: Option<String>,
+    /// Write everything; without it both sides are compared first, and what differs is written
+    #[arg(long, requires = "device")]
+    full: bool,
+    /// Do not make a point of the device first where it is kept in sync
+    #[arg(long, requires = "device")]
+    no_undo: bool,
 }
 
 /// Check that what is stored is what was sent
@@ -219,10 +244,14 @@ pub async fn restore(args: RestoreArgs) -> Result<(), CliError> {
     }
     let client = args.common.client();
     let RestoreArgs { point, to, partition, yes, allow_holes, .. } = args;
-    let to = absolute(to.as_deref().unwrap_or(Path::new("")))?;
-    let mut action = begin_restore(&client, RestoreBody { point, partition, to, yes, allow_holes }).await?;
+    let DeviceArgs { agent, device, full, no_undo } = args.device;
+    let to = to.as_deref().map(absolute).transpose()?;
+    let interrupt = if agent.is_some() { Interrupt::Leaves } else { Interrupt::Cancels };
+    let dry_run = args.files.dry_run();
+    let body = RestoreBody { point, partition, to, agent, device, full, no_undo, dry_run, yes, allow_holes };
+    let mut action = begin_restore(&client, body).await?;
     if !args.no_wait {
-        action = follow(&client, action, Interrupt::Cancels).await?;
+        action = follow(&client, action, interrupt).await?;
     }
     finished(&args.common, &action)
 }

@@ -43,7 +43,7 @@ pub struct FilesArgs {
     #[arg(long, value_enum, default_value_t, requires = "paths")]
     conflict: Conflict,
     /// Only show what would be done
-    #[arg(long, requires = "paths")]
+    #[arg(long, conflicts_with = "to")]
     dry_run: bool,
 }
 
@@ -72,6 +72,11 @@ impl FilesArgs {
     /// The target, if files shall be restored.
     pub fn target(&self) -> Option<&Path> {
         self.target.as_deref()
+    }
+
+    /// Whether nothing is to be written.
+    pub const fn dry_run(&self) -> bool {
+        self.dry_run
     }
 }
 

@@ -2,8 +2,10 @@
 
 use super::hub::{Hub, Note};
 use super::rows;
+use super::syncs::Asker;
 use crate::api::backend::{
-    Backend, DiffRequest, FilesRequest, Filter, FindRequest, RestoreRequest, SyncRequest, VerifyRequest,
+    AgentRestore, Backend, DiffRequest, FilesRequest, Filter, FindRequest, RestoreRequest, SyncRequest,
+    VerifyRequest,
 };
 use crate::api::browse::{ChangeRow, FileRow, Findings, PartitionRow};
 use crate::api::chain::PointChain;
@@ -19,8 +21,10 @@ use crate::browse::pool::Browsers;
 use crate::io::random;
 use crate::model::action::{Action, ActionKind, ActionState};
 use crate::model::ids::{ActionId, AgentId, CutId, DiskId, PointId, StoreId};
+use crate::model::restoration::{DeviceTarget, Restoration, Target};
 use crate::store::StoreError;
 use crate::store::catalog::PointFilter;
+use crate::store::restore::Consent;
 use crate::store::room::free_bytes;
 use crate::store::sample::Sample;
 use crate::wire::config::{Control as WireControl, ToAgent};
@@ -28,7 +32,11 @@ use jiff::Timestamp;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
+use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
+
+/// How long an agent may take to look at a target: its disks may be spun down.
+const PREFLIGHT_PATIENCE: Duration = Duration::from_secs(30);
 
 /// What does not change while the dispatcher runs.
 #[derive(Clone, Debug)]
@@ -78,6 +86,17 @@ impl Control {
         };
         self.notes.send(Note::Call(Box::new(job))).await.map_err(|_| stopping())?;
         answer.await.map_err(|_| stopping())?
+    }
+}
+
+impl Control {
+    /// How much is to be restored. Refuses a point that lacks something, and a partition that it does not have.
+    async fn part_bytes(&self, request: &AgentRestore) -> Result<u64> {
+        let store = self.ask(|hub| Ok(hub.store.clone())).await?;
+        let (point, partition) = (request.point, request.partition);
+        let consent = Consent { overwrite: true, holes: request.allow_holes };
+        let opened = tokio::task::spawn_blocking(move || store.open_part(point, partition, consent));
+        Ok(opened.await.map_err(|_| stopping())??.bytes())
     }
 }
 
@@ -239,7 +258,7 @@ impl Backend for Control {
         let cut = CutId(random::id());
         let (reply, answer) = oneshot::channel();
         let wait = request.wait;
-        let rows = self.ask(move |hub| hub.begin_sync(&request, cut, reply)).await?;
+        let rows = self.ask(move |hub| hub.begin_sync(&request, cut, Asker::Person(reply))).await?;
         if wait { answer.await.map_err(|_| stopping())? } else { Ok(rows) }
     }
 
@@ -249,6 +268,34 @@ impl Backend for Control {
 
     async fn restore(&self, request: RestoreRequest) -> Result<ActionRow> {
         self.ask(move |hub| hub.restore(request)).await
+    }
+
+    async fn restore_to_agent(&self, request: AgentRestore) -> Result<ActionRow> {
+        let bytes = self.part_bytes(&request).await?;
+        let target = Target::Device(DeviceTarget {
+            device: request.device.clone(),
+            bytes,
+            whole: request.partition.is_none(),
+            full: request.full,
+        });
+        let restoration = Restoration { point: request.point, target };
+        let (reply, answer) = oneshot::channel();
+        let (agent, asked) = (request.agent.clone(), restoration.clone());
+        self.ask(move |hub| hub.preflight(&agent, asked, reply)).await?;
+        let agent = &request.agent;
+        let preflight = match tokio::time::timeout(PREFLIGHT_PATIENCE, answer).await {
+            Ok(Ok(verdict)) => verdict.map_err(ApiError::refused)?,
+            Ok(Err(_)) => {
+                return Err(ApiError::unavailable(format!("agent {agent} disconnected: try again")));
+            }
+            Err(_) => {
+                let patience = PREFLIGHT_PATIENCE.as_secs();
+                return Err(ApiError::unavailable(format!(
+                    "agent {agent} did not answer within {patience} s"
+                )));
+            }
+        };
+        self.ask(move |hub| hub.restore_to_agent(&request, restoration, preflight)).await
     }
 
     async fn verify(&self, request: VerifyRequest) -> Result<ActionRow> {
@@ -343,12 +390,7 @@ impl Hub {
         offer.map(|o| o.problem.clone()).ok_or_else(|| ApiError::refused(missing()))
     }
 
-    fn begin_sync(
-        &mut self,
-        request: &SyncRequest,
-        cut: CutId,
-        reply: oneshot::Sender<Result<Vec<SyncRow>>>,
-    ) -> Result<Vec<SyncRow>> {
+    pub fn begin_sync(&mut self, request: &SyncRequest, cut: CutId, asker: Asker) -> Result<Vec<SyncRow>> {
         let disk = request.disk.map(|id| self.store.disk(id)).transpose()?;
         if let Some(disk) = &disk {
             self.protect_again(disk)?;
@@ -383,7 +425,7 @@ impl Hub {
                  policy, or its action is paused; see `blxrep disks` and `blxrep actions`"
             )));
         }
-        self.sync(agent, disk.map(|d| d.identity), request.goal, cut, reply);
+        self.sync(agent, disk.map(|d| d.identity), request.goal, cut, asker);
         Ok(rows)
     }
 
@@ -410,6 +452,9 @@ impl Hub {
         };
         if action.kind == ActionKind::Rescan {
             return self.control_rescan(&action, order);
+        }
+        if self.restores.has(id) {
+            return self.control_restore(&action, order);
         }
         if matches!(action.kind, ActionKind::Restore | ActionKind::Verify | ActionKind::Consolidate) {
             return self.control_job(&action, order);

@@ -8,19 +8,20 @@
 //! ```
 
 use super::Shared;
-use super::comparer::{Blocks, Comparer, Judgement};
+use super::comparer::Judgement;
 use super::comparisons::{Asked, Grant, Outcome};
 use super::hub::Note;
+use super::judge::{self, Judge};
 use super::locks::DiskGuard;
 use crate::io::channel::{ChannelError, Connection, Incoming};
-use crate::io::random;
-use crate::model::comparison::{Digest, Grid, Key};
+use crate::model::comparison::{Grid, Key};
 use crate::model::ids::{AgentId, PointId};
 use crate::model::point::Disk;
 use crate::model::units::GranuleSize;
+use crate::view::part::PartReader;
 use crate::view::reader::PointReader;
-use crate::wire::snapshot::{MAX_BLOCKS, MAX_FOUND, MAX_UNJUDGED, Purpose, ToAgent, ToDispatcher};
-use tokio::sync::{mpsc, oneshot, watch};
+use crate::wire::snapshot::{MAX_FOUND, Purpose, ToAgent, ToDispatcher};
+use tokio::sync::{oneshot, watch};
 
 /// Why a comparison ended before its end.
 #[derive(Debug, thiserror::Error)]
@@ -123,12 +124,8 @@ async fn prepare(
         ));
     }
     let granule = GranuleSize::from_shift(granule_shift).ok_or("no such granule")?;
-    let (low, high) = (random::wide_id().to_le_bytes(), random::wide_id().to_le_bytes());
-    let mut key = [0; 32];
-    key[..16].copy_from_slice(&low);
-    key[16..].copy_from_slice(&high);
     let grid = Grid::new(granule, bytes, newest.disk_bytes);
-    Ok((Setting { disk, point: newest.id, grid, key: Key(key), _guard: guard }, reader))
+    Ok((Setting { disk, point: newest.id, grid, key: judge::new_key(), _guard: guard }, reader))
 }
 
 /// Asks the hub for the action; the error says why it is held.
@@ -148,44 +145,14 @@ async fn run(
     let Setting { point, grid, key, .. } = *setting;
     let bytes = reader.disk_bytes();
     connection.sender.send_control(&ToAgent::Against { point, bytes, key: key.0 }).await?;
-    let (queue, blocks) = mpsc::channel(MAX_UNJUDGED);
-    let (verdicts, judged) = mpsc::channel(1);
-    let comparer = Comparer::new(reader, grid, key);
-    let thread = tokio::task::spawn_blocking(move || comparer.run(blocks, &verdicts));
-    let mut exchange = Exchange {
-        queue: Some(queue),
-        judged,
-        next: None,
-        blocks: Tally::default(),
-        verdicts: Tally::default(),
-    };
+    let mut exchange = Exchange { judge: Judge::start(PartReader::whole(reader), grid, key) };
     let result = exchange.run(connection, shared, setting, &mut grant).await;
-    drop(exchange);
-    let damaged = thread.await.unwrap_or(0);
+    let damaged = exchange.judge.end().await;
     result.map(|found| Outcome { damaged, ..found })
 }
 
-/// A count and a digest of what was said, in order.
-#[derive(Default)]
-struct Tally {
-    count: u64,
-    hasher: blake3::Hasher,
-}
-
-impl Tally {
-    fn digest(&self) -> (u64, [u8; 32]) {
-        (self.count, *self.hasher.finalize().as_bytes())
-    }
-}
-
 struct Exchange {
-    /// `None` once all blocks have come.
-    queue: Option<mpsc::Sender<Blocks>>,
-    judged: mpsc::Receiver<Judgement>,
-    /// The block that must come next; the agent chooses where it begins.
-    next: Option<u32>,
-    blocks: Tally,
-    verdicts: Tally,
+    judge: Judge,
 }
 
 impl Exchange {
@@ -202,13 +169,13 @@ impl Exchange {
                     connection.sender.send_control(&ToAgent::Hold { reason: reason.clone() }).await?;
                     return Err(CompareError::Held(reason));
                 }
-                Some(judgement) = self.judged.recv() => {
+                Some(judgement) = self.judge.judged() => {
                     shared.progress(grant.action, setting.grid.bytes_below(judgement.through), setting.grid.bytes());
                     self.tell(connection, judgement).await?;
                 }
                 said = connection.receiver.recv() => match said? {
                     Incoming::Control(ToDispatcher::Blocks { first, digests }) => {
-                        self.take(first, digests, &setting.grid)?;
+                        self.judge.take(first, digests).map_err(CompareError::Unexpected)?;
                     }
                     Incoming::Control(ToDispatcher::Compared { count, digest }) => {
                         return self.settle(connection, setting, (count, digest)).await;
@@ -222,31 +189,10 @@ impl Exchange {
         }
     }
 
-    fn take(&mut self, first: u32, digests: Vec<Digest>, grid: &Grid) -> Result<(), CompareError> {
-        let count = u32::try_from(digests.len()).unwrap_or(u32::MAX);
-        let end = first.saturating_add(count);
-        let fits = digests.len() <= MAX_BLOCKS && count > 0 && end <= grid.blocks();
-        if !fits || self.next.is_some_and(|next| next != first) {
-            return Err(CompareError::Unexpected("blocks that do not follow"));
-        }
-        self.next = Some(end);
-        self.blocks.count += u64::from(count);
-        self.blocks.hasher.update(digests.as_flattened());
-        let queue = self.queue.as_ref().ok_or(CompareError::Unexpected("blocks after their end"))?;
-        // The agent waits for verdicts before it sends more.
-        queue
-            .try_send(Blocks { first, digests })
-            .map_err(|_| CompareError::Unexpected("too many blocks at once"))
-    }
-
     async fn tell(&mut self, connection: &mut Snapshot, judgement: Judgement) -> Result<(), CompareError> {
         for (block, granules) in judgement.differing {
-            self.verdicts.count += 1;
-            self.verdicts.hasher.update(&block.to_le_bytes()).update(granules.as_flattened());
             connection.sender.send_control(&ToAgent::Differs { block, granules }).await?;
         }
-        self.verdicts.count += 1;
-        self.verdicts.hasher.update(&judgement.through.to_le_bytes());
         connection.sender.send_control(&ToAgent::Judged { through: judgement.through }).await?;
         Ok(())
     }
@@ -257,10 +203,7 @@ impl Exchange {
         setting: &Setting,
         theirs: (u64, [u8; 32]),
     ) -> Result<Outcome, CompareError> {
-        if self.blocks.digest() != theirs || self.next.is_some_and(|next| next != setting.grid.blocks()) {
-            return Err(CompareError::Unexpected("an end that does not fit what came"));
-        }
-        let (count, digest) = self.verdicts.digest();
+        let (count, digest) = self.judge.settle(theirs).map_err(CompareError::Unexpected)?;
         connection.sender.send_control(&ToAgent::Settled { count, digest }).await?;
         match connection.receiver.recv().await? {
             Incoming::Control(ToDispatcher::Found { granules, ranges }) if ranges.len() <= MAX_FOUND => {
@@ -280,7 +223,7 @@ impl Exchange {
 }
 
 /// Comes when the hub says that the comparison has to end.
-async fn held(stop: &mut watch::Receiver<Option<String>>) -> String {
+pub async fn held(stop: &mut watch::Receiver<Option<String>>) -> String {
     loop {
         if let Some(reason) = stop.borrow_and_update().clone() {
             return reason;

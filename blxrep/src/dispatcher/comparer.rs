@@ -5,7 +5,8 @@
 
 use crate::model::comparison::{Digest, Grid, Key, UNREADABLE};
 use crate::model::encoding::is_zero;
-use crate::view::reader::{Content, PointReader};
+use crate::view::part::PartReader;
+use crate::view::reader::Content;
 use std::ops::Range;
 use tokio::sync::mpsc;
 
@@ -23,11 +24,13 @@ pub struct Judgement {
     pub differing: Vec<(u32, Vec<Digest>)>,
     /// All below this block are judged.
     pub through: u32,
+    /// So many were, this time.
+    pub count: u32,
 }
 
 /// A point, as digests.
 pub struct Comparer {
-    reader: PointReader,
+    reader: PartReader,
     grid: Grid,
     key: Key,
     /// Digests of a granule of zeroes, and of a block of them.
@@ -38,7 +41,7 @@ pub struct Comparer {
 }
 
 impl Comparer {
-    pub fn new(mut reader: PointReader, grid: Grid, key: Key) -> Self {
+    pub fn new(mut reader: PartReader, grid: Grid, key: Key) -> Self {
         reader.stream();
         let length = usize::try_from(grid.granule().bytes()).unwrap_or(0);
         let zero = key.granule(&vec![0; length]);
@@ -74,7 +77,7 @@ impl Comparer {
             }
         }
         let count = u32::try_from(blocks.digests.len()).unwrap_or(u32::MAX);
-        Judgement { differing, through: blocks.first.saturating_add(count) }
+        Judgement { differing, through: blocks.first.saturating_add(count), count }
     }
 
     /// Whether all of a full block is known to be zero without reading it.

@@ -1,7 +1,7 @@
 //! Who comes in: accepts connections, checks who they are, and hands them to the task of their channel.
 
 use super::settings::Settings;
-use super::{Shared, config_link, live_link, snapshot_link};
+use super::{Shared, config_link, live_link, restore_link, snapshot_link};
 use crate::config::secret::{Access, DENIED};
 use crate::io::channel::{Arrival, ChannelError, Listener, Pending};
 use crate::wire::hello::{Accepted, Channel, KeptDisk, Refusal, RefusalCode};
@@ -101,11 +101,7 @@ async fn admit(pending: Pending, house: &House) -> Result<(), ChannelError> {
         Channel::Config => config_link::serve(pending.accept(accepted).await?, agent, address, shared).await,
         Channel::Snapshot => snapshot_link::serve(pending.accept(accepted).await?, agent, shared).await,
         Channel::Live => live_link::serve(pending.accept(accepted).await?, agent, shared).await,
-        Channel::Restore => {
-            let reason =
-                "this dispatcher restores to its own host only: use `blxrep restore POINT --to ...` there";
-            return pending.refuse(Refusal::new(RefusalCode::Unavailable, reason)).await;
-        }
+        Channel::Restore => restore_link::serve(pending.accept(accepted).await?, agent, shared).await,
     }
     Ok(())
 }

@@ -4,23 +4,24 @@
 use super::comparisons::{self, Comparisons, Grant, Outcome};
 use super::jobs::{JobEnd, Jobs};
 use super::policies::PolicyBook;
+use super::restores::{self, Restores};
+use super::syncs::Sync;
 use super::upkeep::Usage;
 use super::verifier::{CUT_SHORT, Schedule};
-use crate::api::error::ApiError;
 use crate::api::events::{Event, Feed};
-use crate::api::types::{SyncRow, VerifyReport};
+use crate::api::types::VerifyReport;
 use crate::engine::duty::{Duty, Facts, duty};
 use crate::io::random;
 use crate::model::action::{Action, ActionKind, ActionState};
 use crate::model::host::Footprint;
 use crate::model::ids::{ActionId, AgentId, CutId, DiskId, DiskIdentity};
 use crate::model::point::{Disk, Point};
-use crate::model::policy::{EffectivePolicy, Goal};
+use crate::model::policy::EffectivePolicy;
 use crate::model::retention::Retention;
 use crate::model::units::MIN_GRANULE_SHIFT;
 use crate::store::catalog::{DiskOffer, PointFilter};
 use crate::store::{Store, StoreError};
-use crate::wire::config::{Control, DiskStatus, Offer, SyncOutcome, ToAgent, ToDispatcher};
+use crate::wire::config::{Control, DiskStatus, Offer, ToAgent, ToDispatcher};
 use jiff::Timestamp;
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
@@ -30,8 +31,6 @@ use tokio::sync::{mpsc, oneshot};
 pub const QUEUE: usize = 1024;
 /// Messages that wait for one agent. An agent that takes none while so many are due is treated as lost.
 pub const SESSION_QUEUE: usize = 256;
-/// Syncs that wait at the same time.
-const MAX_SYNCS: usize = 1024;
 /// Verify reports that are kept for who asks.
 const MAX_REPORTS: usize = 64;
 
@@ -81,6 +80,30 @@ pub enum Note {
         action: ActionId,
         outcome: Result<Outcome, String>,
     },
+    /// An agent has come for a restore. The error says why there is none now.
+    Restore {
+        agent: AgentId,
+        action: ActionId,
+        reply: oneshot::Sender<Result<restores::Grant, String>>,
+    },
+    /// Something is about to be written to its target.
+    Touch {
+        action: ActionId,
+        reply: oneshot::Sender<Result<(), String>>,
+    },
+    /// So many blocks of its target are as the point has them.
+    RestoreDurable {
+        action: ActionId,
+        blocks: u32,
+    },
+    /// It has ended, or its connection has. The reply comes when that is kept.
+    RestoreEnded {
+        action: ActionId,
+        /// Of the connection.
+        number: u64,
+        ending: restores::Ending,
+        reply: oneshot::Sender<()>,
+    },
     JobEnded(JobEnd),
     /// Policies may have changed, pings are due.
     Tick,
@@ -99,11 +122,6 @@ pub struct Session {
     pub policy: Option<EffectivePolicy>,
 }
 
-struct Sync {
-    agent: AgentId,
-    reply: oneshot::Sender<Result<Vec<SyncRow>, ApiError>>,
-}
-
 /// The hub's state.
 pub struct Hub {
     pub store: Store,
@@ -114,11 +132,12 @@ pub struct Hub {
     pub backlog: BTreeMap<DiskId, u64>,
     pub jobs: Jobs,
     pub comparisons: Comparisons,
+    pub restores: Restores,
     pub reports: VecDeque<VerifyReport>,
     /// What the store takes, as of the last look at it.
     pub usage: Option<Usage>,
     pub schedule: Schedule,
-    syncs: BTreeMap<CutId, Sync>,
+    pub syncs: BTreeMap<CutId, Sync>,
     next_session: u64,
     pings: u64,
     feed: Feed,
@@ -128,6 +147,7 @@ impl Hub {
     /// Takes up the actions that were open when the dispatcher stopped.
     pub fn new(store: Store, policies: PolicyBook, jobs: Jobs, feed: Feed) -> Result<Self, StoreError> {
         let store_actions = store.actions()?;
+        let restores = open_restores(&store, &store_actions)?;
         let mut hub = Self {
             store,
             policies,
@@ -136,6 +156,7 @@ impl Hub {
             backlog: BTreeMap::new(),
             jobs,
             comparisons: Comparisons::default(),
+            restores,
             reports: VecDeque::new(),
             usage: None,
             schedule: Schedule::of(&store_actions),
@@ -151,6 +172,7 @@ impl Hub {
             let (id, kind, state) = (action.id, action.kind, action.state);
             hub.open.insert(id, action);
             match kind {
+                ActionKind::Restore if hub.restores.has(id) => hub.restore_taken_up(id),
                 ActionKind::Restore | ActionKind::Verify | ActionKind::Consolidate => {
                     hub.set_state(id, ActionState::Failed, CUT_SHORT.to_owned());
                 }
@@ -204,6 +226,17 @@ impl Hub {
                 let _ = reply.send(self.compare(&asked));
             }
             Note::Compared { action, outcome } => self.compared(action, outcome),
+            Note::Restore { agent, action, reply } => {
+                let _ = reply.send(self.grant_restore(&agent, action));
+            }
+            Note::Touch { action, reply } => {
+                let _ = reply.send(self.touch(action));
+            }
+            Note::RestoreDurable { action, blocks } => self.restore_durable(action, blocks),
+            Note::RestoreEnded { action, number, ending, reply } => {
+                self.link_ended(action, number, ending);
+                let _ = reply.send(());
+            }
             Note::JobEnded(end) => self.job_ended(end),
             Note::Tick => self.tick(),
             Note::Call(job) => job(self),
@@ -245,12 +278,8 @@ impl Hub {
             self.set_state(action, ActionState::Queued, waiting_for_agent());
         }
         self.comparisons_left(agent);
-        let lost: Vec<CutId> =
-            self.syncs.iter().filter(|(_, s)| s.agent == *agent).map(|(c, _)| *c).collect();
-        for sync in lost.into_iter().filter_map(|cut| self.syncs.remove(&cut)) {
-            let gone = ApiError::failed(format!("agent {agent} disconnected before the sync was done"));
-            let _ = sync.reply.send(Err(gone));
-        }
+        self.restores_left(agent);
+        self.syncs_left(agent);
     }
 
     fn of_agent(&self, agent: &AgentId, which: impl Fn(&Action) -> bool) -> Vec<ActionId> {
@@ -266,8 +295,10 @@ impl Hub {
             ToDispatcher::Inventory { footprint, offers } => self.inventory(agent, footprint, offers),
             ToDispatcher::Action { action, state, reason } => {
                 let own = self.open.get(&action).is_some_and(|a| a.agent.as_ref() == Some(agent));
-                if own {
-                    self.set_state(action, state, reason);
+                match own {
+                    true if self.restores.has(action) => self.restore_said(action, state, reason),
+                    true => self.set_state(action, state, reason),
+                    false => {}
                 }
             }
             ToDispatcher::Status(status) => {
@@ -276,6 +307,7 @@ impl Hub {
                 }
             }
             ToDispatcher::Synced { request, outcomes } => self.synced(agent, request, outcomes),
+            ToDispatcher::Preflighted { request, verdict } => self.preflighted(agent, request, verdict),
             ToDispatcher::Pong(_) => {}
         }
     }
@@ -295,6 +327,7 @@ impl Hub {
         }
         self.send_policy(agent);
         self.assign(agent);
+        self.assign_restores(agent);
     }
 
     fn keep_disk(&self, agent: &AgentId, offer: &Offer, now: Timestamp) -> Result<Disk, StoreError> {
@@ -493,62 +526,16 @@ impl Hub {
             }
         }
     }
+}
 
-    /// Asks an agent for a cut; the reply comes when it has ended.
-    pub fn sync(
-        &mut self,
-        agent: &AgentId,
-        disk: Option<DiskIdentity>,
-        goal: Option<Goal>,
-        cut: CutId,
-        reply: oneshot::Sender<Result<Vec<SyncRow>, ApiError>>,
-    ) {
-        if self.syncs.len() >= MAX_SYNCS {
-            let busy = format!("{MAX_SYNCS} syncs are waiting already; try again when some are done");
-            let _ = reply.send(Err(ApiError::refused(busy)));
-            return;
-        }
-        self.syncs.insert(cut, Sync { agent: agent.clone(), reply });
-        self.send(agent, ToAgent::Sync { request: cut, disk, goal });
+/// Restores that have not ended; what is left of those that have is cleared away.
+fn open_restores(store: &Store, actions: &[Action]) -> Result<Restores, StoreError> {
+    let mut rows = store.restorations()?;
+    let is_open = |id: ActionId| actions.iter().any(|a| a.id == id && !a.state.is_final());
+    for ended in rows.extract_if(.., |row| !is_open(row.action)) {
+        store.forget_restoration(ended.action)?;
     }
-
-    fn synced(&mut self, agent: &AgentId, request: CutId, outcomes: Vec<SyncOutcome>) {
-        if self.syncs.get(&request).is_none_or(|s| s.agent != *agent) {
-            return;
-        }
-        if let Some(sync) = self.syncs.remove(&request) {
-            let rows = self.sync_rows(agent, request, outcomes);
-            let _ = sync.reply.send(rows.map_err(|e| ApiError::failed(e.to_string())));
-        }
-    }
-
-    fn sync_rows(
-        &self,
-        agent: &AgentId,
-        request: CutId,
-        outcomes: Vec<SyncOutcome>,
-    ) -> Result<Vec<SyncRow>, StoreError> {
-        let mut rows = Vec::with_capacity(outcomes.len());
-        for outcome in outcomes {
-            let Some(disk) = self.find_disk(agent, &outcome.identity)? else { continue };
-            let mut row = super::rows::sync(&disk, request);
-            match outcome.result {
-                Err(error) => row.error = Some(error),
-                Ok(synced) => {
-                    let point = self.store.point(synced.point)?;
-                    // Requests that came while a cut was under way share the next one.
-                    row.cut_id = point.summary.cut;
-                    row.point = Some(point.id);
-                    row.consistency = Some(point.summary.consistency);
-                    row.bytes = Some(point.bytes);
-                    row.rounds = Some(synced.rounds);
-                    row.published = Some(point.published);
-                }
-            }
-            rows.push(row);
-        }
-        Ok(rows)
-    }
+    Ok(Restores::new(rows))
 }
 
 fn waiting_for_agent() -> String {

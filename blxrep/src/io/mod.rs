@@ -3,6 +3,7 @@
 pub mod buffer;
 pub mod channel;
 pub mod db;
+pub mod device_writer;
 pub mod digester;
 pub mod executable;
 pub mod freeze;

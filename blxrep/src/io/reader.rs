@@ -260,6 +260,53 @@ fn to_frames(mut buffer: PooledBuf, batch: &Batch, zstd: &mut Zstd<'_, '_>) -> V
     frames
 }
 
+/// Makes frames of bytes that are in memory.
+#[derive(Default)]
+pub struct Packer {
+    zstd: Option<zstd::bulk::Compressor<'static>>,
+}
+
+impl std::fmt::Debug for Packer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Packer").field("zstd", &self.zstd.is_some()).finish()
+    }
+}
+
+impl Packer {
+    /// Frames of `content`, which begins at byte `start` and is at most [`IMAGE_PIECE`] long.
+    pub fn pack(&mut self, start: u64, content: &[u8], compress: bool) -> Vec<ReadFrame> {
+        if compress && self.zstd.is_none() {
+            self.zstd = zstd::bulk::Compressor::new(ZSTD_LEVEL).ok();
+        }
+        let runs = zero_runs(content).into_iter();
+        let frames = runs.map(|(run, zero)| {
+            let range = start + run.start as u64..start + run.end as u64;
+            let zstd = self.zstd.as_mut().filter(|_| compress);
+            let bytes = match zero {
+                true => zero_frame(&range),
+                false => zstd
+                    .and_then(|zstd| compressed(zstd, &range, &content[run.clone()]))
+                    .unwrap_or_else(|| raw_frame(&range, &content[run])),
+            };
+            ReadFrame { bytes, range }
+        });
+        frames.collect()
+    }
+
+    /// The frame of a range that is zero, at most 1 GiB long.
+    #[must_use]
+    pub fn zero(range: &Range<u64>) -> ReadFrame {
+        ReadFrame { bytes: zero_frame(range), range: range.clone() }
+    }
+}
+
+fn raw_frame(range: &Range<u64>, payload: &[u8]) -> Bytes {
+    let mut message = vec![0; HEADER_BYTES];
+    message.extend_from_slice(payload);
+    seal(Encoding::Raw, range, &mut message);
+    Bytes::from(message)
+}
+
 /// Writes the header in front of the payload. The lengths are the reader's own, so they fit: a frame that was not
 /// sealed would be refused by the channel.
 fn seal(encoding: Encoding, range: &Range<u64>, message: &mut [u8]) {

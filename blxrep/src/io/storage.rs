@@ -10,6 +10,7 @@ use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::ops::Range;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{DirBuilderExt, FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -334,6 +335,12 @@ pub struct DataFile {
     refused: AtomicBool,
 }
 
+impl AsFd for DataFile {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
 impl DataFile {
     #[must_use]
     pub fn path(&self) -> &Path {
@@ -411,6 +418,27 @@ impl DataFile {
     /// Makes a range read as zeroes and gives its blocks back; the file must be that long already.
     pub fn punch(&self, range: Range<u64>) -> Result<()> {
         self.zero(range, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE)
+    }
+
+    /// Makes a range of a device read as zeroes, and gives its blocks back where the device can promise both.
+    pub fn clear_device(&self, range: Range<u64>) -> Result<()> {
+        let how = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        match rustix::fs::fallocate(&self.file, how, range.start, range.end - range.start) {
+            Ok(()) => {
+                self.tell(|file| Change::zeroed(file, &range));
+                Ok(())
+            }
+            Err(_) => self.zero_device(range),
+        }
+    }
+
+    /// Number of a block device; `None` for what is none.
+    pub fn device_number(&self) -> Result<Option<(u32, u32)>> {
+        self.run("look at", || {
+            let meta = self.file.metadata()?;
+            let number = (rustix::fs::major(meta.rdev()), rustix::fs::minor(meta.rdev()));
+            Ok(meta.file_type().is_block_device().then_some(number))
+        })
     }
 
     /// Makes a range of a device zero.

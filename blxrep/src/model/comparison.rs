@@ -19,6 +19,9 @@ pub type Digest = [u8; 16];
 /// What stands for a granule that its side cannot read: its granule is not equal to anything.
 pub const UNREADABLE: Digest = [0; 16];
 
+/// A block, and a bit for each of its granules that is wanted.
+pub type Wanted = (u32, u64);
+
 /// The key of one comparison.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Key(pub [u8; 32]);
@@ -99,6 +102,39 @@ impl Grid {
         self.granule.byte_range(granules, self.disk_bytes)
     }
 
+    /// The bytes of some granules of some blocks that ascend, in ranges that are as long as they can be. `None` if there
+    /// are no such granules, or no such blocks.
+    #[must_use]
+    pub fn ranges_of(&self, wanted: &[Wanted]) -> Option<Vec<Range<u64>>> {
+        let ascend = wanted.windows(2).all(|pair| pair[0].0 < pair[1].0);
+        if wanted.is_empty() || !ascend {
+            return None;
+        }
+        let mut ranges: Vec<Range<u64>> = Vec::new();
+        for (block, granules) in wanted {
+            let of_block = self.granules_of(*block);
+            if *granules == 0 || u64::from(64 - granules.leading_zeros()) > of_block.len() as u64 {
+                return None;
+            }
+            for granule in of_block.clone().filter(|granule| granules >> (granule - of_block.start) & 1 == 1)
+            {
+                let bytes = self.granule.byte_range(granule..granule + 1, self.disk_bytes);
+                match ranges.last_mut() {
+                    Some(last) if last.end == bytes.start => last.end = bytes.end,
+                    _ => ranges.push(bytes),
+                }
+            }
+        }
+        Some(ranges)
+    }
+
+    /// All granules of a block.
+    #[must_use]
+    pub fn whole(&self, block: u32) -> Wanted {
+        let count = self.granules_of(block).len();
+        (block, if count >= 64 { u64::MAX } else { (1 << count) - 1 })
+    }
+
     /// Bytes below a block.
     #[must_use]
     pub fn bytes_below(&self, block: u32) -> u64 {
@@ -172,6 +208,21 @@ mod tests {
             let all: Vec<u32> = (0..grid.blocks()).flat_map(|block| grid.granules_of(block)).collect();
             assert_eq!(all, (0..grid.granules()).collect::<Vec<_>>());
             assert_eq!(grid.bytes(), bytes);
+        }
+    }
+
+    #[test]
+    fn what_is_wanted_becomes_the_longest_ranges() {
+        let bytes = (3 << 18) + 4096 + 512;
+        let grid = Grid::new(granule(12), bytes, bytes);
+        assert_eq!(grid.ranges_of(&[(0, 0b1101)]), Some(vec![0..4096, 8192..16384]));
+        let one = |range: Range<u64>| Some(std::iter::once(range).collect::<Vec<_>>());
+        assert_eq!(grid.ranges_of(&[(0, 1 << 63), (1, 1)]), one((1 << 18) - 4096..(1 << 18) + 4096));
+        assert_eq!(grid.ranges_of(&[(3, 0b11)]), one(3 << 18..bytes));
+        let all: Vec<Wanted> = (0..grid.blocks()).map(|block| grid.whole(block)).collect();
+        assert_eq!(grid.ranges_of(&all), one(0..bytes));
+        for wrong in [&[][..], &[(0, 0)], &[(3, 0b100)], &[(4, 1)], &[(1, 1), (0, 1)], &[(1, 1), (1, 2)]] {
+            assert_eq!(grid.ranges_of(wrong), None, "{wrong:?}");
         }
     }
 

@@ -15,6 +15,7 @@ pub mod partition_table;
 pub mod percent;
 pub mod point;
 pub mod policy;
+pub mod restoration;
 pub mod retention;
 pub mod selection;
 pub mod stack;

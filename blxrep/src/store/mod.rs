@@ -35,6 +35,7 @@ pub mod publish;
 mod quarantine;
 pub mod rebuild;
 pub mod recovery;
+pub mod restorations;
 pub mod restore;
 pub mod room;
 pub mod sample;

@@ -11,6 +11,7 @@ use crate::model::contents;
 use crate::model::encoding::is_zero;
 use crate::model::ids::PointId;
 use crate::view::PointReader;
+use crate::view::part::PartReader;
 use crate::view::reader::Content;
 use std::io::{Seek, SeekFrom};
 use std::ops::Range;
@@ -170,16 +171,8 @@ impl Store {
         if let Some(what) = checked.overwrites.filter(|_| !overwrite) {
             return refuse(target, &format!("{what}; say --yes to do it"));
         }
-        let mut reader = self.open_point(id)?;
-        if consent.holes {
-            reader.fill_holes();
-        }
-        let range = match partition {
-            None => 0..reader.disk_bytes(),
-            Some(number) => partition_of(&mut reader, id, number)?,
-        };
-        reader.stream();
-        let mut source = Source { reader, range };
+        let mut source = self.open_part(id, partition, consent)?;
+        source.stream();
         if checked.device {
             self.restore_device(&mut source, target, progress)
         } else {
@@ -187,9 +180,30 @@ impl Store {
         }
     }
 
+    /// Opens a point, or one partition of it, to be restored.
+    pub fn open_part(
+        &self,
+        id: PointId,
+        partition: Option<u32>,
+        consent: Consent,
+    ) -> Result<PartReader, StoreError> {
+        self.check_whole(id, consent)?;
+        let mut reader = self.open_point(id)?;
+        if consent.holes {
+            reader.fill_holes();
+        }
+        match partition {
+            None => Ok(PartReader::whole(reader)),
+            Some(number) => {
+                let range = partition_of(&mut reader, id, number)?;
+                Ok(PartReader::new(reader, range))
+            }
+        }
+    }
+
     fn restore_file(
         &self,
-        source: &mut Source,
+        source: &mut PartReader,
         target: &Path,
         overwrite: bool,
         progress: Progress<'_>,
@@ -245,7 +259,7 @@ impl Store {
 
     fn restore_device(
         &self,
-        source: &mut Source,
+        source: &mut PartReader,
         target: &Path,
         progress: Progress<'_>,
     ) -> Result<RestoreReport, StoreError> {
@@ -267,32 +281,6 @@ impl Store {
         device.sync()?;
         verify_device(source, &device, progress)?;
         Ok(RestoreReport { bytes: needed, written, verified: needed })
-    }
-}
-
-/// What of a point is written: positions are those of the target, from 0 on.
-struct Source {
-    reader: PointReader,
-    /// Bytes of the disk.
-    range: Range<u64>,
-}
-
-impl Source {
-    const fn bytes(&self) -> u64 {
-        self.range.end - self.range.start
-    }
-
-    fn read_at(&mut self, at: u64, out: &mut [u8]) -> Result<(), StoreError> {
-        Ok(self.reader.read_at(self.range.start + at, out)?)
-    }
-
-    fn next_stretch(&mut self, at: u64) -> Result<Option<(Range<u64>, Content)>, StoreError> {
-        if at >= self.bytes() {
-            return Ok(None);
-        }
-        let start = self.range.start;
-        let found = self.reader.next_stretch(start + at)?;
-        Ok(found.map(|(range, content)| (at..range.end.min(self.range.end) - start, content)))
     }
 }
 
@@ -336,7 +324,7 @@ impl Drop for Unfinished<'_> {
 
 /// Writes all of a point. Returns the bytes written as data.
 fn copy(
-    source: &mut Source,
+    source: &mut PartReader,
     file: &Arc<DataFile>,
     device: bool,
     progress: Progress<'_>,
@@ -349,7 +337,7 @@ fn copy(
 
 /// One pass over a point.
 struct Copy<'a> {
-    source: &'a mut Source,
+    source: &'a mut PartReader,
     file: WriteBehind,
     /// What is not written holds old data, not zeroes.
     device: bool,
@@ -412,7 +400,11 @@ impl Copy<'_> {
 }
 
 /// Compares a device with the point that was written to it.
-fn verify_device(source: &mut Source, device: &DataFile, progress: Progress<'_>) -> Result<(), StoreError> {
+fn verify_device(
+    source: &mut PartReader,
+    device: &DataFile,
+    progress: Progress<'_>,
+) -> Result<(), StoreError> {
     let mut found = AlignedBuffer::new(CHUNK_BYTES);
     let mut wanted = vec![0; CHUNK_BYTES];
     let bytes = source.bytes();

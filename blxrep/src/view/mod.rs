@@ -10,6 +10,7 @@ pub mod image;
 pub mod index;
 pub mod merged;
 pub mod nbd;
+pub mod part;
 pub mod reader;
 pub mod recent;
 pub mod scratch;

@@ -95,6 +95,8 @@ mod tests {
             let _ = decode::<ToDispatcher>(&bytes, 1 << 20);
             let _ = decode::<crate::wire::snapshot::ToDispatcher>(&bytes, 1 << 20);
             let _ = decode::<crate::wire::live::ToDispatcher>(&bytes, 1 << 20);
+            let _ = decode::<crate::wire::restore::ToDispatcher>(&bytes, 1 << 20);
+            let _ = decode::<crate::wire::restore::ToAgent>(&bytes, 1 << 20);
         }
     }
 }

@@ -5,6 +5,7 @@ use crate::model::host::Footprint;
 use crate::model::ids::{ActionId, CutId, DiskIdentity, PointId};
 use crate::model::point::{Consistency, Coverage};
 use crate::model::policy::{EffectivePolicy, Goal};
+use crate::model::restoration::{Preflight, Restoration};
 use serde::{Deserialize, Serialize};
 
 /// A disk of the agent's host.
@@ -66,6 +67,8 @@ pub enum ToDispatcher {
     Synced { request: CutId, outcomes: Vec<SyncOutcome> },
     /// Answer to [`ToAgent::Ping`].
     Pong(u64),
+    /// Answer to [`ToAgent::Preflight`]: what would be done, or why it is refused and what to do about it.
+    Preflighted { request: u64, verdict: Result<Preflight, String> },
 }
 
 /// Dispatcher to agent.
@@ -100,5 +103,15 @@ pub enum ToAgent {
     VerifySource {
         action: ActionId,
         disk: DiskIdentity,
+    },
+    /// Say what this restore would do, and whether it may be done. Nothing is written.
+    Preflight {
+        request: u64,
+        restoration: Restoration,
+    },
+    /// Restore: fetch what to write over `/ws/restore`. Said again after every reconnect until it has ended.
+    Restore {
+        action: ActionId,
+        restoration: Restoration,
     },
 }

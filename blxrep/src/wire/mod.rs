@@ -10,5 +10,6 @@ pub mod frame;
 pub mod hello;
 pub mod live;
 pub mod pulse;
+pub mod restore;
 pub mod snapshot;
 pub mod version;

@@ -19,6 +19,7 @@ mod outage;
 mod rebuild;
 mod rescan;
 mod restart;
+mod restore_device;
 mod retention;
 mod setbacks;
 #[path = "../support/mod.rs"]

@@ -68,11 +68,11 @@ fn a_minor_number_beyond_one_byte() -> Result<()> {
 }
 
 /// Partitions of a disk that the kernel was told about; forgotten at the end.
-struct Partitions<'a>(&'a LoopDisk);
+pub struct Partitions<'a>(&'a LoopDisk);
 
 impl<'a> Partitions<'a> {
     /// Two partitions without a gap between them.
-    fn make(disk: &'a LoopDisk) -> Result<Self> {
+    pub fn make(disk: &'a LoopDisk) -> Result<Self> {
         let script = "label: gpt\nstart=2048, size=8192\nstart=10240, size=8192\n";
         let table = std::env::temp_dir().join(crate::support::fixture::unique() + ".sfdisk");
         fs::write(&table, script)?;
@@ -83,11 +83,16 @@ impl<'a> Partitions<'a> {
         )));
         fs::remove_file(&table)?;
         result?;
+        Self::of(disk)
+    }
+
+    /// Those of the table that is there.
+    pub fn of(disk: &'a LoopDisk) -> Result<Self> {
         sh("partx", &["--add", &disk.name()])?;
         Ok(Self(disk))
     }
 
-    fn path(&self, number: u32) -> PathBuf {
+    pub fn path(&self, number: u32) -> PathBuf {
         Path::new(&format!("{}p{number}", self.0.name())).to_owned()
     }
 }

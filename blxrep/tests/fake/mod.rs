@@ -5,7 +5,8 @@
 pub mod files;
 
 use blxrep::api::backend::{
-    Backend, DiffRequest, FilesRequest, Filter, FindRequest, RestoreRequest, SyncRequest, VerifyRequest,
+    AgentRestore, Backend, DiffRequest, FilesRequest, Filter, FindRequest, RestoreRequest, SyncRequest,
+    VerifyRequest,
 };
 use blxrep::api::browse::{ChangeRow, FileRow, Findings, PartitionRow};
 use blxrep::api::chain::{BaseLink, PointChain};
@@ -259,6 +260,19 @@ impl Backend for Fake {
             _ => End::Succeeds,
         };
         Ok(self.begin(ActionKind::Restore, disks().first(), end))
+    }
+
+    async fn restore_to_agent(&self, request: AgentRestore) -> Result<ActionRow> {
+        if request.device == "/dev/vda" {
+            return Err(ApiError::refused("/dev/vda1 is mounted on / (ext4): unmount it first"));
+        }
+        if !request.yes && !request.dry_run {
+            return Err(ApiError::unconfirmed(format!(
+                "everything on {} would be overwritten",
+                request.device
+            )));
+        }
+        Ok(self.begin(ActionKind::Restore, None, End::Succeeds))
     }
 
     async fn verify(&self, request: VerifyRequest) -> Result<ActionRow> {

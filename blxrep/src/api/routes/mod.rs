@@ -2,7 +2,7 @@
 
 mod browse;
 
-use crate::api::backend::{Backend, Filter, RestoreRequest, SyncRequest, VerifyRequest};
+use crate::api::backend::{AgentRestore, Backend, Filter, RestoreRequest, SyncRequest, VerifyRequest};
 use crate::api::chain::PointChain;
 use crate::api::consolidation::{ConsolidateBody, ConsolidationPlan};
 use crate::api::error::{ApiError, ErrorBody, ErrorCode, Result};
@@ -206,13 +206,44 @@ async fn sync<B: Backend>(State(b): State<Arc<B>>, Body(body): Body<SyncBody>) -
 }
 
 async fn restore<B: Backend>(State(b): State<Arc<B>>, Body(body): Body<RestoreBody>) -> Answer<ActionRow> {
-    let to = PathBuf::from(&body.to);
-    if !to.is_absolute() || body.to.contains('\0') {
-        return Err(ApiError::invalid(format!("cannot restore to `{}`: give an absolute path", body.to)));
+    let of_device = body.full || body.no_undo || body.dry_run;
+    match (body.to.clone(), body.agent.clone(), body.device.clone()) {
+        (Some(to), None, None) if !of_device => restore_here(&*b, body, to).await,
+        (None, Some(agent), Some(device)) => restore_to_agent(&*b, body, &agent, device).await,
+        _ => Err(ApiError::invalid(
+            "give `to`, a path on this host, or `agent` and `device`; `full`, `no_undo` and `dry_run` go with the latter",
+        )),
     }
-    let point = point_id(&*b, &body.point).await?;
+    .map(Json)
+}
+
+async fn restore_here<B: Backend>(b: &B, body: RestoreBody, to: String) -> Result<ActionRow> {
+    let to = PathBuf::from(absolute(to)?);
+    let point = point_id(b, &body.point).await?;
     let RestoreBody { partition, yes, allow_holes, .. } = body;
-    b.restore(RestoreRequest { point, partition, to, yes, allow_holes }).await.map(Json)
+    b.restore(RestoreRequest { point, partition, to, yes, allow_holes }).await
+}
+
+async fn restore_to_agent<B: Backend>(
+    b: &B,
+    body: RestoreBody,
+    agent: &str,
+    device: String,
+) -> Result<ActionRow> {
+    let device = absolute(device)?;
+    let agent = resolve::agent(&b.agents().await?, agent)?;
+    let point = point_id(b, &body.point).await?;
+    let RestoreBody { partition, full, no_undo, dry_run, yes, allow_holes, .. } = body;
+    let undo = !no_undo;
+    let request = AgentRestore { agent, point, partition, device, full, undo, dry_run, yes, allow_holes };
+    b.restore_to_agent(request).await
+}
+
+fn absolute(path: String) -> Result<String> {
+    if path.starts_with('/') && !path.contains('\0') {
+        return Ok(path);
+    }
+    Err(ApiError::invalid(format!("cannot restore to `{path}`: give an absolute path")))
 }
 
 async fn verify<B: Backend>(State(b): State<Arc<B>>, Body(body): Body<VerifyBody>) -> Answer<ActionRow> {

@@ -11,11 +11,13 @@ mod probe;
 mod resolve;
 pub(in crate::io) mod sysfs;
 mod system;
+mod target;
 mod under;
 
 pub use names::{NamedDevice, name_device, resolve_folder};
 pub use resolve::{BlockDevice, resolve};
 pub use system::boot_id;
+pub use target::{TargetFacts, target_facts};
 pub use under::whole_disks_under;
 
 use crate::model::host::Footprint;

@@ -1,0 +1,269 @@
+//! Whether a restore onto a device of this host may be done, and what it would do: judged before anything is written, by
+//! what the device is and by this agent's own configuration. Pure but for the look at the device.
+
+use crate::config::restore::Authority;
+use crate::io::host::{HostOptions, TargetFacts, target_facts};
+use crate::model::host::{Filesystem, HostDisk};
+use crate::model::ids::{DiskIdentity, PointId};
+use crate::model::restoration::{DeviceTarget, Preflight};
+use crate::model::units::ByteCount;
+use std::path::Path;
+use std::sync::Arc;
+
+/// Partitions that a sentence names.
+const NAMED_PARTITIONS: usize = 8;
+
+/// What a judgement is made by.
+#[derive(Clone, Debug)]
+pub struct Judge {
+    pub authority: Arc<Authority>,
+    pub host: HostOptions,
+    /// Disks that the agent keeps in sync, or images.
+    pub protected: Vec<DiskIdentity>,
+    /// Numbers of the disks below the data directory of a dispatcher on this machine.
+    pub kept: Vec<(u32, u32)>,
+}
+
+/// A device that may be overwritten.
+#[derive(Clone, Debug)]
+pub struct Cleared {
+    pub node: String,
+    pub number: (u32, u32),
+    pub preflight: Preflight,
+}
+
+impl Judge {
+    /// Looks at the target. The error says why it is refused and what to do. Blocks.
+    pub fn device(&self, point: PointId, target: &DeviceTarget) -> Result<Cleared, String> {
+        let path = Path::new(&target.device);
+        let links = self.authority.named_devices();
+        let facts = target_facts(path, &self.host, &links)
+            .map_err(|e| format!("{e}; `lsblk` on that server lists its devices"))?;
+        self.judge(point, target, &facts)
+    }
+
+    fn judge(&self, point: PointId, target: &DeviceTarget, facts: &TargetFacts) -> Result<Cleared, String> {
+        self.authority.device(&target.device, &facts.device.names).map_err(|e| e.to_string())?;
+        let node = &facts.device.names.node;
+        let number = (facts.device.major, facts.device.minor);
+        refuse(node, target, facts)?;
+        if self.kept.contains(&number) {
+            return Err(format!(
+                "{node} holds the data directory of the dispatcher that would restore to it"
+            ));
+        }
+        let identity = facts.disk.as_ref().and_then(|disk| disk.identity.clone());
+        let protects = identity.filter(|identity| self.protected.contains(identity));
+        let findings = vec![what_it_is(facts), what_is_there(facts), self.what_is_done(point, target, facts)];
+        let overwrites = Some(format!("everything on {node} would be overwritten"));
+        Ok(Cleared { node: node.clone(), number, preflight: Preflight { findings, overwrites, protects } })
+    }
+
+    fn what_is_done(&self, point: PointId, target: &DeviceTarget, facts: &TargetFacts) -> String {
+        let bytes = ByteCount(target.bytes);
+        let mut text = match target.full {
+            true => format!("all {bytes} of point {point} are written, read back and compared"),
+            false => format!(
+                "{bytes} are compared with point {point}, what differs is written, and all of it is read back and compared"
+            ),
+        };
+        if facts.bytes > target.bytes {
+            text.push_str(&format!(
+                "; the {} behind them stay as they are",
+                ByteCount(facts.bytes - target.bytes)
+            ));
+        }
+        text
+    }
+}
+
+/// What speaks against it, whoever allows it.
+fn refuse(node: &str, target: &DeviceTarget, facts: &TargetFacts) -> Result<(), String> {
+    if facts.read_only {
+        return Err(format!(
+            "{node} is read-only: `blockdev --setrw {node}` makes it writable, if it can be"
+        ));
+    }
+    if let Some(in_use) = &facts.in_use {
+        return Err(in_use.clone());
+    }
+    if facts.bytes < target.bytes {
+        return Err(format!(
+            "{node} has {} bytes and {} are to be written: choose a larger device",
+            facts.bytes, target.bytes
+        ));
+    }
+    let block = facts.logical_block_bytes;
+    if !target.bytes.is_multiple_of(u64::from(block)) {
+        return Err(format!(
+            "{node} is written in blocks of {block} bytes, and {} bytes end within one: choose a device with smaller blocks",
+            target.bytes
+        ));
+    }
+    Ok(())
+}
+
+fn what_it_is(facts: &TargetFacts) -> String {
+    let names = &facts.device.names;
+    let mut text = format!("{} has {}", names.node, ByteCount(facts.bytes));
+    let whole = names.disk.as_deref().unwrap_or(names);
+    if names.disk.is_some() {
+        text.push_str(&format!(" and is a partition of {}", whole.node));
+    }
+    let model = facts.disk.as_ref().map(|disk| disk.model.trim()).filter(|model| !model.is_empty());
+    if let Some(model) = model {
+        text.push_str(&format!(", {model}"));
+    }
+    match &whole.identity {
+        Some(identity) => text.push_str(&format!(", {identity}")),
+        None => text.push_str(", without an identity of its own"),
+    }
+    text
+}
+
+fn what_is_there(facts: &TargetFacts) -> String {
+    let Some(disk) = &facts.disk else { return "what it holds now is not known".to_owned() };
+    let held = match facts.partition {
+        None => of_disk(disk),
+        Some(number) => {
+            let part = disk.partitions.iter().find(|part| part.number == number);
+            part.and_then(|part| part.filesystem.as_ref()).map(of_filesystem)
+        }
+    };
+    format!("it holds now: {}", held.unwrap_or_else(|| "nothing that is known".to_owned()))
+}
+
+fn of_disk(disk: &HostDisk) -> Option<String> {
+    if disk.partitions.is_empty() {
+        return disk.filesystem.as_ref().map(of_filesystem);
+    }
+    let described = disk.partitions.iter().take(NAMED_PARTITIONS).map(|part| match &part.filesystem {
+        Some(filesystem) => format!("{} ({})", part.number, of_filesystem(filesystem)),
+        None => part.number.to_string(),
+    });
+    let named: Vec<String> = described.collect();
+    let more = match disk.partitions.len().saturating_sub(NAMED_PARTITIONS) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    Some(format!("partitions {}{more}", named.join(", ")))
+}
+
+fn of_filesystem(filesystem: &Filesystem) -> String {
+    match filesystem.label.as_str() {
+        "" => filesystem.kind.clone(),
+        label => format!("{} `{label}`", filesystem.kind),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::restore::RestoreConfig;
+    use crate::io::host::NamedDevice;
+    use crate::model::host::{DeviceNames, Partition};
+
+    fn judge(devices: &[&str]) -> Judge {
+        let allowed = RestoreConfig {
+            devices: devices.iter().map(|entry| entry.parse().unwrap()).collect(),
+            ..RestoreConfig::default()
+        };
+        let file = "/etc/blxrep/config.yaml".into();
+        let authority = Arc::new(Authority { allowed, agent: "web1".to_owned(), file });
+        Judge { authority, host: HostOptions::default(), protected: vec![serial()], kept: vec![(8, 32)] }
+    }
+
+    fn serial() -> DiskIdentity {
+        DiskIdentity::Serial("A1".to_owned())
+    }
+
+    fn facts() -> TargetFacts {
+        let names = DeviceNames {
+            node: "/dev/sdb".to_owned(),
+            identity: Some(serial().to_string()),
+            ..DeviceNames::default()
+        };
+        let filesystem = |kind: &str, label: &str| Filesystem {
+            kind: kind.to_owned(),
+            uuid: String::new(),
+            label: label.to_owned(),
+            mount_points: Vec::new(),
+        };
+        let partition = |number, filesystem| Partition {
+            number,
+            first_sector: 2048,
+            sectors: 2048,
+            kind: String::new(),
+            name: String::new(),
+            filesystem,
+        };
+        let disk = HostDisk {
+            device: names.node.clone(),
+            major: 8,
+            minor: 16,
+            bytes: 8 << 20,
+            logical_block_bytes: 4096,
+            model: "ACME Disk".to_owned(),
+            rotational: false,
+            read_only: false,
+            identity: Some(serial()),
+            diskseq: None,
+            partitions: vec![partition(1, Some(filesystem("ext4", "root"))), partition(2, None)],
+            filesystem: None,
+        };
+        TargetFacts {
+            device: NamedDevice { major: 8, minor: 16, names },
+            partition: None,
+            bytes: 8 << 20,
+            logical_block_bytes: 4096,
+            read_only: false,
+            disk: Some(disk),
+            in_use: None,
+        }
+    }
+
+    fn target(bytes: u64) -> DeviceTarget {
+        DeviceTarget { device: "/dev/sdb".to_owned(), bytes, whole: true, full: false }
+    }
+
+    fn refused(judge: &Judge, bytes: u64, facts: &TargetFacts) -> String {
+        judge.judge(PointId(1), &target(bytes), facts).unwrap_err()
+    }
+
+    #[test]
+    fn a_device_is_described_before_it_is_overwritten() {
+        let cleared = judge(&["/dev/sdb"]).judge(PointId(1), &target(4 << 20), &facts()).unwrap();
+        assert_eq!(
+            cleared.preflight.findings,
+            [
+                "/dev/sdb has 8.00 MiB, ACME Disk, serial:A1",
+                "it holds now: partitions 1 (ext4 `root`), 2",
+                "4.00 MiB are compared with point 0000000000000001, what differs is written, and all of it is read back \
+                 and compared; the 4.00 MiB behind them stay as they are"
+            ]
+        );
+        assert_eq!(cleared.preflight.protects, Some(serial()));
+        assert_eq!(cleared.number, (8, 16));
+    }
+
+    #[test]
+    fn what_speaks_against_it_is_named_with_what_to_do() {
+        let (all, fine) = (judge(&["/dev/sd*"]), facts());
+        assert!(refused(&judge(&[]), 4096, &fine).contains("restore: {devices: [\"serial:A1\"]}"));
+        assert!(refused(&all, 9 << 20, &fine).contains("has 8388608 bytes and 9437184 are to be written"));
+        assert!(refused(&all, 512, &fine).contains("in blocks of 4096 bytes"));
+        assert!(refused(&all, 4096, &TargetFacts { read_only: true, ..facts() }).contains("--setrw"));
+        let in_use = Some("/dev/sdb1 is mounted on /x (ext4): unmount it first".to_owned());
+        assert!(refused(&all, 4096, &TargetFacts { in_use, ..facts() }).contains("unmount it first"));
+        let device = NamedDevice { minor: 32, ..facts().device };
+        assert!(refused(&all, 4096, &TargetFacts { device, ..facts() }).contains("data directory"));
+    }
+
+    #[test]
+    fn a_disk_that_is_not_kept_in_sync_needs_no_undo_point() {
+        let mut other = judge(&["/dev/sdb"]);
+        other.protected = vec![DiskIdentity::Serial("B2".to_owned())];
+        let cleared = other.judge(PointId(1), &target(8 << 20), &facts()).unwrap();
+        assert_eq!(cleared.preflight.protects, None);
+    }
+}

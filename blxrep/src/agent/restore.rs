@@ -1,0 +1,211 @@
+//! Restores that the dispatcher asks for: judged by this agent's own configuration, begun again after every error of the
+//! connection, and ended by the dispatcher's word that the end is kept.
+
+use super::device_restore::{Aim, DeviceRestore, Held};
+use super::dialer::Dialer;
+use super::pace::Pace;
+use super::preflight::Judge;
+use crate::engine::backoff::Backoff;
+use crate::io::channel::{ChannelError, Connection, Incoming};
+use crate::io::device_writer::WriteError;
+use crate::io::random;
+use crate::model::comparison::Key;
+use crate::model::ids::ActionId;
+use crate::model::restoration::{DeviceTarget, Preflight, Restoration, Target};
+use crate::model::units::GranuleSize;
+use crate::wire::frame::{Data, HEADER_BYTES};
+use crate::wire::hello::Channel;
+use crate::wire::restore::{CREDIT_STEP, ToAgent, ToDispatcher};
+use bytes::Bytes;
+
+/// Why an attempt ended before its end.
+#[derive(Debug, thiserror::Error)]
+pub enum RestoreError {
+    #[error(transparent)]
+    Channel(#[from] ChannelError),
+    #[error("the dispatcher closed the connection: {0}")]
+    Closed(String),
+    #[error("the dispatcher sent what has no place here: {0}")]
+    Garbled(&'static str),
+    #[error("cannot start the reading threads: {0}")]
+    Threads(#[from] std::io::Error),
+    #[error("the reading threads ended at block {0}: see the agent's log")]
+    Short(u32),
+    #[error("the agent is stopping")]
+    Stopping,
+    /// Nobody wants it now; it begins again when a person says so.
+    #[error("{0}")]
+    Held(String),
+    /// It cannot be done, now or later.
+    #[error("{0}")]
+    Failed(String),
+}
+
+impl From<WriteError> for RestoreError {
+    fn from(error: WriteError) -> Self {
+        Self::Failed(error.to_string())
+    }
+}
+
+/// What restores are made with.
+#[derive(Clone, Debug)]
+pub struct Means {
+    pub dialer: Dialer,
+    pub pace: Pace,
+    /// Reads in flight.
+    pub readers: usize,
+    pub judge: Judge,
+}
+
+impl Means {
+    /// What a restore would do, or why it is refused.
+    pub async fn preflight(self, restoration: Restoration) -> Result<Preflight, String> {
+        match restoration.target {
+            Target::Device(target) => {
+                let judge = self.judge;
+                let judged = tokio::task::spawn_blocking(move || judge.device(restoration.point, &target));
+                let judged = judged.await.map_err(|_| RestoreError::Stopping.to_string())?;
+                judged.map(|cleared| cleared.preflight)
+            }
+            Target::Files(_) => Err("files are not restored to agents by this version".to_owned()),
+        }
+    }
+
+    /// Restores until that has ended, is held, or cannot be done: then the error says why.
+    pub async fn restore(self, action: ActionId, restoration: Restoration) -> Result<(), String> {
+        let mut backoff = Backoff::default();
+        loop {
+            let mut far = false;
+            match self.attempt(action, &restoration, &mut far).await {
+                Ok(()) => return Ok(()),
+                Err(RestoreError::Held(reason)) => {
+                    tracing::info!(%action, %reason, "the restore is held");
+                    return Ok(());
+                }
+                Err(RestoreError::Failed(reason)) => return Err(reason),
+                Err(error) => {
+                    tracing::warn!(%action, %error, "the restore broke off; it goes on where it is durable");
+                    if far {
+                        backoff.reset();
+                    }
+                    tokio::time::sleep(backoff.next(random::id())).await;
+                }
+            }
+        }
+    }
+
+    /// One connection. `far` becomes true when something was made durable on it.
+    async fn attempt(
+        &self,
+        action: ActionId,
+        restoration: &Restoration,
+        far: &mut bool,
+    ) -> Result<(), RestoreError> {
+        match &restoration.target {
+            Target::Device(target) => self.device(action, restoration, target, far).await,
+            Target::Files(_) => {
+                Err(RestoreError::Failed("files are not restored to agents by this version".to_owned()))
+            }
+        }
+    }
+
+    async fn device(
+        &self,
+        action: ActionId,
+        restoration: &Restoration,
+        target: &DeviceTarget,
+        far: &mut bool,
+    ) -> Result<(), RestoreError> {
+        let (judge, point, wanted) = (self.judge.clone(), restoration.point, target.clone());
+        let held = tokio::task::spawn_blocking(move || {
+            let cleared = judge.device(point, &wanted)?;
+            Held::take(&cleared)
+        });
+        let held = held.await.map_err(|_| RestoreError::Stopping)?.map_err(RestoreError::Failed)?;
+        let mut wire = Wire::dial(self, action).await?;
+        let aim = match wire.hear().await? {
+            ToAgent::Device { granule_shift, bytes, key, from, full } if bytes == target.bytes => {
+                let granule = GranuleSize::from_shift(granule_shift);
+                let granule = granule.ok_or(RestoreError::Garbled("no such granule"))?;
+                Aim { granule, bytes, key: Key(key), from, full, whole: target.whole }
+            }
+            _ => return Err(RestoreError::Garbled("no restore onto this device")),
+        };
+        let mut restore = DeviceRestore::new(&mut wire, held, aim, self);
+        let restored = restore.run(far).await;
+        drop(restore);
+        if let Err(RestoreError::Failed(reason)) = &restored {
+            // Also told on the config connection, should this one be gone.
+            let _ = wire.say(&ToDispatcher::Failed { reason: reason.clone() }).await;
+        }
+        let written = restored?;
+        wire.say(&ToDispatcher::Verified { written }).await?;
+        match wire.hear().await? {
+            ToAgent::Noted => Ok(()),
+            _ => Err(RestoreError::Garbled("something else than that the end is noted")),
+        }
+    }
+}
+
+/// The connection of one restore.
+#[derive(Debug)]
+pub struct Wire {
+    connection: Connection<ToDispatcher, ToAgent>,
+    pace: Pace,
+    taken: u64,
+    told: u64,
+}
+
+/// What came in.
+#[derive(Debug)]
+pub enum Heard {
+    Said(ToAgent),
+    Data(Data, Bytes),
+    End,
+}
+
+impl Wire {
+    /// Connects, and asks for what the action restores.
+    pub async fn dial(means: &Means, action: ActionId) -> Result<Self, RestoreError> {
+        let (connection, _) = means.dialer.dial(Channel::Restore).await?;
+        let mut wire = Self { connection, pace: means.pace.clone(), taken: 0, told: 0 };
+        wire.say(&ToDispatcher::Begin { action }).await?;
+        Ok(wire)
+    }
+
+    pub async fn say(&mut self, message: &ToDispatcher) -> Result<(), RestoreError> {
+        Ok(self.connection.sender.send_control(message).await?)
+    }
+
+    /// The next word. Cancel-safe.
+    pub async fn hear(&mut self) -> Result<ToAgent, RestoreError> {
+        match self.receive().await? {
+            Heard::Said(said) => Ok(said),
+            _ => Err(RestoreError::Garbled("data that nobody asked for")),
+        }
+    }
+
+    /// The next word or piece of data. That it is held or refused is an error. Cancel-safe.
+    pub async fn receive(&mut self) -> Result<Heard, RestoreError> {
+        match self.connection.receiver.recv().await? {
+            Incoming::Control(ToAgent::Hold { reason }) => Err(RestoreError::Held(reason)),
+            Incoming::Control(ToAgent::Refuse { reason }) => Err(RestoreError::Failed(reason)),
+            Incoming::Control(said) => Ok(Heard::Said(said)),
+            Incoming::Data { data, payload } => Ok(Heard::Data(data, payload)),
+            Incoming::End { .. } => Ok(Heard::End),
+            Incoming::Closed { reason } => Err(RestoreError::Closed(reason)),
+        }
+    }
+
+    /// Says that a piece of data was taken, as fast as the bandwidth limit allows.
+    pub async fn took(&mut self, payload: usize) -> Result<(), RestoreError> {
+        let bytes = (HEADER_BYTES + payload) as u64;
+        self.pace.wait(bytes).await;
+        self.taken += bytes;
+        if self.taken - self.told >= CREDIT_STEP {
+            self.told = self.taken;
+            self.say(&ToDispatcher::Received { bytes: self.taken }).await?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,116 @@
+//! One side of a comparison: the digests that an agent sends, judged in order by a thread that reads the point, and
+//! what was said of them, counted.
+
+use super::comparer::{Blocks, Comparer, Judgement};
+use crate::io::random;
+use crate::model::comparison::{Digest, Grid, Key};
+use crate::view::part::PartReader;
+use crate::wire::snapshot::{MAX_BLOCKS, MAX_UNJUDGED};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+/// A count and a digest of what was said, in order.
+#[derive(Default)]
+struct Tally {
+    count: u64,
+    hasher: blake3::Hasher,
+}
+
+impl Tally {
+    fn digest(&self) -> (u64, [u8; 32]) {
+        (self.count, *self.hasher.finalize().as_bytes())
+    }
+}
+
+/// A key for one comparison.
+pub fn new_key() -> Key {
+    let mut key = [0; 32];
+    key[..16].copy_from_slice(&random::wide_id().to_le_bytes());
+    key[16..].copy_from_slice(&random::wide_id().to_le_bytes());
+    Key(key)
+}
+
+/// Judges pass after pass over a part of a point.
+pub struct Judge {
+    grid: Grid,
+    queue: mpsc::Sender<Blocks>,
+    judged: mpsc::Receiver<Judgement>,
+    thread: JoinHandle<u64>,
+    /// The block that must come next; the agent chooses where a pass begins.
+    next: Option<u32>,
+    /// Blocks of this pass that differ.
+    differing: u64,
+    /// Blocks that were taken and not told.
+    unjudged: u32,
+    blocks: Tally,
+    verdicts: Tally,
+}
+
+impl Judge {
+    /// Starts the thread.
+    pub fn start(reader: PartReader, grid: Grid, key: Key) -> Self {
+        let (queue, blocks) = mpsc::channel(MAX_UNJUDGED);
+        let (verdicts, judged) = mpsc::channel(1);
+        let comparer = Comparer::new(reader, grid, key);
+        let thread = tokio::task::spawn_blocking(move || comparer.run(blocks, &verdicts));
+        let (blocks, verdicts) = (Tally::default(), Tally::default());
+        Self { grid, queue, judged, thread, next: None, differing: 0, unjudged: 0, blocks, verdicts }
+    }
+
+    /// Takes in what the agent sent; the error says what is wrong with it.
+    pub fn take(&mut self, first: u32, digests: Vec<Digest>) -> Result<(), &'static str> {
+        let count = u32::try_from(digests.len()).unwrap_or(u32::MAX);
+        let end = first.saturating_add(count);
+        let fits = digests.len() <= MAX_BLOCKS && count > 0 && end <= self.grid.blocks();
+        if !fits || self.next.is_some_and(|next| next != first) {
+            return Err("blocks that do not follow");
+        }
+        self.next = Some(end);
+        self.unjudged += count;
+        self.blocks.count += u64::from(count);
+        self.blocks.hasher.update(digests.as_flattened());
+        // The agent waits for verdicts before it sends more.
+        self.queue.try_send(Blocks { first, digests }).map_err(|_| "too many blocks at once")
+    }
+
+    /// The next judgement, to be told to the agent as it is. Cancel-safe.
+    pub async fn judged(&mut self) -> Option<Judgement> {
+        let judgement = self.judged.recv().await?;
+        for (block, granules) in &judgement.differing {
+            self.verdicts.count += 1;
+            self.verdicts.hasher.update(&block.to_le_bytes()).update(granules.as_flattened());
+        }
+        self.differing += judgement.differing.len() as u64;
+        self.verdicts.count += 1;
+        self.verdicts.hasher.update(&judgement.through.to_le_bytes());
+        self.unjudged -= judgement.count;
+        Some(judgement)
+    }
+
+    /// Whether everything that came was judged.
+    pub const fn is_idle(&self) -> bool {
+        self.unjudged == 0
+    }
+
+    /// Whether this pass has gone over all blocks, and none differs.
+    pub fn is_whole(&self) -> bool {
+        self.blocks.count == u64::from(self.grid.blocks()) && self.differing == 0 && self.is_idle()
+    }
+
+    /// Ends a pass: compares what the agent says that it sent with what came, and answers the same of the verdicts.
+    pub fn settle(&mut self, theirs: (u64, [u8; 32])) -> Result<(u64, [u8; 32]), &'static str> {
+        let whole = self.next.is_none_or(|next| next == self.grid.blocks());
+        if self.blocks.digest() != theirs || !whole || !self.is_idle() {
+            return Err("an end that does not fit what came");
+        }
+        (self.next, self.differing) = (None, 0);
+        self.blocks = Tally::default();
+        Ok(std::mem::take(&mut self.verdicts).digest())
+    }
+
+    /// Ends the thread. Returns how many granules of the point could not be read.
+    pub async fn end(self) -> u64 {
+        drop((self.queue, self.judged));
+        self.thread.await.unwrap_or(0)
+    }
+}

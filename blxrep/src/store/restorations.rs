@@ -1,0 +1,52 @@
+//! Restores to agents that have not ended, so that they go on after a crash of either side. Where one stands is its
+//! action's business.
+
+use super::catalog::key;
+use super::{Store, StoreError};
+use crate::io::db::Record;
+use crate::model::ids::{ActionId, AgentId, DiskIdentity};
+use crate::model::restoration::{Restoration, Undo};
+use serde::{Deserialize, Serialize};
+
+/// A restore to an agent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RestorationRow {
+    pub action: ActionId,
+    /// Who writes it.
+    pub agent: AgentId,
+    pub restoration: Restoration,
+    /// One partition of the point; the whole disk without it.
+    pub partition: Option<u32>,
+    /// Zeroes are written for what the point lacks.
+    pub allow_holes: bool,
+    /// The target is, or lies on, this disk, which its agent keeps in sync.
+    pub protects: Option<DiskIdentity>,
+    pub undo: Undo,
+    /// Something may have been written: the target is neither what it was nor what it shall be.
+    pub touched: bool,
+    /// Blocks from the first on that are as the point has them, as far as is known.
+    pub durable_blocks: u32,
+}
+
+impl Record for RestorationRow {
+    const TABLE: &'static str = "restorations";
+    fn key(&self) -> Vec<u8> {
+        key(self.action.0).to_vec()
+    }
+}
+
+impl Store {
+    /// Restores to agents that have not ended.
+    pub fn restorations(&self) -> Result<Vec<RestorationRow>, StoreError> {
+        Ok(self.db().all()?)
+    }
+
+    pub fn put_restoration(&self, row: &RestorationRow) -> Result<(), StoreError> {
+        self.db().write_in_reserve(|tx| Ok(tx.put(row)?))
+    }
+
+    /// It has ended.
+    pub fn forget_restoration(&self, action: ActionId) -> Result<(), StoreError> {
+        self.db().write_in_reserve(|tx| Ok(tx.remove::<RestorationRow>(&key(action.0))?))
+    }
+}
