@@ -75,46 +75,39 @@ fn group(which: Which, index: u32, entry: u64) -> Option<*mut u64> {
 
 /// Granules `first` to `last`: the head and the tail bit by bit, the whole groups between by their coarse bits.
 ///
-/// A global function (hence the plain arguments): the verifier looks at its loops once, not once for every path that
-/// leads here.
+/// A global function, hence the plain arguments: the verifier looks at it once, not once for every path that leads
+/// here. Each loop is in a global function of its own that does nothing else. Otherwise every way out of one loop is
+/// another way into the next, and Linux 6.1, which keeps more of them apart than later kernels, gives up.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn blxrep_mark_long(which: u64, index: u64, first: u64, last: u64) -> u64 {
-    let which = Which::from_number(which);
     let (head, tail) = (first / GROUP_GRANULES, last / GROUP_GRANULES);
     let (from, to) = (first % GROUP_GRANULES, last % GROUP_GRANULES);
-    let index = index as u32;
     if head == tail {
-        mark_within(which, index, head, from, to);
-        return 0;
+        return blxrep_mark_run(which, index, head, from, to);
     }
-    mark_within(which, index, head, from, GROUP_GRANULES - 1);
-    mark_within(which, index, tail, 0, to);
+    blxrep_mark_run(which, index, head, from, GROUP_GRANULES - 1);
+    blxrep_mark_run(which, index, tail, 0, to);
     if head + 1 < tail {
-        mark_groups(which, index, head + 1, tail - 1);
+        blxrep_mark_groups(which, index, head + 1, tail - 1);
     }
     0
 }
 
-/// Granules `from` to `to` of one group.
-#[inline(always)]
-fn mark_within(which: Which, index: u32, entry: u64, from: u64, to: u64) {
-    let Some(group) = group(which, index, entry) else {
-        return;
+/// Granules `from` to `to` of one group, both below [`GROUP_GRANULES`]: the first and the last word by their bits,
+/// those between whole. A global function, see [`blxrep_mark_long`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn blxrep_mark_run(which: u64, index: u64, entry: u64, from: u64, to: u64) -> u64 {
+    let Some(group) = group(Which::from_number(which), index as u32, entry) else {
+        return 0;
     };
-    mark_run(group, from, to);
-}
-
-/// Bits `from` to `to` of the words at `group`, both below 4096: the first and the last word by their bits, those
-/// between whole. The index is masked where it is used, so that the verifier need not follow it.
-#[inline(always)]
-fn mark_run(group: *mut u64, from: u64, to: u64) {
     let (head, tail) = (from / 64, to / 64);
     // SAFETY: `within` keeps the index below the length of a group.
     unsafe {
         if head == tail {
             atomic::or(group.add(within(head)), ones(from % 64, to % 64));
-            return;
+            return 0;
         }
         atomic::or(group.add(within(head)), ones(from % 64, 63));
         atomic::or(group.add(within(tail)), ones(0, to % 64));
@@ -125,6 +118,7 @@ fn mark_run(group: *mut u64, from: u64, to: u64) {
             atomic::or(group.add(within(head + step)), u64::MAX);
         }
     }
+    0
 }
 
 /// The index, masked below [`GROUP_WORDS`] by an instruction of its own: written in Rust, the mask is replaced by what
@@ -138,10 +132,13 @@ fn within(index: u64) -> usize {
     masked as usize
 }
 
-/// Coarse bits `first` to `last`, in the entries that follow those of the fine bits.
-#[inline(always)]
-fn mark_groups(which: Which, index: u32, first: u64, last: u64) {
-    let Some(disk) = slot(index) else { return };
+/// Coarse bits `first` to `last`, in the entries that follow those of the fine bits. A global function, see
+/// [`blxrep_mark_long`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn blxrep_mark_groups(which: u64, index: u64, first: u64, last: u64) -> u64 {
+    let (which, index) = (Which::from_number(which), index as u32);
+    let Some(disk) = slot(index) else { return 0 };
     // SAFETY: `disk` points into map memory.
     let coarse = groups(unsafe { (*disk).granules });
     let (head, tail) = (first / 64, last / 64);
@@ -154,4 +151,5 @@ fn mark_groups(which: Which, index: u32, first: u64, last: u64) {
         let high = if word == tail { last % 64 } else { 63 };
         mark_word(which, index, coarse + word / GROUP_WORDS, word % GROUP_WORDS, ones(low, high));
     }
+    0
 }

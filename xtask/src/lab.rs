@@ -4,6 +4,8 @@
 //! The guests are made of Debian's packages by `xtask/lab/prep.sh`, once, under `target/lab`. Without KVM a boot takes 10
 //! to 45 s. A killed machine loses what it had not handed to its disk; a volatile cache of that disk is not modelled.
 
+mod kernel;
+
 use crate::cargo::build_program;
 use crate::packages;
 use crate::signals;
@@ -44,7 +46,7 @@ pub struct Options {
     /// Series of the guest's kernel: 6.1 or 6.12
     #[arg(long, default_value = "6.12")]
     kernel: String,
-    /// Only the machine with this: agent or dispatcher
+    /// Only the machine with this: kernel (does it take the programs?), agent or dispatcher
     #[arg(long)]
     only: Option<String>,
     /// A program that was built before, instead of a release build
@@ -63,6 +65,9 @@ pub fn run(options: &Options) -> Result<()> {
     signals::unwind_on_interrupt()?;
     let lab = Lab::prepare(&program, &options.kernel)?;
     let wanted = |name: &str| options.only.as_deref().is_none_or(|only| only == name);
+    if wanted("kernel") {
+        kernel::takes_the_programs(&lab)?;
+    }
     if wanted("agent") {
         agent_loses_power(&lab, options.cuts)?;
     }

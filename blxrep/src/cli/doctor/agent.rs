@@ -8,7 +8,7 @@ use crate::model::units::ByteCount;
 
 /// Whether this kernel can track. Tried, not guessed from its version; nothing stays loaded.
 pub fn tracking() -> Vec<Check> {
-    const REMEDY: &str = "use a kernel of 5.10 or newer with CONFIG_DEBUG_INFO_BTF, as Debian, Ubuntu and RHEL build it, \
+    const REMEDY: &str = "use a kernel of 5.15 or newer with CONFIG_DEBUG_INFO_BTF, as Debian, Ubuntu and RHEL build it, \
                           and allow BPF (`bpf` is not denied by lockdown or a container)";
     let found = probes(&TrackerOptions::for_doctor()).into_iter();
     found
