@@ -214,6 +214,11 @@ fn what_is_no_request_gets_an_error_in_the_same_form() {
         ("POST /api/v1/snapshots", r#"{"agent":"web1"}"#, "400"),
         ("POST /api/v1/snapshots", r#"{"agent":"web1","disk":"sda","also":1}"#, "400"),
         ("POST /api/v1/syncs", r#"{"agent":"nobody"}"#, "404"),
+        ("POST /api/v1/restores", r#"{"point":"9a00","paths":["1:/etc"]}"#, "400"),
+        ("POST /api/v1/restores", r#"{"point":"9a00","paths":["1:/etc"],"target":"srv"}"#, "400"),
+        ("POST /api/v1/restores", r#"{"point":"9a00","paths":["1:/../etc"],"target":"/srv"}"#, "400"),
+        ("POST /api/v1/restores", r#"{"point":"9a00","paths":["1:/x"],"target":"/srv","to":"/x"}"#, "400"),
+        ("POST /api/v1/restores", r#"{"point":"9a00","paths":["1:/x"],"target":"/srv","agent":"x"}"#, "404"),
     ] {
         let answer = ask(head, body);
         assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{head}: {answer}");

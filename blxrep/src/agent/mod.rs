@@ -18,12 +18,14 @@ mod conversation;
 mod cutter;
 mod device_restore;
 mod dialer;
+mod files_restore;
 pub mod freeze;
 pub mod hooks;
 mod image;
 mod link;
 mod live;
 mod pace;
+mod place;
 mod preflight;
 mod rescan;
 mod restore;
@@ -82,6 +84,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(60);
 
 /// Runs the agent until it is told to stop.
 pub async fn run(args: AgentArgs) -> anyhow::Result<()> {
+    // Folders within each other are open all at once while files are restored to them.
+    crate::io::limits::raise_open_files();
     let settings = Settings::load(args)?;
     thaw_leftovers().await;
     let roll = Roll::open(&settings).context("cannot start to track disks")?;

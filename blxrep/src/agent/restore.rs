@@ -3,6 +3,7 @@
 
 use super::device_restore::{Aim, DeviceRestore, Held};
 use super::dialer::Dialer;
+use super::files_restore::{self, Announced};
 use super::pace::Pace;
 use super::preflight::Judge;
 use crate::engine::backoff::Backoff;
@@ -11,7 +12,7 @@ use crate::io::device_writer::WriteError;
 use crate::io::random;
 use crate::model::comparison::Key;
 use crate::model::ids::ActionId;
-use crate::model::restoration::{DeviceTarget, Preflight, Restoration, Target};
+use crate::model::restoration::{DeviceTarget, FilesTarget, Preflight, Restoration, Target};
 use crate::model::units::GranuleSize;
 use crate::wire::frame::{Data, HEADER_BYTES};
 use crate::wire::hello::Channel;
@@ -67,7 +68,12 @@ impl Means {
                 let judged = judged.await.map_err(|_| RestoreError::Stopping.to_string())?;
                 judged.map(|cleared| cleared.preflight)
             }
-            Target::Files(_) => Err("files are not restored to agents by this version".to_owned()),
+            Target::Files(target) => {
+                let judge = self.judge;
+                let judged = tokio::task::spawn_blocking(move || judge.place(&target));
+                let judged = judged.await.map_err(|_| RestoreError::Stopping.to_string())?;
+                judged.map(|(_, preflight)| preflight)
+            }
         }
     }
 
@@ -103,9 +109,7 @@ impl Means {
     ) -> Result<(), RestoreError> {
         match &restoration.target {
             Target::Device(target) => self.device(action, restoration, target, far).await,
-            Target::Files(_) => {
-                Err(RestoreError::Failed("files are not restored to agents by this version".to_owned()))
-            }
+            Target::Files(target) => self.files(action, target).await,
         }
     }
 
@@ -140,10 +144,29 @@ impl Means {
         }
         let written = restored?;
         wire.say(&ToDispatcher::Verified { written }).await?;
-        match wire.hear().await? {
-            ToAgent::Noted => Ok(()),
-            _ => Err(RestoreError::Garbled("something else than that the end is noted")),
+        wire.noted().await
+    }
+
+    async fn files(&self, action: ActionId, target: &FilesTarget) -> Result<(), RestoreError> {
+        let (judge, wanted) = (self.judge.clone(), target.clone());
+        let judged = tokio::task::spawn_blocking(move || judge.place(&wanted));
+        let judged = judged.await.map_err(|_| RestoreError::Stopping)?;
+        let (place, _) = judged.map_err(RestoreError::Failed)?;
+        let mut wire = Wire::dial(self, action).await?;
+        let announced = match wire.hear().await? {
+            ToAgent::Files { partitions, again } => Announced { partitions, again },
+            _ => return Err(RestoreError::Garbled("no restore of files")),
+        };
+        let restored = files_restore::run(&mut wire, place, target, announced).await;
+        if let Err(RestoreError::Failed(reason)) = &restored {
+            // Also told on the config connection, should this one be gone.
+            let _ = wire.say(&ToDispatcher::Failed { reason: reason.clone() }).await;
         }
+        for piece in restored?.pieces() {
+            wire.say(&ToDispatcher::Outcome(piece)).await?;
+        }
+        wire.say(&ToDispatcher::Restored).await?;
+        wire.noted().await
     }
 }
 
@@ -177,6 +200,14 @@ impl Wire {
         Ok(self.connection.sender.send_control(message).await?)
     }
 
+    /// The end is kept at the dispatcher.
+    async fn noted(&mut self) -> Result<(), RestoreError> {
+        match self.hear().await? {
+            ToAgent::Noted => Ok(()),
+            _ => Err(RestoreError::Garbled("something else than that the end is noted")),
+        }
+    }
+
     /// The next word. Cancel-safe.
     pub async fn hear(&mut self) -> Result<ToAgent, RestoreError> {
         match self.receive().await? {
@@ -199,9 +230,13 @@ impl Wire {
 
     /// Says that a piece of data was taken, as fast as the bandwidth limit allows.
     pub async fn took(&mut self, payload: usize) -> Result<(), RestoreError> {
-        let bytes = (HEADER_BYTES + payload) as u64;
-        self.pace.wait(bytes).await;
-        self.taken += bytes;
+        self.has_taken(self.taken + (HEADER_BYTES + payload) as u64).await
+    }
+
+    /// The same of all frames together, with their headers.
+    pub async fn has_taken(&mut self, bytes: u64) -> Result<(), RestoreError> {
+        self.pace.wait(bytes.saturating_sub(self.taken)).await;
+        self.taken = self.taken.max(bytes);
         if self.taken - self.told >= CREDIT_STEP {
             self.told = self.taken;
             self.say(&ToDispatcher::Received { bytes: self.taken }).await?;

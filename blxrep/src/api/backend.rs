@@ -6,12 +6,14 @@ use super::consolidation::ConsolidationPlan;
 use super::error::Result;
 use super::events::Ear;
 use super::types::{
-    ActionRow, AgentDetail, AgentRow, Control, DiskRow, DispatcherStatus, PointRow, SyncRow, VerifyReport,
+    ActionRow, AgentDetail, AgentRow, Control, DiskRow, DispatcherStatus, FilesReport, PointRow, SyncRow,
+    VerifyReport,
 };
 use crate::model::byte_text::ByteText;
 use crate::model::ids::{ActionId, AgentId, DiskId, PointId};
 use crate::model::percent::Percent;
 use crate::model::policy::Goal;
+use crate::model::restoration::Conflict;
 use crate::model::verification::Scope;
 use serde::{Deserialize, Serialize};
 use std::ops::RangeInclusive;
@@ -71,6 +73,21 @@ pub struct AgentRestore {
     /// As of [`RestoreRequest`].
     pub yes: bool,
     pub allow_holes: bool,
+}
+
+/// Write files of a point below a folder.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FilesRestore {
+    pub point: PointId,
+    /// `[PARTITION:]PATH` each, in bytes.
+    pub paths: Vec<Vec<u8>>,
+    /// Absolute path.
+    pub target: String,
+    pub conflict: Conflict,
+    /// Only find out what would be done.
+    pub dry_run: bool,
+    /// On whose host; the dispatcher's without it.
+    pub agent: Option<AgentId>,
 }
 
 /// Read what is stored and compare it with its digests.
@@ -197,6 +214,12 @@ pub trait Backend: Send + Sync + 'static {
     /// Asks the agent first: what it refuses is refused. A dry run is an action that has ended, with what was found as
     /// its reason.
     fn restore_to_agent(&self, request: AgentRestore) -> impl Future<Output = Result<ActionRow>> + Send;
+
+    /// What came of it is for [`Self::files_report`] to say. An agent's refusal is an error.
+    fn restore_files(&self, request: FilesRestore) -> impl Future<Output = Result<ActionRow>> + Send;
+
+    /// What came of a restore of files; `not_found` for another action, or one that has not ended.
+    fn files_report(&self, action: ActionId) -> impl Future<Output = Result<FilesReport>> + Send;
 
     /// Headers, indexes and checksums are read as a whole even where content is sampled.
     fn verify(&self, request: VerifyRequest) -> impl Future<Output = Result<ActionRow>> + Send;

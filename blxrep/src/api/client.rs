@@ -6,8 +6,8 @@ use super::consolidation::{ConsolidateBody, ConsolidationPlan};
 use super::error::{ApiError, ErrorBody};
 use super::socket::{connect, socket_path};
 use super::types::{
-    ActionRow, AgentDetail, AgentRow, Control, DiskRow, DispatcherStatus, ListQuery, PointRow, RestoreBody,
-    SnapshotBody, SourceBody, SyncBody, SyncRow, VerifyBody, VerifyReport,
+    ActionRow, AgentDetail, AgentRow, Control, DiskRow, DispatcherStatus, FilesReport, ListQuery, PointRow,
+    RestoreBody, SnapshotBody, SourceBody, SyncBody, SyncRow, VerifyBody, VerifyReport,
 };
 use crate::model::ids::ActionId;
 use bytes::Bytes;
@@ -141,6 +141,10 @@ impl Client {
 
     pub async fn report(&self, action: ActionId) -> Result<VerifyReport> {
         self.get(&format!("/api/v1/actions/{action}/report")).await
+    }
+
+    pub async fn files_report(&self, action: ActionId) -> Result<FilesReport> {
+        self.get(&format!("/api/v1/actions/{action}/files")).await
     }
 
     /// `action` is an id or the beginning of one.

@@ -19,6 +19,7 @@
 //! | `GET /api/v1/points/{point}/chain` | [`chain::PointChain`]: its files, for a process on the same host |
 //! | `GET /api/v1/actions?agent=&disk=&newest=`, `GET /api/v1/actions/{action}` | `[`[`types::ActionRow`]`]`, oldest first; one |
 //! | `GET /api/v1/actions/{action}/report` | [`types::VerifyReport`] of a verify |
+//! | `GET /api/v1/actions/{action}/files` | [`types::FilesReport`] of a restore of files |
 //! | `POST /api/v1/actions/{action}/pause`, `/resume`, `/cancel` | [`types::ActionRow`] |
 //! | `POST /api/v1/snapshots` [`types::SnapshotBody`] | [`types::ActionRow`] |
 //! | `POST /api/v1/syncs` [`types::SyncBody`] | `[`[`types::SyncRow`]`]` |

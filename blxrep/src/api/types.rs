@@ -3,6 +3,7 @@
 //! Ids are hex digits, times RFC 3339, sizes bytes. What is not known is `null`.
 
 use crate::model::action::{ActionKind, ActionState};
+use crate::model::byte_text::ByteText;
 use crate::model::holes::Holes;
 use crate::model::hook::HookResult;
 use crate::model::host::Footprint;
@@ -10,6 +11,8 @@ use crate::model::ids::{ActionId, AgentId, CutId, DiskId, GenerationId, PointId,
 use crate::model::percent::Percent;
 use crate::model::point::{Consistency, Coverage, PointKind, Round};
 use crate::model::policy::Goal;
+use crate::model::restoration::Conflict;
+use crate::model::restored::Outcome;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -292,6 +295,32 @@ pub struct SyncBody {
     pub wait: bool,
 }
 
+/// What came of a restore of files, or would come of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FilesReport {
+    pub action: ActionId,
+    pub point: PointId,
+    /// On whose host; `None` is the dispatcher's.
+    pub agent: Option<AgentId>,
+    /// The folder.
+    pub target: String,
+    /// `restored` or, of a dry run, `planned`.
+    #[serde(flatten)]
+    pub outcome: Outcome,
+}
+
+impl FilesReport {
+    /// Why its action has failed, if it has.
+    #[must_use]
+    pub fn failure(&self) -> Option<String> {
+        match (&self.outcome, self.outcome.failed()) {
+            (_, 0) => None,
+            (Outcome::Restored(_), n) => Some(format!("{n} entries could not be restored; all others were")),
+            (Outcome::Planned(_), n) => Some(format!("{n} entries could not be restored")),
+        }
+    }
+}
+
 /// `POST /api/v1/restores`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -315,7 +344,17 @@ pub struct RestoreBody {
     /// Do not make a point of the device first. Without it one is made, if the device is kept in sync.
     #[serde(default)]
     pub no_undo: bool,
-    /// Only say what would be done on the agent's host: the answer is an action that has ended, with that as its reason.
+    /// Files and folders, `[PARTITION:]PATH` each, instead of a disk or partition.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub paths: Vec<ByteText>,
+    /// Absolute path of the folder that they go to: the agent's, or without one the dispatcher's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<String>,
+    /// What to do where something exists there already.
+    #[serde(default)]
+    pub conflict: Conflict,
+    /// Only say what would be done. Of a device the answer is an action that has ended, with that as its reason; of files
+    /// the action's report says it.
     #[serde(default)]
     pub dry_run: bool,
     /// Overwrite what is there.

@@ -2,17 +2,7 @@
 
 use super::entry::Kind;
 
-/// What a person wants done with what exists.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Policy {
-    /// What exists stays as it is.
-    #[default]
-    Skip,
-    /// It is replaced.
-    Overwrite,
-    /// What is restored gets another name.
-    Rename,
-}
+pub use crate::model::restoration::Conflict as Policy;
 
 /// What exists under a name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -12,15 +12,17 @@
 
 pub mod conflict;
 pub mod diff;
+mod dress;
 pub mod entry;
 pub mod glob;
 pub mod plan;
-pub mod report;
+pub mod root;
 pub mod selection;
 pub mod staging;
 pub mod stream;
 pub mod target;
 pub mod walk;
+pub mod watched;
 pub mod xattr;
 
 pub use entry::{Entry, Kind, Meta, Name, Time};

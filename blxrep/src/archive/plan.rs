@@ -1,26 +1,12 @@
 //! What a restore would do, without doing it.
 
 use super::conflict::{Decision, Existing, Policy, decide};
+use super::root::Root;
 use super::staging::STAGING;
 use super::{ArchiveError, Entry, Kind, Meta, Name, Sink, Want, shown};
+use crate::model::restored::Step;
 use rustix::fd::OwnedFd;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags};
-use rustix::io::Errno;
-use serde::Serialize;
-use std::path::Path;
-
-/// What would be done with one entry.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Step {
-    pub path: String,
-    /// `file`, `folder` and so on.
-    pub kind: &'static str,
-    /// `create`, `replace`, `rename`, `skip`, `refuse` or `fail`.
-    pub action: &'static str,
-    pub bytes: u64,
-    /// Why not created, where that is so.
-    pub why: String,
-}
 
 /// A plan: every step is told as it is found.
 pub struct Plan<'a> {
@@ -40,19 +26,13 @@ impl std::fmt::Debug for Plan<'_> {
 }
 
 impl<'a> Plan<'a> {
-    /// A plan for a folder, which need not exist.
+    /// A plan for a folder; `None` if it does not exist.
     pub fn new(
-        dir: &Path,
+        root: Option<Root>,
         policy: Policy,
         tell: &'a mut dyn FnMut(Step) -> Result<(), ArchiveError>,
-    ) -> Result<Self, ArchiveError> {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let root = match rustix::fs::open(dir, flags, Mode::empty()) {
-            Ok(root) => Some(root),
-            Err(Errno::NOENT) => None,
-            Err(error) => return Err(ArchiveError::errno("open", dir.display())(error)),
-        };
-        Ok(Self { policy, levels: vec![(root, Vec::new())], tell })
+    ) -> Self {
+        Self { policy, levels: vec![(root.map(|root| root.fd), Vec::new())], tell }
     }
 
     fn path(&self, name: &[u8]) -> String {
@@ -100,9 +80,9 @@ impl Sink for Plan<'_> {
         };
         if !action.is_empty() {
             let bytes = if let Kind::File { bytes } = entry.kind { bytes } else { 0 };
-            let step =
-                Step { path: self.path(name), kind: entry.kind.word(), action, bytes, why: why.to_owned() };
-            (self.tell)(step)?;
+            let (kind, action, why) = (entry.kind.word().to_owned(), action.to_owned(), why.to_owned());
+            let path = self.path(name);
+            (self.tell)(Step { path, kind, action, bytes, why })?;
         }
         if !goes_on || !matches!(entry.kind, Kind::Folder { .. }) {
             return Ok(Want::Nothing);
@@ -126,7 +106,8 @@ impl Sink for Plan<'_> {
 
     fn failed(&mut self, name: Option<&Name>, why: &str) -> Result<(), ArchiveError> {
         let path = self.path(name.map(Name::as_bytes).unwrap_or_default());
-        (self.tell)(Step { path, kind: "", action: "fail", bytes: 0, why: why.to_owned() })
+        let (kind, action) = (String::new(), "fail".to_owned());
+        (self.tell)(Step { path, kind, action, bytes: 0, why: why.to_owned() })
     }
 
     fn end(&mut self) -> Result<(), ArchiveError> {

@@ -47,12 +47,23 @@ pub struct Encoder<W> {
     entries: u64,
     data: u64,
     payload: Vec<u8>,
+    /// Files are named, and their data left out.
+    outline: bool,
 }
 
 impl<W: Write> Encoder<W> {
-    pub fn new(mut to: W) -> Result<Self, ArchiveError> {
+    pub fn new(to: W) -> Result<Self, ArchiveError> {
+        Self::begin(to, false)
+    }
+
+    /// For who only wants to know what there is: files are as good as empty.
+    pub fn outline(to: W) -> Result<Self, ArchiveError> {
+        Self::begin(to, true)
+    }
+
+    fn begin(mut to: W, outline: bool) -> Result<Self, ArchiveError> {
         to.write_all(&MAGIC).map_err(write_error)?;
-        Ok(Self { to, position: 0, entries: 0, data: 0, payload: Vec::new() })
+        Ok(Self { to, position: 0, entries: 0, data: 0, payload: Vec::new(), outline })
     }
 
     fn record(&mut self, kind: u8, payload: &[u8]) -> Result<(), ArchiveError> {
@@ -96,6 +107,10 @@ impl<W: Write> Sink for Encoder<W> {
         self.entries += 1;
         self.record(ENTRY, &payload)?;
         self.payload = payload;
+        if self.outline && matches!(entry.kind, Kind::File { .. }) {
+            self.end_file()?;
+            return Ok(Want::Nothing);
+        }
         Ok(Want::Content)
     }
 

@@ -9,17 +9,18 @@
 //!   run knows that it has to finish it.
 
 use super::conflict::{Decision, Existing, Policy, decide, other_names};
-use super::report::Report;
+use super::dress::{Failure, dress, dress_folder};
+use super::root::Root;
 use super::staging::{CONFINED, FOLDER, STAGING, empty, equal, open_staging, rename_new};
-use super::{ArchiveError, Entry, Kind, MAX_LINKS, Meta, Name, Sink, Time, Want, shown, xattr};
+use super::{ArchiveError, Entry, Kind, MAX_LINKS, Meta, Name, Sink, Want, shown, xattr};
+use crate::model::restored::Report;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, Timespec, Timestamps};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, Timestamps};
 use rustix::io::Errno;
 use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
 
 /// An open target.
 #[derive(Debug)]
@@ -27,6 +28,8 @@ pub struct Target {
     root: OwnedFd,
     staging: OwnedFd,
     policy: Policy,
+    /// What exists may be the work of an earlier attempt.
+    again: bool,
     /// The root was made by this restore, or by one that was interrupted.
     fresh: bool,
     /// The times of the root from before, as long as nothing was put into it: the staging folder is no change.
@@ -80,20 +83,10 @@ struct Placed {
 }
 
 impl Target {
-    /// Opens a folder, or makes it. The folder itself may be reached by links; nothing below it.
-    pub fn open(dir: &Path, policy: Policy) -> Result<Self, ArchiveError> {
-        let shown = dir.display();
-        let made = match rustix::fs::mkdir(dir, Mode::RWXU) {
-            Ok(()) => true,
-            Err(Errno::EXIST) => false,
-            Err(error) => return Err(ArchiveError::errno("make", shown)(error)),
-        };
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let root = rustix::fs::open(dir, flags, Mode::empty()).map_err(ArchiveError::errno("open", shown))?;
-        Self::of(root, policy, made)
-    }
-
-    fn of(root: OwnedFd, policy: Policy, made: bool) -> Result<Self, ArchiveError> {
+    /// Writes below this folder. `again`: an earlier attempt at the same restore has begun here; what it made counts as
+    /// being there as it should be.
+    pub fn new(root: Root, policy: Policy, again: bool) -> Result<Self, ArchiveError> {
+        let Root { fd: root, made } = root;
         if made {
             xattr::mark(&root, true);
         }
@@ -103,6 +96,7 @@ impl Target {
             root,
             staging,
             policy,
+            again,
             times: Some(times),
             top: None,
             levels: Vec::new(),
@@ -145,7 +139,7 @@ impl Target {
                     return Err(ArchiveError::Io { action: "write", what, source });
                 }
                 let path = self.path(name);
-                self.report.problem(&path, &format!("{what}: {source}"), true);
+                self.report.problem(&shown(&path), &format!("{what}: {source}"), true);
                 Ok(None)
             }
         }
@@ -183,6 +177,16 @@ impl Target {
     }
 
     fn make_folder(&mut self, entry: &Entry, place: Place) -> Result<Want, Failure> {
+        if self.again && place == Place::Other {
+            // The one that the earlier attempt made.
+            for other in other_names(entry.name.as_bytes()) {
+                match self.existing(&other)? {
+                    Some(Existing::Folder) => return self.enter(entry, &other),
+                    Some(Existing::Other) => {}
+                    None => break,
+                }
+            }
+        }
         let temporary = self.temporary();
         rustix::fs::mkdirat(&self.staging, &temporary, Mode::RWXU)
             .map_err(Failure::of_errno("make the folder"))?;
@@ -264,25 +268,9 @@ impl Target {
             Kind::Folder { .. } | Kind::File { .. } | Kind::Link { .. } => Err(Errno::INVAL),
         };
         made.map_err(Failure::of_errno("make it"))?;
-        self.dress(&temporary, entry).inspect_err(|_| self.discard(&temporary))?;
+        dress(&self.staging, &temporary, entry).inspect_err(|_| self.discard(&temporary))?;
         self.settle_dressed(&temporary, entry, place)?;
         Ok(())
-    }
-
-    /// Owner, attributes, permissions and times of something in the staging folder. In this order: each of the first
-    /// three may take away what the ones before gave.
-    fn dress(&self, temporary: &str, entry: &Entry) -> Result<(), Failure> {
-        let (meta, name) = (&entry.meta, temporary.as_bytes());
-        let (uid, gid) = owner(meta);
-        rustix::fs::chownat(&self.staging, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW)
-            .map_err(Failure::of_errno("set its owner"))?;
-        xattr::write(&self.staging, name, &meta.xattrs).map_err(Failure::of_xattr)?;
-        if !matches!(entry.kind, Kind::Symlink { .. }) {
-            rustix::fs::chmodat(&self.staging, name, Mode::from_raw_mode(meta.mode), AtFlags::empty())
-                .map_err(Failure::of_errno("set its permissions"))?;
-        }
-        rustix::fs::utimensat(&self.staging, name, &times(meta), AtFlags::SYMLINK_NOFOLLOW)
-            .map_err(Failure::of_errno("set its times"))
     }
 
     /// Gives something that is ready its name, and counts it.
@@ -290,18 +278,18 @@ impl Target {
         let name = entry.name.as_bytes();
         let stat = self.stat_staged(temporary)?;
         let identity = (stat.st_dev, stat.st_ino);
-        if matches!(place, Place::Other | Place::Compare) && self.is_same(temporary, name, entry)? {
+        if let Some(twin) = self.twin(temporary, entry, place)? {
             self.discard(temporary);
-            let there = rustix::fs::statat(self.parent(), name, AtFlags::SYMLINK_NOFOLLOW)
+            let there = rustix::fs::statat(self.parent(), twin.as_slice(), AtFlags::SYMLINK_NOFOLLOW)
                 .map_err(Failure::of_errno("look at it"))?;
             self.report.same += 1;
-            self.remember(entry, name, Some((there.st_dev, there.st_ino)));
+            self.remember(entry, &twin, Some((there.st_dev, there.st_ino)));
             return Ok(());
         }
         if place == Place::Compare {
             self.discard(temporary);
             let path = self.path(name);
-            self.report.problem(&path, "it exists", false);
+            self.report.problem(&shown(&path), "it exists", false);
             self.remember(entry, name, None);
             return Ok(());
         }
@@ -364,6 +352,23 @@ impl Target {
         let _ = rustix::fs::unlinkat(&self.staging, temporary, AtFlags::empty());
     }
 
+    /// The name by which what was made is there already.
+    fn twin(&self, temporary: &str, entry: &Entry, place: Place) -> Result<Option<Vec<u8>>, Failure> {
+        let name = entry.name.as_bytes();
+        let exists = |name: &Vec<u8>| self.existing(name).is_ok_and(|found| found.is_some());
+        let others = match place {
+            Place::Other => other_names(name).take_while(exists).collect(),
+            Place::Compare => Vec::new(),
+            Place::New | Place::Over => return Ok(None),
+        };
+        for name in [name.to_vec()].into_iter().chain(others) {
+            if self.is_same(temporary, &name, entry)? {
+                return Ok(Some(name));
+            }
+        }
+        Ok(None)
+    }
+
     /// Whether what has the name is what was made.
     fn is_same(&self, temporary: &str, name: &[u8], entry: &Entry) -> Result<bool, Failure> {
         let failed = |source| Failure { what: "compare it with what is there", source };
@@ -410,8 +415,8 @@ impl Target {
         }
     }
 
-    fn enter(&mut self, entry: &Entry) -> Result<Want, Failure> {
-        let name = entry.name.as_bytes();
+    /// Goes on in a folder that is there, by the entry's name or another one.
+    fn enter(&mut self, entry: &Entry, name: &[u8]) -> Result<Want, Failure> {
         let fd = open_folder(self.parent(), name)?;
         let selected = matches!(entry.kind, Kind::Folder { selected: true });
         let dressed = xattr::is_marked(&fd) || (selected && self.policy == Policy::Overwrite);
@@ -449,19 +454,21 @@ impl Sink for Target {
         let name = entry.name.as_bytes();
         if self.levels.is_empty() && name == STAGING.as_bytes() {
             let path = self.path(name);
-            self.report.problem(&path, "this name is what a restore itself uses", true);
+            self.report.problem(&shown(&path), "this name is what a restore itself uses", true);
             return Ok(Want::Nothing);
         }
         let existing = self.existing(name);
         let Some(existing) = self.tried(name, existing)? else { return Ok(Want::Nothing) };
         // Whether a file with several names is the one that exists has to be known for its other names.
         let compared = entry.link.is_some() || matches!(entry.kind, Kind::Link { .. });
+        // And what an earlier attempt made is not told as being in the way.
+        let compared = compared || (self.again && !matches!(entry.kind, Kind::Folder { .. }));
         match decide(self.policy, &entry.kind, existing) {
             Decision::Create => self.make(entry, Place::New),
             Decision::Replace => self.make(entry, Place::Over),
             Decision::OtherName => self.make(entry, Place::Other),
             Decision::Enter => {
-                let entered = self.enter(entry);
+                let entered = self.enter(entry, name);
                 Ok(self.tried(name, entered)?.unwrap_or(Want::Nothing))
             }
             Decision::Skip if compared && existing == Some(Existing::Other) => {
@@ -469,12 +476,12 @@ impl Sink for Target {
             }
             Decision::Skip => {
                 let path = self.path(name);
-                self.report.problem(&path, "it exists", false);
+                self.report.problem(&shown(&path), "it exists", false);
                 Ok(Want::Nothing)
             }
             Decision::Refuse(why) => {
                 let path = self.path(name);
-                self.report.problem(&path, why, true);
+                self.report.problem(&shown(&path), why, true);
                 Ok(Want::Nothing)
             }
         }
@@ -497,7 +504,7 @@ impl Sink for Target {
 
     fn end_file(&mut self) -> Result<(), ArchiveError> {
         let Some(Open { temporary, entry, place, .. }) = self.file.take() else { return Ok(()) };
-        let done = self.dress(&temporary, &entry).inspect_err(|_| self.discard(&temporary));
+        let done = dress(&self.staging, &temporary, &entry).inspect_err(|_| self.discard(&temporary));
         let done = done.and_then(|()| self.settle_dressed(&temporary, &entry, place));
         self.tried(entry.name.as_bytes(), done).map(drop)
     }
@@ -522,7 +529,7 @@ impl Sink for Target {
             }
             (None, None) => self.path(b""),
         };
-        self.report.problem(&path, &format!("it could not be read: {why}"), true);
+        self.report.problem(&shown(&path), &format!("it could not be read: {why}"), true);
         Ok(())
     }
 
@@ -538,54 +545,6 @@ impl Sink for Target {
         rustix::fs::syncfs(&self.root)
             .map_err(ArchiveError::errno("write out", "the filesystem of the target"))
     }
-}
-
-/// What did not work of one entry.
-#[derive(Debug)]
-struct Failure {
-    what: &'static str,
-    source: io::Error,
-}
-
-impl Failure {
-    fn of(what: &'static str, error: Errno) -> Self {
-        Self { what, source: error.into() }
-    }
-
-    fn of_errno(what: &'static str) -> impl FnOnce(Errno) -> Self {
-        move |error| Self::of(what, error)
-    }
-
-    fn of_xattr((name, source): (Vec<u8>, io::Error)) -> Self {
-        let text = format!("{}: {source}", shown(&name));
-        // The number is what tells a full disk from a filesystem that knows no attributes.
-        let source = match source.raw_os_error() {
-            Some(libc::ENOSPC | libc::EDQUOT | libc::EROFS | libc::EIO) => source,
-            _ => io::Error::other(text),
-        };
-        Self { what: "set its extended attribute", source }
-    }
-}
-
-fn owner(meta: &Meta) -> (Option<rustix::fs::Uid>, Option<rustix::fs::Gid>) {
-    (Some(rustix::fs::Uid::from_raw(meta.uid)), Some(rustix::fs::Gid::from_raw(meta.gid)))
-}
-
-fn times(meta: &Meta) -> Timestamps {
-    let time = |time: Time| Timespec { tv_sec: time.seconds, tv_nsec: i64::from(time.nanos) };
-    Timestamps { last_access: time(meta.atime), last_modification: time(meta.mtime) }
-}
-
-/// The same for a folder, and its mark goes: last, for that does not change its times.
-fn dress_folder(fd: &OwnedFd, meta: &Meta) -> Result<(), Failure> {
-    let (uid, gid) = owner(meta);
-    rustix::fs::fchown(fd, uid, gid).map_err(Failure::of_errno("set its owner"))?;
-    xattr::write(fd, b".", &meta.xattrs).map_err(Failure::of_xattr)?;
-    rustix::fs::fchmod(fd, Mode::from_raw_mode(meta.mode))
-        .map_err(Failure::of_errno("set its permissions"))?;
-    rustix::fs::futimens(fd, &times(meta)).map_err(Failure::of_errno("set its times"))?;
-    xattr::mark(fd, false);
-    Ok(())
 }
 
 /// Opens a folder by its name in another one, and nothing else.

@@ -43,8 +43,9 @@ With --agent and --device, a device of another server gets it: what differs is s
 back and compared, and a device that is kept in sync gets a point of what it was first. The restore goes on after
 interruptions of either side. What may be overwritten is in the agent's own configuration (`restore`).
 
-With --path, files are written below --target, with owners, times, attributes and links as they were. PARTITION is its
-number, 0 for a disk without partitions; it may be left out where only one has files.
+With --path, files are written below --target, with owners, times, attributes and links as they were: on this host, or
+with --agent on another server. PARTITION is its number, 0 for a disk without partitions; it may be left out where only
+one has files.
 
 Examples:
   blxrep restore 4f0c --to /srv/web1-sda.img
@@ -52,7 +53,8 @@ Examples:
   blxrep restore 4f0c --partition 2 --to /srv/home.img
   blxrep restore 4f0c --agent web2 --device /dev/vdb --dry-run
   blxrep restore 4f0c --partition 2 --agent web2 --device /dev/vdb1 --yes
-  blxrep restore 4f0c --path 1:/etc/nginx --path 1:/etc/ssl --target /srv/web1 --dry-run";
+  blxrep restore 4f0c --path 1:/etc/nginx --path 1:/etc/ssl --target /srv/web1 --dry-run
+  blxrep restore 4f0c --path 1:/etc/nginx --agent web1 --target /srv/restored";
 
 const VERIFY_EXAMPLES: &str = "\
 Reads what is stored and compares it with the digests of the catalog. Names every file that differs, and the points
@@ -162,8 +164,8 @@ pub struct RestoreArgs {
 /// A block device on an agent's host.
 #[derive(Debug, Args)]
 struct DeviceArgs {
-    /// Agent on whose host the device is; its own configuration says what may be overwritten there
-    #[arg(long, value_name = "ID", requires = "device")]
+    /// Agent on whose host the device or folder is; its own configuration says what may be touched there
+    #[arg(long, value_name = "ID", conflicts_with = "to")]
     agent: Option<String>,
     /// Block device, whole or a partition, on that host
     #[arg(long, value_name = "DEVICE", requires = "agent", conflicts_with_all = ["to", "paths"])]
@@ -240,7 +242,13 @@ pub async fn control(args: ControlArgs, control: Control) -> Result<(), CliError
 
 pub async fn restore(args: RestoreArgs) -> Result<(), CliError> {
     if let Some(target) = args.files.target() {
-        return restore_files::run(&args.common, &args.point, &args.files, target);
+        return match args.device.agent {
+            Some(agent) => {
+                let wanted = restore_files::OnAgent { agent, point: args.point, no_wait: args.no_wait };
+                wanted.restore(&args.common, &args.files, target).await
+            }
+            None => restore_files::run(&args.common, &args.point, &args.files, target),
+        };
     }
     let client = args.common.client();
     let RestoreArgs { point, to, partition, yes, allow_holes, .. } = args;
@@ -248,7 +256,19 @@ pub async fn restore(args: RestoreArgs) -> Result<(), CliError> {
     let to = to.as_deref().map(absolute).transpose()?;
     let interrupt = if agent.is_some() { Interrupt::Leaves } else { Interrupt::Cancels };
     let dry_run = args.files.dry_run();
-    let body = RestoreBody { point, partition, to, agent, device, full, no_undo, dry_run, yes, allow_holes };
+    let body = RestoreBody {
+        point,
+        partition,
+        to,
+        agent,
+        device,
+        full,
+        no_undo,
+        dry_run,
+        yes,
+        allow_holes,
+        ..RestoreBody::default()
+    };
     let mut action = begin_restore(&client, body).await?;
     if !args.no_wait {
         action = follow(&client, action, interrupt).await?;
@@ -315,7 +335,7 @@ fn absolute(path: &Path) -> Result<String, CliError> {
 }
 
 /// Prints an action as the result; what is queued or under way is as good as done for a command that does not wait.
-fn finished(common: &Common, action: &ActionRow) -> Result<(), CliError> {
+pub fn finished(common: &Common, action: &ActionRow) -> Result<(), CliError> {
     common.output().result(action, action_line)?;
     outcome(action)
 }

@@ -7,6 +7,7 @@ mod act;
 mod browse;
 mod catalog;
 mod consolidate;
+mod courier;
 pub mod doctor;
 mod error;
 mod export;
@@ -119,6 +120,9 @@ enum Command {
     ServeMount(mount::ServeArgs),
     #[command(name = crate::browse::child::COMMAND, hide = true)]
     BrowsePoints(browse::ServeArgs),
+    /// Carry files of a point for the dispatcher that started this
+    #[command(name = crate::mount::courier::COMMAND, hide = true)]
+    CarryFiles,
     /// Hold a freeze for the agent that started this
     #[command(name = crate::io::freeze::guard::COMMAND, hide = true)]
     FreezeGuard,
@@ -240,6 +244,7 @@ async fn run(command: Command) -> Result<(), CliError> {
             crate::tui::run(client).await.map_err(CliError::Terminal)
         }
         // These block, and have this thread to themselves.
+        Command::CarryFiles => courier::run(),
         Command::FreezeGuard => {
             crate::io::freeze::sentry::serve().map_err(|e| CliError::Failed(e.to_string()))
         }

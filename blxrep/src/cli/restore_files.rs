@@ -1,19 +1,27 @@
 //! `restore --path`: files of a point, written into a folder of this host.
 
 use super::Common;
+use super::act::finished;
 use super::browse::{place_of, root_of};
 use super::error::CliError;
+use super::follow::{Interrupt, follow};
 use super::listing::Listing;
 use super::output::say;
+use crate::api::client::ClientError;
+use crate::api::error::{ApiError, ErrorCode};
 use crate::api::text::printable;
+use crate::api::types::RestoreBody;
+use crate::archive::ArchiveError;
 use crate::archive::conflict::Policy;
-use crate::archive::plan::{Plan, Step};
-use crate::archive::report::Report;
+use crate::archive::plan::Plan;
+use crate::archive::root::Root;
 use crate::archive::selection::Selection;
 use crate::archive::target::Target;
 use crate::archive::walk::walk;
-use crate::archive::{ArchiveError, Entry, Meta, Name, Sink, Want};
+use crate::archive::watched::Watched;
+use crate::model::byte_text::ByteText;
 use crate::model::contents::Part;
+use crate::model::restored::{self, Outcome, Report, Step};
 use crate::model::units::ByteCount;
 use crate::mount::MountError;
 use crate::mount::private::{Private, PrivatePoint};
@@ -22,6 +30,7 @@ use rustix::fd::AsFd;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -36,7 +45,7 @@ pub struct FilesArgs {
     /// File or folder to restore; may be given several times. Keeps its path below the target
     #[arg(long = "path", value_name = "[PARTITION:]PATH", requires = "target", conflicts_with = "to")]
     paths: Vec<OsString>,
-    /// Folder of this host that the files are written to; made if it does not exist
+    /// Folder that the files are written to, of this host or the agent's; made if it does not exist
     #[arg(long, value_name = "DIR", requires = "paths")]
     target: Option<PathBuf>,
     /// What to do where something exists already
@@ -80,37 +89,131 @@ impl FilesArgs {
     }
 }
 
-/// Restores files.
-pub fn run(common: &Common, point: &str, files: &FilesArgs, target: &Path) -> Result<(), CliError> {
-    let mut wanted: BTreeMap<Option<u32>, Selection> = BTreeMap::new();
-    for path in &files.paths {
+/// What is wanted of each partition; that of `None` is the only one with files.
+pub type Wanted = BTreeMap<Option<u32>, Selection>;
+
+/// Sorts `[PARTITION:]PATH` by partition.
+pub fn wanted(paths: &[OsString]) -> Result<Wanted, CliError> {
+    let mut wanted = Wanted::new();
+    for path in paths {
         let (part, path) = place_of(path)?;
         wanted.entry(part).or_default().add(&path);
     }
+    Ok(wanted)
+}
+
+/// The partitions that are meant. Comes before anything is written: one that does not exist, or none where one is
+/// needed, ends it.
+pub fn parts(point: &PrivatePoint, wanted: Wanted) -> Result<Vec<(Part, Selection)>, CliError> {
+    let part = |(number, selection)| Ok((point.part(number)?, selection));
+    wanted.into_iter().map(part).collect()
+}
+
+/// Restores files.
+pub fn run(common: &Common, point: &str, files: &FilesArgs, target: &Path) -> Result<(), CliError> {
+    let wanted = wanted(&files.paths)?;
     let target = absolute(target, common.data_dir.path())?;
     more_descriptors();
     let mut private = Private::enter()?;
     let point = private.open(common.data_dir.path(), point)?;
-    // Before anything is written: a partition that does not exist, or none where one is needed, ends it.
-    let mut parts: Vec<(Part, Selection)> = Vec::new();
-    for (number, selection) in wanted {
-        parts.push((point.part(number)?, selection));
-    }
+    let parts = parts(&point, wanted)?;
     if files.dry_run {
         return dry_run(common, &point, &parts, &target, files.conflict.into());
     }
     let mut report = Report::default();
+    let mut told = Instant::now();
     for (part, selection) in &parts {
         let root = root_of(&point, part)?;
-        let mut watched = Watched::new(Target::open(&target, files.conflict.into())?);
+        let target = Target::new(Root::open(&target)?, files.conflict.into(), false)?;
+        let mut watched = Watched::new(target, |target: &Target| {
+            tell(&mut told, target.report());
+            Ok(())
+        });
         walk(root.as_fd(), selection, &mut watched).map_err(unfinished)?;
-        add(&mut report, watched.target.into_report());
+        report.add(watched.sink.into_report());
     }
     let shown = target.display().to_string();
     common.output().result(&report, |report| report_text(report, &shown))?;
+    outcome(&report)
+}
+
+/// Files that go to another host.
+#[derive(Debug)]
+pub struct OnAgent {
+    pub agent: String,
+    pub point: String,
+    pub no_wait: bool,
+}
+
+impl OnAgent {
+    /// Has them restored.
+    pub async fn restore(self, common: &Common, files: &FilesArgs, target: &Path) -> Result<(), CliError> {
+        wanted(&files.paths)?;
+        let text = target.to_str().filter(|text| text.starts_with('/')).ok_or_else(|| {
+            CliError::Usage(format!(
+                "`{}` is no absolute path on the agent's host, in UTF-8",
+                target.display()
+            ))
+        })?;
+        let body = RestoreBody {
+            point: self.point,
+            agent: Some(self.agent),
+            paths: files.paths.iter().map(|path| ByteText::from(path.as_bytes())).collect(),
+            target: Some(text.to_owned()),
+            conflict: files.conflict.into(),
+            dry_run: files.dry_run,
+            ..RestoreBody::default()
+        };
+        let client = common.client();
+        let action = client.restore(&body).await?;
+        if self.no_wait {
+            return finished(common, &action);
+        }
+        let action = follow(&client, action, Interrupt::Leaves).await?;
+        let report = match client.files_report(action.id).await {
+            Ok(report) => report,
+            // It ended before anything came of it; its own reason says more than the missing report.
+            Err(ClientError::Api(ApiError { code: ErrorCode::NotFound, .. })) => {
+                return finished(common, &action);
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let failure = report.failure();
+        let place = format!("{} of {}", report.target, body.agent.unwrap_or_default());
+        match report.outcome {
+            Outcome::Restored(report) => {
+                common.output().result(&report, |report| report_text(report, &place))?;
+            }
+            Outcome::Planned(plan) => plan_text(common, &plan)?,
+        }
+        failure.map_or(Ok(()), |failure| Err(CliError::Failed(failure)))
+    }
+}
+
+fn plan_text(common: &Common, plan: &restored::Plan) -> Result<(), CliError> {
+    let mut listing = Listing::new(common.json);
+    for step in &plan.steps {
+        listing.item(step, || step_line(step))?;
+    }
+    listing.end("Nothing would be done.")?;
+    if plan.more > 0 {
+        say(&format!("and {} more", plan.more));
+    }
+    Ok(())
+}
+
+/// A restore of which something failed has failed.
+fn outcome(report: &Report) -> Result<(), CliError> {
     match report.failed {
         0 => Ok(()),
         n => Err(CliError::Failed(format!("{n} entries could not be restored; all others were"))),
+    }
+}
+
+fn tell(told: &mut Instant, report: &Report) {
+    if told.elapsed() >= LINE_EVERY {
+        *told = Instant::now();
+        say(&format!("restore: {} files, {}", report.files, ByteCount(report.bytes)));
     }
 }
 
@@ -134,15 +237,13 @@ fn dry_run(
     for (part, selection) in parts {
         let root = root_of(point, part)?;
         let mut tell = |step: Step| {
-            failed += u64::from(matches!(step.action, "refuse" | "fail"));
-            let why = if step.why.is_empty() { String::new() } else { format!("  ({})", step.why) };
-            let line = || format!("{:8}  {:9}  {}{why}", step.action, step.kind, step.path);
-            listing.item(&step, line).map_err(|error| {
+            failed += u64::from(step.is_failure());
+            listing.item(&step, || step_line(&step)).map_err(|error| {
                 broken = Some(error);
                 ArchiveError::Interrupted
             })
         };
-        let mut plan = Plan::new(target, policy, &mut tell)?;
+        let mut plan = Plan::new(Root::find(target)?, policy, &mut tell);
         let walked = walk(root.as_fd(), selection, &mut plan);
         if let Some(error) = broken {
             return Err(error);
@@ -156,8 +257,13 @@ fn dry_run(
     }
 }
 
+fn step_line(step: &Step) -> String {
+    let why = if step.why.is_empty() { String::new() } else { format!("  ({})", step.why) };
+    format!("{:8}  {:9}  {}{why}", step.action, step.kind, step.path)
+}
+
 /// The target as the kernel will name it, if it may be one.
-fn absolute(target: &Path, data_dir: &Path) -> Result<PathBuf, CliError> {
+pub fn absolute(target: &Path, data_dir: &Path) -> Result<PathBuf, CliError> {
     let absolute = std::path::absolute(target)
         .map_err(|e| CliError::Usage(format!("cannot restore to {}: {e}", target.display())))?;
     // What is not there yet is made in the folder above, which has to be there.
@@ -179,27 +285,13 @@ fn absolute(target: &Path, data_dir: &Path) -> Result<PathBuf, CliError> {
 }
 
 /// As many as deep trees take, if this process may have them.
-fn more_descriptors() {
+pub fn more_descriptors() {
     let now = getrlimit(Resource::Nofile);
     let wanted = now.maximum.map_or(DESCRIPTORS, |most| most.min(DESCRIPTORS));
     if now.current.is_some_and(|current| current < wanted) {
         // Without it only very deep folders cannot be restored, and the report says so.
         let _ = setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum: now.maximum });
     }
-}
-
-fn add(sum: &mut Report, part: Report) {
-    let Report { folders, files, links, symlinks, special, bytes, skipped, same, failed, problems } = part;
-    sum.folders += folders;
-    sum.files += files;
-    sum.links += links;
-    sum.symlinks += symlinks;
-    sum.special += special;
-    sum.bytes += bytes;
-    sum.skipped += skipped;
-    sum.same += same;
-    sum.failed += failed;
-    sum.problems.extend(problems);
 }
 
 fn report_text(report: &Report, target: &str) -> String {
@@ -219,56 +311,4 @@ fn report_text(report: &Report, target: &str) -> String {
         ByteCount(*bytes)
     ));
     lines.iter().map(|line| printable(line) + "\n").collect()
-}
-
-/// A target whose progress is told.
-struct Watched {
-    target: Target,
-    told: Instant,
-}
-
-impl Watched {
-    fn new(target: Target) -> Self {
-        Self { target, told: Instant::now() }
-    }
-
-    fn tell(&mut self) {
-        if self.told.elapsed() >= LINE_EVERY {
-            self.told = Instant::now();
-            let report = self.target.report();
-            say(&format!("restore: {} files, {}", report.files, ByteCount(report.bytes)));
-        }
-    }
-}
-
-impl Sink for Watched {
-    fn top(&mut self, meta: &Meta) -> Result<(), ArchiveError> {
-        self.target.top(meta)
-    }
-
-    fn entry(&mut self, entry: &Entry) -> Result<Want, ArchiveError> {
-        self.tell();
-        self.target.entry(entry)
-    }
-
-    fn data(&mut self, offset: u64, bytes: &[u8]) -> Result<(), ArchiveError> {
-        self.tell();
-        self.target.data(offset, bytes)
-    }
-
-    fn end_file(&mut self) -> Result<(), ArchiveError> {
-        self.target.end_file()
-    }
-
-    fn leave(&mut self) -> Result<(), ArchiveError> {
-        self.target.leave()
-    }
-
-    fn failed(&mut self, name: Option<&Name>, why: &str) -> Result<(), ArchiveError> {
-        self.target.failed(name, why)
-    }
-
-    fn end(&mut self) -> Result<(), ArchiveError> {
-        self.target.end()
-    }
 }

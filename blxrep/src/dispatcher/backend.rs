@@ -1,11 +1,12 @@
 //! The dispatcher as the API sees it: every call is carried out by the hub's thread.
 
 use super::hub::{Hub, Note};
+use super::jobs::Report;
 use super::rows;
 use super::syncs::Asker;
 use crate::api::backend::{
-    AgentRestore, Backend, DiffRequest, FilesRequest, Filter, FindRequest, RestoreRequest, SyncRequest,
-    VerifyRequest,
+    AgentRestore, Backend, DiffRequest, FilesRequest, FilesRestore, Filter, FindRequest, RestoreRequest,
+    SyncRequest, VerifyRequest,
 };
 use crate::api::browse::{ChangeRow, FileRow, Findings, PartitionRow};
 use crate::api::chain::PointChain;
@@ -13,15 +14,15 @@ use crate::api::consolidation::ConsolidationPlan;
 use crate::api::error::{ApiError, Result};
 use crate::api::events::{Ear, Feed};
 use crate::api::types::{
-    ActionRow, AgentDetail, AgentRow, Control as Order, DiskRow, DispatcherStatus, PointRow, SyncRow,
-    VerifyReport,
+    ActionRow, AgentDetail, AgentRow, Control as Order, DiskRow, DispatcherStatus, FilesReport, PointRow,
+    SyncRow, VerifyReport,
 };
 use crate::browse::Question;
 use crate::browse::pool::Browsers;
 use crate::io::random;
 use crate::model::action::{Action, ActionKind, ActionState};
 use crate::model::ids::{ActionId, AgentId, CutId, DiskId, PointId, StoreId};
-use crate::model::restoration::{DeviceTarget, Restoration, Target};
+use crate::model::restoration::{DeviceTarget, FilesTarget, Preflight, Restoration, Target};
 use crate::store::StoreError;
 use crate::store::catalog::PointFilter;
 use crate::store::restore::Consent;
@@ -97,6 +98,23 @@ impl Control {
         let consent = Consent { overwrite: true, holes: request.allow_holes };
         let opened = tokio::task::spawn_blocking(move || store.open_part(point, partition, consent));
         Ok(opened.await.map_err(|_| stopping())??.bytes())
+    }
+}
+
+impl Control {
+    /// What the agent says to a restore.
+    async fn preflight(&self, agent: &AgentId, restoration: &Restoration) -> Result<Preflight> {
+        let (reply, answer) = oneshot::channel();
+        let (to, asked) = (agent.clone(), restoration.clone());
+        self.ask(move |hub| hub.preflight(&to, asked, reply)).await?;
+        match tokio::time::timeout(PREFLIGHT_PATIENCE, answer).await {
+            Ok(Ok(verdict)) => verdict.map_err(ApiError::refused),
+            Ok(Err(_)) => Err(ApiError::unavailable(format!("agent {agent} disconnected: try again"))),
+            Err(_) => {
+                let patience = PREFLIGHT_PATIENCE.as_secs();
+                Err(ApiError::unavailable(format!("agent {agent} did not answer within {patience} s")))
+            }
+        }
     }
 }
 
@@ -279,23 +297,35 @@ impl Backend for Control {
             full: request.full,
         });
         let restoration = Restoration { point: request.point, target };
-        let (reply, answer) = oneshot::channel();
-        let (agent, asked) = (request.agent.clone(), restoration.clone());
-        self.ask(move |hub| hub.preflight(&agent, asked, reply)).await?;
-        let agent = &request.agent;
-        let preflight = match tokio::time::timeout(PREFLIGHT_PATIENCE, answer).await {
-            Ok(Ok(verdict)) => verdict.map_err(ApiError::refused)?,
-            Ok(Err(_)) => {
-                return Err(ApiError::unavailable(format!("agent {agent} disconnected: try again")));
-            }
-            Err(_) => {
-                let patience = PREFLIGHT_PATIENCE.as_secs();
-                return Err(ApiError::unavailable(format!(
-                    "agent {agent} did not answer within {patience} s"
-                )));
-            }
-        };
+        let preflight = self.preflight(&request.agent, &restoration).await?;
         self.ask(move |hub| hub.restore_to_agent(&request, restoration, preflight)).await
+    }
+
+    async fn restore_files(&self, request: FilesRestore) -> Result<ActionRow> {
+        let Some(agent) = request.agent.clone() else {
+            return self.ask(move |hub| hub.restore_files_here(request)).await;
+        };
+        let FilesRestore { point, ref target, conflict, dry_run, .. } = request;
+        let target = Target::Files(FilesTarget { folder: target.clone(), conflict, dry_run });
+        let restoration = Restoration { point, target };
+        self.preflight(&agent, &restoration).await?;
+        self.ask(move |hub| hub.restore_files_to(agent, restoration, request.paths)).await
+    }
+
+    async fn files_report(&self, action: ActionId) -> Result<FilesReport> {
+        self.ask(move |hub| {
+            let found = hub.reports.iter().find_map(|report| match report {
+                Report::Files(report) if report.action == action => Some(report.clone()),
+                _ => None,
+            });
+            found.ok_or_else(|| {
+                ApiError::not_found(format!(
+                    "no report of action {action}: it is no restore of files, is not done, or was done before the \
+                     dispatcher was started"
+                ))
+            })
+        })
+        .await
     }
 
     async fn verify(&self, request: VerifyRequest) -> Result<ActionRow> {
@@ -316,7 +346,10 @@ impl Backend for Control {
 
     async fn verify_report(&self, action: ActionId) -> Result<VerifyReport> {
         self.ask(move |hub| {
-            let found = hub.reports.iter().find(|r| r.action == action).cloned();
+            let found = hub.reports.iter().find_map(|report| match report {
+                Report::Verify(report) if report.action == action => Some(report.clone()),
+                _ => None,
+            });
             found.ok_or_else(|| {
                 ApiError::not_found(format!("no report of action {action}: it is no verify, or is not done"))
             })
@@ -501,6 +534,15 @@ impl Hub {
         let id = self.begin(ActionKind::Restore, Some(&disk))?;
         self.set_state(id, ActionState::Running, String::new());
         self.jobs.restore(id, request);
+        self.action_row(id)
+    }
+
+    fn restore_files_here(&mut self, request: FilesRestore) -> Result<ActionRow> {
+        self.store.point(request.point)?;
+        self.jobs.room()?;
+        let id = self.begin_of(ActionKind::Restore, None, None)?;
+        self.set_state(id, ActionState::Running, String::new());
+        self.jobs.files(id, request);
         self.action_row(id)
     }
 

@@ -5,6 +5,7 @@
 //! or cancelled, and asks again when it is told to resume, or connects anew.
 
 use super::hub::{Hub, Session};
+use super::jobs::Report;
 use crate::api::error::{ApiError, Result};
 use crate::api::types::{ActionRow, Control as Order, VerifyProblem, VerifyReport};
 use crate::model::action::{Action, ActionKind, ActionState};
@@ -168,7 +169,7 @@ impl Hub {
                 (ActionState::Failed, format!("{} differ from point {}", ByteCount(found.bytes), found.point))
             }
         };
-        self.keep_report(VerifyReport {
+        self.keep_report(Report::Verify(VerifyReport {
             action,
             points: 1,
             files: 0,
@@ -178,7 +179,7 @@ impl Hub {
             seed: None,
             problems,
             incomplete: Vec::new(),
-        });
+        }));
         self.set_state(action, state, reason);
     }
 

@@ -2,14 +2,13 @@
 //! else sends notes.
 
 use super::comparisons::{self, Comparisons, Grant, Outcome};
-use super::jobs::{JobEnd, Jobs};
+use super::jobs::{JobEnd, Jobs, Report};
 use super::policies::PolicyBook;
 use super::restores::{self, Restores};
 use super::syncs::Sync;
 use super::upkeep::Usage;
 use super::verifier::{CUT_SHORT, Schedule};
 use crate::api::events::{Event, Feed};
-use crate::api::types::VerifyReport;
 use crate::engine::duty::{Duty, Facts, duty};
 use crate::io::random;
 use crate::model::action::{Action, ActionKind, ActionState};
@@ -31,7 +30,7 @@ use tokio::sync::{mpsc, oneshot};
 pub const QUEUE: usize = 1024;
 /// Messages that wait for one agent. An agent that takes none while so many are due is treated as lost.
 pub const SESSION_QUEUE: usize = 256;
-/// Verify reports that are kept for who asks.
+/// Reports of verifies and restores that are kept for who asks.
 const MAX_REPORTS: usize = 64;
 
 type Job = Box<dyn FnOnce(&mut Hub) + Send>;
@@ -133,7 +132,7 @@ pub struct Hub {
     pub jobs: Jobs,
     pub comparisons: Comparisons,
     pub restores: Restores,
-    pub reports: VecDeque<VerifyReport>,
+    pub reports: VecDeque<Report>,
     /// What the store takes, as of the last look at it.
     pub usage: Option<Usage>,
     pub schedule: Schedule,
@@ -497,7 +496,7 @@ impl Hub {
         self.set_state(end.action, end.state, end.reason);
     }
 
-    pub fn keep_report(&mut self, report: VerifyReport) {
+    pub fn keep_report(&mut self, report: Report) {
         if self.reports.len() >= MAX_REPORTS {
             self.reports.pop_front();
         }

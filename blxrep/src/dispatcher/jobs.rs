@@ -1,16 +1,18 @@
 //! Restores, verifies and consolidations: long work on this host, a thread each, which can be cancelled.
 
+use super::courier;
 use super::hub::Note;
 use super::upkeep;
-use crate::api::backend::RestoreRequest;
+use crate::api::backend::{FilesRestore, RestoreRequest};
 use crate::api::error::{ApiError, Result};
-use crate::api::types::{VerifyProblem, VerifyReport};
+use crate::api::types::{FilesReport, VerifyProblem, VerifyReport};
 use crate::io::priority;
 use crate::model::action::ActionState;
 use crate::model::ids::ActionId;
 use crate::model::point::Disk;
 use crate::model::retention::Retention;
 use crate::model::verification::Scope;
+use crate::mount::courier::{Destination, Errand};
 use crate::store::catalog::PointFilter;
 use crate::store::restore::{Consent, Progress};
 use crate::store::sample::Sample;
@@ -34,7 +36,25 @@ pub struct JobEnd {
     pub action: ActionId,
     pub state: ActionState,
     pub reason: String,
-    pub report: Option<VerifyReport>,
+    pub report: Option<Report>,
+}
+
+/// What a job has found or done, for who asks afterwards.
+#[derive(Clone, Debug)]
+pub enum Report {
+    Verify(VerifyReport),
+    Files(FilesReport),
+}
+
+impl Report {
+    /// Why an action with this report has failed, if it has.
+    fn failure(&self) -> Option<String> {
+        match self {
+            Self::Verify(report) if report.problems.is_empty() => None,
+            Self::Verify(report) => Some(format!("{} problems found: see the report", report.problems.len())),
+            Self::Files(report) => report.failure(),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -90,6 +110,19 @@ impl Jobs {
         });
     }
 
+    /// Restores files to a folder of this host.
+    pub fn files(&mut self, action: ActionId, request: FilesRestore) {
+        self.start(action, move |store, progress| {
+            let FilesRestore { point, paths, target, conflict, dry_run, agent: _ } = request;
+            let to = Destination::Folder { target: (&target).into(), policy: conflict, dry_run };
+            let errand =
+                Errand { data_dir: store.data_dir().to_owned(), point: point.to_string(), paths, to };
+            let outcome = courier::restore_here(&errand, progress)?;
+            tracing::info!(%point, target, dry_run, failed = outcome.failed(), "restored files");
+            Ok(Some(Report::Files(FilesReport { action, agent: None, point, target, outcome })))
+        });
+    }
+
     /// `idle`: others use the disks first.
     pub fn verify(&mut self, action: ActionId, scope: Scope, sample: Option<Sample>, idle: bool) {
         self.start(action, move |store, progress| {
@@ -111,7 +144,7 @@ impl Jobs {
             if found.more > 0 {
                 tracing::warn!(more = found.more, "more findings than a report names");
             }
-            Ok(Some(VerifyReport {
+            Ok(Some(Report::Verify(VerifyReport {
                 action,
                 points: found.checked_points,
                 files: found.files,
@@ -121,7 +154,7 @@ impl Jobs {
                 seed: sample.map(|sample| sample.seed),
                 problems: problems.collect(),
                 incomplete: incomplete(store, &scope)?,
-            }))
+            })))
         });
     }
 
@@ -134,7 +167,7 @@ impl Jobs {
     fn start(
         &mut self,
         action: ActionId,
-        work: impl FnOnce(&Store, Progress<'_>) -> std::result::Result<Option<VerifyReport>, StoreError>
+        work: impl FnOnce(&Store, Progress<'_>) -> std::result::Result<Option<Report>, StoreError>
         + Send
         + 'static,
     ) {
@@ -217,11 +250,10 @@ fn describe(finding: &Finding) -> String {
     }
 }
 
-fn end_of(action: ActionId, ended: std::result::Result<Option<VerifyReport>, StoreError>) -> JobEnd {
+fn end_of(action: ActionId, ended: std::result::Result<Option<Report>, StoreError>) -> JobEnd {
     let (state, reason, report) = match ended {
-        Ok(Some(report)) if !report.problems.is_empty() => {
-            let reason = format!("{} problems found: see the report", report.problems.len());
-            (ActionState::Failed, reason, Some(report))
+        Ok(report) if let Some(reason) = report.as_ref().and_then(Report::failure) => {
+            (ActionState::Failed, reason, report)
         }
         Ok(report) => (ActionState::Succeeded, String::new(), report),
         Err(StoreError::Cancelled) => (ActionState::Cancelled, "cancelled".to_owned(), None),

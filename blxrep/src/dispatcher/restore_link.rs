@@ -3,6 +3,7 @@
 use super::Shared;
 use super::compare_link::held;
 use super::device_restore;
+use super::files_restore;
 use super::hub::Note;
 use super::restores::{Ending, Grant};
 use crate::io::channel::{ChannelError, Connection, Incoming};
@@ -30,6 +31,8 @@ pub enum RestoreError {
     Stalled,
     #[error("the dispatcher is stopping")]
     Stopping,
+    #[error("the process that reads the files: {0}")]
+    Courier(String),
     /// Not an error: a person wants it so.
     #[error("{0}")]
     Held(String),
@@ -43,6 +46,8 @@ pub struct RestoreLink {
     connection: Connection<ToAgent, ToDispatcher>,
     sent: u64,
     taken: u64,
+    /// Files and bytes that the agent has written, as it said last while data were sent.
+    pub progress: Option<(u64, u64)>,
 }
 
 impl RestoreLink {
@@ -72,6 +77,9 @@ impl RestoreLink {
             let word = tokio::time::timeout(STALLED, self.connection.receiver.recv());
             match word.await.map_err(|_| RestoreError::Stalled)?? {
                 Incoming::Control(ToDispatcher::Received { bytes }) => self.taken = bytes,
+                Incoming::Control(ToDispatcher::Progress { files, bytes }) => {
+                    self.progress = Some((files, bytes));
+                }
                 Incoming::Control(ToDispatcher::Failed { reason }) => {
                     return Err(RestoreError::Failed(reason));
                 }
@@ -91,7 +99,7 @@ impl RestoreLink {
 
 /// Serves the connection until it ends.
 pub async fn serve(connection: Connection<ToAgent, ToDispatcher>, agent: AgentId, shared: Shared) {
-    let mut link = RestoreLink { connection, sent: 0, taken: 0 };
+    let mut link = RestoreLink { connection, sent: 0, taken: 0, progress: None };
     let reason = match run(&mut link, &agent, &shared).await {
         Ok(()) => "done".to_owned(),
         Err(RestoreError::Held(reason)) => reason,
@@ -118,8 +126,8 @@ async fn run(link: &mut RestoreLink, agent: &AgentId, shared: &Shared) -> Result
         reason = held(&mut stop) => Err(RestoreError::Held(reason)),
     };
     match served {
-        Ok(written) => {
-            ended(shared, (action, number), Ending::Done { written }).await;
+        Ok(done) => {
+            ended(shared, (action, number), done).await;
             link.say(&ToAgent::Noted).await
         }
         Err(RestoreError::Held(reason)) => hold(link, reason).await,
@@ -135,12 +143,20 @@ async fn run(link: &mut RestoreLink, agent: &AgentId, shared: &Shared) -> Result
     }
 }
 
-/// Serves what was asked for. Returns how many bytes were written on this connection.
-async fn restore(link: &mut RestoreLink, shared: &Shared, row: &RestorationRow) -> Result<u64, RestoreError> {
+/// Serves what was asked for. Returns what was done.
+async fn restore(
+    link: &mut RestoreLink,
+    shared: &Shared,
+    row: &RestorationRow,
+) -> Result<Ending, RestoreError> {
     match &row.restoration.target {
-        Target::Device(target) => device_restore::run(link, shared, row, target).await,
-        Target::Files(_) => {
-            Err(RestoreError::Failed("files are not restored to agents by this version".into()))
+        Target::Device(target) => {
+            let written = device_restore::run(link, shared, row, target).await?;
+            Ok(Ending::Done { written })
+        }
+        Target::Files(target) => {
+            let outcome = files_restore::run(link, shared, row, target).await?;
+            Ok(Ending::Restored(outcome))
         }
     }
 }

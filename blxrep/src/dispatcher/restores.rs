@@ -11,14 +11,17 @@
 //! has found the target to be what the point is, on a connection that came to its end.
 
 use super::hub::Hub;
+use super::jobs::Report;
 use super::syncs::Asker;
 use crate::api::backend::{AgentRestore, SyncRequest};
 use crate::api::error::{ApiError, Result};
-use crate::api::types::{ActionRow, Control as Order, SyncRow};
+use crate::api::types::{ActionRow, Control as Order, FilesReport, SyncRow};
+use crate::archive::shown;
 use crate::io::random;
 use crate::model::action::{Action, ActionKind, ActionState};
 use crate::model::ids::{ActionId, AgentId, CutId};
 use crate::model::restoration::{Preflight, Restoration, Undo};
+use crate::model::restored::Outcome;
 use crate::model::units::ByteCount;
 use crate::store::restorations::RestorationRow;
 use crate::wire::config::ToAgent;
@@ -50,6 +53,8 @@ pub struct Grant {
 pub enum Ending {
     /// The target is what the point is. So many bytes were written on the last connection.
     Done { written: u64 },
+    /// The files were written, or it was found out what would be.
+    Restored(Outcome),
     /// It cannot be done.
     Failed(String),
     /// The agent comes back for the rest.
@@ -160,16 +165,45 @@ impl Hub {
             agent: agent.clone(),
             restoration,
             partition: request.partition,
+            paths: Vec::new(),
             allow_holes: request.allow_holes,
             protects: preflight.protects,
             undo: if due { Undo::Due } else { Undo::None },
             touched: false,
             durable_blocks: 0,
         };
+        self.open_restore(row)
+    }
+
+    fn open_restore(&mut self, row: RestorationRow) -> Result<ActionRow> {
+        let action = row.action;
         self.store.put_restoration(&row)?;
         self.restores.open.insert(action, Open { row, kept: Instant::now(), link: None });
         self.start_restore(action);
         self.action_row(action)
+    }
+
+    /// Begins a restore of files that its agent has agreed to.
+    pub fn restore_files_to(
+        &mut self,
+        agent: AgentId,
+        restoration: Restoration,
+        paths: Vec<Vec<u8>>,
+    ) -> Result<ActionRow> {
+        self.room_for(&agent, &restoration)?;
+        let action = self.begin_of(ActionKind::Restore, Some(agent.clone()), None)?;
+        self.open_restore(RestorationRow {
+            action,
+            agent,
+            restoration,
+            partition: None,
+            paths,
+            allow_holes: false,
+            protects: None,
+            undo: Undo::None,
+            touched: false,
+            durable_blocks: 0,
+        })
     }
 
     fn room_for(&self, agent: &AgentId, restoration: &Restoration) -> Result<()> {
@@ -366,6 +400,16 @@ impl Hub {
                 );
                 self.close_restore(action, ActionState::Succeeded, reason);
             }
+            Ending::Restored(outcome) => {
+                let (point, target) = (row.restoration.point, row.restoration.target.path().to_owned());
+                let report = FilesReport { action, point, agent: Some(row.agent), target, outcome };
+                let (state, reason) = match report.failure() {
+                    Some(reason) => (ActionState::Failed, reason),
+                    None => (ActionState::Succeeded, String::new()),
+                };
+                self.keep_report(Report::Files(report));
+                self.close_restore(action, state, reason);
+            }
             Ending::Failed(reason) => {
                 self.close_restore(action, ActionState::Failed, format!("{reason}{}", left_behind(&row)));
             }
@@ -455,9 +499,11 @@ fn place(row: &RestorationRow) -> String {
 /// What is restored.
 fn source(row: &RestorationRow) -> String {
     let point = row.restoration.point;
-    match row.partition {
-        Some(number) => format!("partition {number} of point {point}"),
-        None => format!("point {point}"),
+    match (row.paths.len(), row.partition) {
+        (0, Some(number)) => format!("partition {number} of point {point}"),
+        (0, None) => format!("point {point}"),
+        (1, _) => format!("{} of point {point}", shown(&row.paths[0])),
+        (n, _) => format!("{n} paths of point {point}"),
     }
 }
 
@@ -467,7 +513,7 @@ fn aim(row: &RestorationRow) -> String {
 
 /// Says of a target that is written to that it is not finished.
 fn under_way(row: &RestorationRow) -> String {
-    match row.touched {
+    match row.touched && row.paths.is_empty() {
         true => format!("{}, which is unfinished until this has succeeded{}", aim(row), undo(row)),
         false => format!("{}{}", aim(row), undo(row)),
     }
@@ -477,6 +523,9 @@ fn under_way(row: &RestorationRow) -> String {
 fn left_behind(row: &RestorationRow) -> String {
     let undo = undo(row);
     match row.touched {
+        true if !row.paths.is_empty() => {
+            format!("; files that were restored to {} are whole, others are missing", place(row))
+        }
         true => format!(
             "; {} is unfinished, old and new side by side: do not use it before a restore to it has succeeded{undo}",
             place(row)

@@ -16,6 +16,7 @@ pub mod percent;
 pub mod point;
 pub mod policy;
 pub mod restoration;
+pub mod restored;
 pub mod retention;
 pub mod selection;
 pub mod stack;

@@ -41,10 +41,15 @@ pub struct FilesTarget {
 }
 
 /// What is done where something is in the way of a file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Conflict {
+    /// What exists stays as it is.
+    #[default]
     Skip,
+    /// It is replaced; folders are never removed.
     Overwrite,
+    /// What is restored gets another name.
     Rename,
 }
 

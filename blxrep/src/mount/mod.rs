@@ -16,6 +16,7 @@
 //! - A private mount lives in a mount namespace of its own, which ends with its processes.
 //! - Nothing that the server does depends on what is mounted on it, so the two cannot wait for each other.
 
+pub mod courier;
 pub mod files;
 pub mod place;
 pub mod private;

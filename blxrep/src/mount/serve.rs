@@ -37,15 +37,9 @@ pub struct Job {
 pub struct Control(BufReader<UnixStream>);
 
 impl Control {
-    /// Takes standard input, and leaves the terminal: what stops the command there must not stop the server, which
-    /// notices by itself.
+    /// Takes standard input.
     pub fn take() -> io::Result<Self> {
-        let socket = io::stdin().as_fd().try_clone_to_owned()?;
-        rustix::net::sockopt::socket_type(&socket)?;
-        // The leader of a group already has a session of its own.
-        let _ = rustix::process::setsid();
-        rustix::process::chdir("/")?;
-        Ok(Self(BufReader::new(socket.into())))
+        stdin_socket().map(|socket| Self(BufReader::new(socket)))
     }
 
     pub fn say(&mut self, word: &Word) {
@@ -57,6 +51,17 @@ impl Control {
     fn keeps(&mut self) -> bool {
         matches!(receive(&mut self.0), Some(Order::Keep))
     }
+}
+
+/// The socket that this process was started with as its standard input. It leaves the terminal: what stops its parent
+/// there must not stop it, which notices by itself.
+pub(super) fn stdin_socket() -> io::Result<UnixStream> {
+    let socket = io::stdin().as_fd().try_clone_to_owned()?;
+    rustix::net::sockopt::socket_type(&socket)?;
+    // The leader of a group already has a session of its own.
+    let _ = rustix::process::setsid();
+    rustix::process::chdir("/")?;
+    Ok(socket.into())
 }
 
 /// Serves until the point is unmounted, or its command is gone before it said that it shall stay.

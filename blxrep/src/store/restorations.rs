@@ -17,6 +17,8 @@ pub struct RestorationRow {
     pub restoration: Restoration,
     /// One partition of the point; the whole disk without it.
     pub partition: Option<u32>,
+    /// Of files: which, `[PARTITION:]PATH` each.
+    pub paths: Vec<Vec<u8>>,
     /// Zeroes are written for what the point lacks.
     pub allow_holes: bool,
     /// The target is, or lies on, this disk, which its agent keeps in sync.

@@ -22,11 +22,26 @@
 //!                            <-      Noted
 //! ```
 //!
+//! Files below a folder:
+//!
+//! ```text
+//!                            <-      data frames of one stream of bytes, end
+//! Received (credit)          ->
+//! Progress                   ->                                     (from time to time)
+//! Outcome, in pieces         ->                                     (after the end)
+//! Restored                   ->
+//!                            <-      Noted
+//! ```
+//!
+//! The stream is a tree as bytes ([`crate::archive::stream`]) for each partition, one after the other. The offset of a
+//! frame is its place in it. Frames are whole sectors: zeroes fill up the last one, behind the end of the last tree.
+//!
 //! The messages of a comparison are those of `/ws/snapshot`, with the same limits. `Want` comes when nothing is
 //! unjudged; data of one `Want` are under way at a time, and at most [`CREDIT`] bytes that the agent has not taken.
 
 use crate::model::comparison::{Digest, Wanted};
 use crate::model::ids::ActionId;
+use crate::model::restored::Outcome;
 use serde::{Deserialize, Serialize};
 
 /// Bytes of data frames, headers included, that may be on their way without the agent having taken them.
@@ -53,6 +68,12 @@ pub enum ToDispatcher {
     Compared { count: u64, digest: [u8; 32] },
     /// A whole pass over the target found nothing that differs from the point.
     Verified { written: u64 },
+    /// Files and bytes of files that were written on this connection.
+    Progress { files: u64, bytes: u64 },
+    /// A piece of what came of a restore of files.
+    Outcome(Outcome),
+    /// All files came, and are on stable storage; what came of them was said.
+    Restored,
     /// Given up for good; says why, and what became of the target.
     Failed { reason: String },
 }
@@ -62,8 +83,8 @@ pub enum ToDispatcher {
 pub enum ToAgent {
     /// The target's first `bytes` are to become those of the point; the pass begins at block `from`. Digests are keyed.
     Device { granule_shift: u32, bytes: u64, key: [u8; 32], from: u32, full: bool },
-    /// Files follow, as data frames of one stream of bytes.
-    Files,
+    /// Files follow, of so many partitions. `again`: an earlier connection may have carried a part of them.
+    Files { partitions: u32, again: bool },
     /// It cannot be done; says why and what to do.
     Refuse { reason: String },
     /// Not now: a person paused or cancelled it. Also ends a restore that is under way.

@@ -11,6 +11,7 @@ mod filesystems;
 mod frozen;
 mod groups;
 mod holes;
+mod hostile_dispatcher;
 mod hostile_peer;
 mod kills;
 mod names;
@@ -20,6 +21,7 @@ mod rebuild;
 mod rescan;
 mod restart;
 mod restore_device;
+mod restore_files;
 mod retention;
 mod setbacks;
 #[path = "../support/mod.rs"]

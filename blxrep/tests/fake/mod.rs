@@ -5,8 +5,8 @@
 pub mod files;
 
 use blxrep::api::backend::{
-    AgentRestore, Backend, DiffRequest, FilesRequest, Filter, FindRequest, RestoreRequest, SyncRequest,
-    VerifyRequest,
+    AgentRestore, Backend, DiffRequest, FilesRequest, FilesRestore, Filter, FindRequest, RestoreRequest,
+    SyncRequest, VerifyRequest,
 };
 use blxrep::api::browse::{ChangeRow, FileRow, Findings, PartitionRow};
 use blxrep::api::chain::{BaseLink, PointChain};
@@ -20,6 +20,7 @@ use blxrep::model::action::{ActionKind, ActionState};
 use blxrep::model::host::{Filesystem, Footprint, HostDisk, Interface, Partition};
 use blxrep::model::ids::*;
 use blxrep::model::point::{Consistency, Coverage, PointKind};
+use blxrep::model::restored::Outcome;
 use blxrep::model::verification::Scope;
 use jiff::{SignedDuration, Timestamp};
 use std::collections::BTreeMap;
@@ -273,6 +274,21 @@ impl Backend for Fake {
             )));
         }
         Ok(self.begin(ActionKind::Restore, None, End::Succeeds))
+    }
+
+    async fn restore_files(&self, request: FilesRestore) -> Result<ActionRow> {
+        if request.agent.is_some() && !request.target.starts_with("/srv") {
+            return Err(ApiError::refused(format!(
+                "{} is not among what restores may write to",
+                request.target
+            )));
+        }
+        Ok(self.begin(ActionKind::Restore, None, End::Succeeds))
+    }
+
+    async fn files_report(&self, action: ActionId) -> Result<FilesReport> {
+        let target = "/srv/restored".to_owned();
+        Ok(FilesReport { action, point: FUZZY, agent: None, target, outcome: Outcome::new(false) })
     }
 
     async fn verify(&self, request: VerifyRequest) -> Result<ActionRow> {

@@ -6,6 +6,7 @@ mod restored;
 mod scene;
 #[path = "../support/mod.rs"]
 mod support;
+mod to_agent;
 
 use std::path::Path;
 use std::time::Duration;

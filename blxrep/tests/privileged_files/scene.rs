@@ -111,6 +111,14 @@ impl Scene {
         drop(self.agent.take());
     }
 
+    /// Starts the agent anew, with more lines in its section of the configuration.
+    pub fn restart_agent(&mut self, lines: &str) -> Result<()> {
+        self.stop_agent();
+        self.home.add_to_config(lines)?;
+        self.agent = Some(self.home.start(&self.site, &[])?);
+        Ok(())
+    }
+
     /// Digests of all that the dispatcher has stored.
     pub fn stored(&self) -> Result<BTreeMap<PathBuf, blake3::Hash>> {
         let mut found = BTreeMap::new();

@@ -376,7 +376,12 @@ impl AgentHome {
 
     /// Lets the agent connect to a proxy instead of the dispatcher.
     pub fn connect_via(&mut self, proxy: &Proxy) {
-        self.via = Some(proxy.address());
+        self.connect_to(proxy.address());
+    }
+
+    /// Lets the agent connect to whoever listens there.
+    pub fn connect_to(&mut self, address: String) {
+        self.via = Some(address);
     }
 
     /// The command that starts the agent, not run.

@@ -2,7 +2,9 @@
 
 mod browse;
 
-use crate::api::backend::{AgentRestore, Backend, Filter, RestoreRequest, SyncRequest, VerifyRequest};
+use crate::api::backend::{
+    AgentRestore, Backend, FilesRestore, Filter, RestoreRequest, SyncRequest, VerifyRequest,
+};
 use crate::api::chain::PointChain;
 use crate::api::consolidation::{ConsolidateBody, ConsolidationPlan};
 use crate::api::error::{ApiError, ErrorBody, ErrorCode, Result};
@@ -10,9 +12,10 @@ use crate::api::events;
 use crate::api::metrics::{self, Scrape};
 use crate::api::resolve;
 use crate::api::types::{
-    ActionRow, AgentDetail, AgentRow, Control, DiskRow, DispatcherStatus, ListQuery, PointRow, RestoreBody,
-    SnapshotBody, SourceBody, SyncBody, SyncRow, VerifyBody, VerifyReport,
+    ActionRow, AgentDetail, AgentRow, Control, DiskRow, DispatcherStatus, FilesReport, ListQuery, PointRow,
+    RestoreBody, SnapshotBody, SourceBody, SyncBody, SyncRow, VerifyBody, VerifyReport,
 };
+use crate::archive::selection;
 use crate::model::byte_text::ByteText;
 use crate::model::ids::{ActionId, PointId};
 use crate::model::verification::Scope;
@@ -66,6 +69,7 @@ pub fn router<B: Backend>(backend: Arc<B>, stop: watch::Receiver<bool>) -> Route
         .route("/api/v1/actions", get(actions::<B>))
         .route("/api/v1/actions/{action}", get(action::<B>))
         .route("/api/v1/actions/{action}/report", get(report::<B>))
+        .route("/api/v1/actions/{action}/files", get(files_report::<B>))
         .route("/api/v1/actions/{action}/pause", post(pause::<B>))
         .route("/api/v1/actions/{action}/resume", post(resume::<B>))
         .route("/api/v1/actions/{action}/cancel", post(cancel::<B>))
@@ -168,6 +172,11 @@ async fn action<B: Backend>(State(b): State<Arc<B>>, Path(text): Path<String>) -
     b.action(action).await.map(Json)
 }
 
+async fn files_report<B: Backend>(State(b): State<Arc<B>>, Path(text): Path<String>) -> Answer<FilesReport> {
+    let action = action_id(&*b, &text).await?;
+    b.files_report(action).await.map(Json)
+}
+
 async fn report<B: Backend>(State(b): State<Arc<B>>, Path(text): Path<String>) -> Answer<VerifyReport> {
     let action = action_id(&*b, &text).await?;
     b.verify_report(action).await.map(Json)
@@ -206,12 +215,16 @@ async fn sync<B: Backend>(State(b): State<Arc<B>>, Body(body): Body<SyncBody>) -
 }
 
 async fn restore<B: Backend>(State(b): State<Arc<B>>, Body(body): Body<RestoreBody>) -> Answer<ActionRow> {
+    if !body.paths.is_empty() || body.target.is_some() {
+        return restore_files(&*b, body).await.map(Json);
+    }
     let of_device = body.full || body.no_undo || body.dry_run;
     match (body.to.clone(), body.agent.clone(), body.device.clone()) {
         (Some(to), None, None) if !of_device => restore_here(&*b, body, to).await,
         (None, Some(agent), Some(device)) => restore_to_agent(&*b, body, &agent, device).await,
         _ => Err(ApiError::invalid(
-            "give `to`, a path on this host, or `agent` and `device`; `full`, `no_undo` and `dry_run` go with the latter",
+            "give `to`, a path on this host; or `agent` and `device`, with which `full`, `no_undo` and `dry_run` go; or \
+             `paths` and `target`",
         )),
     }
     .map(Json)
@@ -237,6 +250,31 @@ async fn restore_to_agent<B: Backend>(
     let undo = !no_undo;
     let request = AgentRestore { agent, point, partition, device, full, undo, dry_run, yes, allow_holes };
     b.restore_to_agent(request).await
+}
+
+async fn restore_files<B: Backend>(b: &B, body: RestoreBody) -> Result<ActionRow> {
+    let RestoreBody { paths, target, conflict, dry_run, .. } = body;
+    let of_disks = body.to.is_some() || body.device.is_some() || body.partition.is_some();
+    let (false, Some(target), false) = (of_disks || body.full || body.no_undo, target, paths.is_empty())
+    else {
+        return Err(ApiError::invalid(
+            "files are restored with `paths`, `target` and, to another host, `agent`; `conflict` and `dry_run` go with them, \
+             and nothing that is of disks",
+        ));
+    };
+    for path in &paths {
+        if selection::path(selection::place(path.as_bytes()).1).is_none() {
+            return Err(ApiError::invalid(format!("`{path}` is no path of a point: it leads upwards")));
+        }
+    }
+    let target = absolute(target)?;
+    let agent = match &body.agent {
+        Some(text) => Some(resolve::agent(&b.agents().await?, text)?),
+        None => None,
+    };
+    let point = point_id(b, &body.point).await?;
+    let paths = paths.into_iter().map(ByteText::into_bytes).collect();
+    b.restore_files(FilesRestore { point, paths, target, conflict, dry_run, agent }).await
 }
 
 fn absolute(path: String) -> Result<String> {

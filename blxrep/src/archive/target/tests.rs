@@ -1,4 +1,5 @@
 use super::*;
+use crate::archive::Time;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
@@ -21,7 +22,7 @@ impl Fixture {
     }
 
     fn open(&self, policy: Policy) -> Target {
-        Target::open(&self.path("target"), policy).unwrap()
+        Target::new(Root::open(&self.path("target")).unwrap(), policy, false).unwrap()
     }
 
     fn outside(&self) -> usize {
@@ -143,7 +144,10 @@ fn further_names_are_links_to_what_was_restored_and_to_nothing_else() {
 fn two_restores_to_one_folder_do_not_meet() {
     let fixture = Fixture::new();
     let first = fixture.open(Policy::Skip);
-    assert!(matches!(Target::open(&fixture.path("target"), Policy::Skip), Err(ArchiveError::Refused(_))));
+    assert!(matches!(
+        Target::new(Root::open(&fixture.path("target")).unwrap(), Policy::Skip, false),
+        Err(ArchiveError::Refused(_))
+    ));
     drop(first);
     fixture.open(Policy::Skip);
 }
@@ -183,4 +187,42 @@ fn a_restore_that_adds_nothing_leaves_the_target_as_it_was() {
     give(&mut target, "other", b"x");
     target.end().unwrap();
     assert_ne!(time(), before);
+}
+
+/// What an earlier attempt made is there already, under whatever name; what a person had is still theirs.
+#[test]
+fn a_second_attempt_counts_what_the_first_one_made() {
+    for policy in ALL {
+        let fixture = Fixture::new();
+        fs::write(fixture.path("target/mine"), "mine").unwrap();
+        fs::write(fixture.path("target/folder"), "no folder").unwrap();
+        let attempt = |again| {
+            let root = Root::open(&fixture.path("target")).unwrap();
+            let mut target = Target::new(root, policy, again).unwrap();
+            for name in ["a", "mine"] {
+                give(&mut target, name, b"restored");
+            }
+            if target.entry(&folder("folder")).unwrap() == Want::Content {
+                give(&mut target, "b", b"below");
+                target.leave().unwrap();
+            }
+            target.end().unwrap();
+            target.into_report()
+        };
+        let first = attempt(false);
+        let names = || {
+            let names = fs::read_dir(fixture.path("target")).unwrap();
+            let mut names: Vec<_> = names.map(|entry| entry.unwrap().file_name()).collect();
+            names.sort();
+            names
+        };
+        let (before, second) = (names(), attempt(true));
+        assert_eq!(names(), before, "{policy:?}: nothing more is made");
+        assert_eq!((first.failed, second.failed), (0, 0), "{policy:?}: {second:?}");
+        match policy {
+            Policy::Skip => assert_eq!((second.files, second.same, second.skipped), (0, 1, 2)),
+            Policy::Rename => assert_eq!((second.files, second.same, second.folders), (0, 3, 0)),
+            Policy::Overwrite => assert_eq!((second.files, second.folders), (3, 0)),
+        }
+    }
 }
