@@ -14,7 +14,7 @@ use blxrep::view::nbd::commands::{Command, Kind as Asked};
 use blxrep::view::nbd::options::{Handshake, Head, Step};
 use blxrep::wire::frame::{End, HEADER_BYTES, Kind, MAX_PAYLOAD_BYTES, MAX_ZERO_BYTES, Tally, open};
 use blxrep::wire::hello::{Answer, Channel, ClientHello, judge};
-use blxrep::wire::{codec, config, live, snapshot};
+use blxrep::wire::{codec, config, live, restore, snapshot};
 use std::path::Path;
 
 /// Both hellos. What is understood is written back and understood again.
@@ -81,7 +81,7 @@ pub fn control(bytes: &[u8]) {
         )*};
     }
     round_trip!(config::ToAgent, config::ToDispatcher, snapshot::ToAgent, snapshot::ToDispatcher);
-    round_trip!(live::ToAgent, live::ToDispatcher);
+    round_trip!(live::ToAgent, live::ToDispatcher, restore::ToAgent, restore::ToDispatcher);
 }
 
 /// What a client of a network block device sends: options, then commands.

@@ -13,6 +13,7 @@ use crate::model::point::{Consistency, Coverage, PointKind, Round};
 use crate::model::policy::Goal;
 use crate::model::restoration::Conflict;
 use crate::model::restored::Outcome;
+use crate::model::units::ByteCount;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -310,14 +311,34 @@ pub struct FilesReport {
 }
 
 impl FilesReport {
-    /// Why its action has failed, if it has.
+    /// How its action ended, in a sentence.
     #[must_use]
-    pub fn failure(&self) -> Option<String> {
-        match (&self.outcome, self.outcome.failed()) {
-            (_, 0) => None,
-            (Outcome::Restored(_), n) => Some(format!("{n} entries could not be restored; all others were")),
-            (Outcome::Planned(_), n) => Some(format!("{n} entries could not be restored")),
+    pub fn summary(&self) -> String {
+        let (target, from) = (&self.target, self.agent.as_ref().map(|agent| format!(" of {agent}")));
+        let place = format!("{target}{}", from.unwrap_or_default());
+        match &self.outcome {
+            Outcome::Planned(plan) => {
+                let steps = plan.more.saturating_add(plan.steps.len() as u64);
+                format!(
+                    "dry run, nothing was written: {steps} steps would be taken in {place}, {} would fail",
+                    plan.failed
+                )
+            }
+            Outcome::Restored(report) => format!(
+                "{} files ({}) were restored to {place}; {} skipped, {} already there, {} failed",
+                report.files,
+                ByteCount(report.bytes),
+                report.skipped,
+                report.same,
+                report.failed
+            ),
         }
+    }
+
+    /// Whether its action has failed, and not just some entries were skipped.
+    #[must_use]
+    pub const fn is_failure(&self) -> bool {
+        self.outcome.failed() > 0
     }
 }
 

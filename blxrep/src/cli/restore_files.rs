@@ -178,15 +178,14 @@ impl OnAgent {
             }
             Err(error) => return Err(error.into()),
         };
-        let failure = report.failure();
         let place = format!("{} of {}", report.target, body.agent.unwrap_or_default());
         match report.outcome {
             Outcome::Restored(report) => {
                 common.output().result(&report, |report| report_text(report, &place))?;
+                outcome(&report)
             }
-            Outcome::Planned(plan) => plan_text(common, &plan)?,
+            Outcome::Planned(plan) => plan_text(common, &plan),
         }
-        failure.map_or(Ok(()), |failure| Err(CliError::Failed(failure)))
     }
 }
 
@@ -199,7 +198,15 @@ fn plan_text(common: &Common, plan: &restored::Plan) -> Result<(), CliError> {
     if plan.more > 0 {
         say(&format!("and {} more", plan.more));
     }
-    Ok(())
+    planned(plan.failed)
+}
+
+/// A plan of which something would fail has failed.
+fn planned(failed: u64) -> Result<(), CliError> {
+    match failed {
+        0 => Ok(()),
+        n => Err(CliError::Failed(format!("{n} entries could not be restored"))),
+    }
 }
 
 /// A restore of which something failed has failed.
@@ -251,10 +258,7 @@ fn dry_run(
         walked?;
     }
     listing.end("Nothing would be done.")?;
-    match failed {
-        0 => Ok(()),
-        n => Err(CliError::Failed(format!("{n} entries could not be restored"))),
-    }
+    planned(failed)
 }
 
 fn step_line(step: &Step) -> String {

@@ -2,6 +2,7 @@
 
 use super::hub::{Hub, Note};
 use super::jobs::Report;
+use super::restores::files_of;
 use super::rows;
 use super::syncs::Asker;
 use crate::api::backend::{
@@ -541,7 +542,8 @@ impl Hub {
         self.store.point(request.point)?;
         self.jobs.room()?;
         let id = self.begin_of(ActionKind::Restore, None, None)?;
-        self.set_state(id, ActionState::Running, String::new());
+        let reason = format!("{} to {}", files_of(&request.paths, request.point), request.target);
+        self.set_state(id, ActionState::Running, reason);
         self.jobs.files(id, request);
         self.action_row(id)
     }

@@ -47,12 +47,15 @@ pub enum Report {
 }
 
 impl Report {
-    /// Why an action with this report has failed, if it has.
-    fn failure(&self) -> Option<String> {
+    /// How an action with this report has ended.
+    pub fn end(&self) -> (ActionState, String) {
         match self {
-            Self::Verify(report) if report.problems.is_empty() => None,
-            Self::Verify(report) => Some(format!("{} problems found: see the report", report.problems.len())),
-            Self::Files(report) => report.failure(),
+            Self::Verify(report) if report.problems.is_empty() => (ActionState::Succeeded, String::new()),
+            Self::Verify(report) => {
+                (ActionState::Failed, format!("{} problems found: see the report", report.problems.len()))
+            }
+            Self::Files(report) if report.is_failure() => (ActionState::Failed, report.summary()),
+            Self::Files(report) => (ActionState::Succeeded, report.summary()),
         }
     }
 }
@@ -252,10 +255,11 @@ fn describe(finding: &Finding) -> String {
 
 fn end_of(action: ActionId, ended: std::result::Result<Option<Report>, StoreError>) -> JobEnd {
     let (state, reason, report) = match ended {
-        Ok(report) if let Some(reason) = report.as_ref().and_then(Report::failure) => {
-            (ActionState::Failed, reason, report)
+        Ok(Some(report)) => {
+            let (state, reason) = report.end();
+            (state, reason, Some(report))
         }
-        Ok(report) => (ActionState::Succeeded, String::new(), report),
+        Ok(None) => (ActionState::Succeeded, String::new(), None),
         Err(StoreError::Cancelled) => (ActionState::Cancelled, "cancelled".to_owned(), None),
         Err(error) => (ActionState::Failed, error.to_string(), None),
     };

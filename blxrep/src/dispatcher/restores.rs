@@ -19,7 +19,7 @@ use crate::api::types::{ActionRow, Control as Order, FilesReport, SyncRow};
 use crate::archive::shown;
 use crate::io::random;
 use crate::model::action::{Action, ActionKind, ActionState};
-use crate::model::ids::{ActionId, AgentId, CutId};
+use crate::model::ids::{ActionId, AgentId, CutId, PointId};
 use crate::model::restoration::{Preflight, Restoration, Undo};
 use crate::model::restored::Outcome;
 use crate::model::units::ByteCount;
@@ -403,11 +403,9 @@ impl Hub {
             Ending::Restored(outcome) => {
                 let (point, target) = (row.restoration.point, row.restoration.target.path().to_owned());
                 let report = FilesReport { action, point, agent: Some(row.agent), target, outcome };
-                let (state, reason) = match report.failure() {
-                    Some(reason) => (ActionState::Failed, reason),
-                    None => (ActionState::Succeeded, String::new()),
-                };
-                self.keep_report(Report::Files(report));
+                let report = Report::Files(report);
+                let (state, reason) = report.end();
+                self.keep_report(report);
                 self.close_restore(action, state, reason);
             }
             Ending::Failed(reason) => {
@@ -502,8 +500,15 @@ fn source(row: &RestorationRow) -> String {
     match (row.paths.len(), row.partition) {
         (0, Some(number)) => format!("partition {number} of point {point}"),
         (0, None) => format!("point {point}"),
-        (1, _) => format!("{} of point {point}", shown(&row.paths[0])),
-        (n, _) => format!("{n} paths of point {point}"),
+        _ => files_of(&row.paths, point),
+    }
+}
+
+/// Files of a point, in words.
+pub fn files_of(paths: &[Vec<u8>], point: PointId) -> String {
+    match paths {
+        [path] => format!("{} of point {point}", shown(path)),
+        paths => format!("{} paths of point {point}", paths.len()),
     }
 }
 

@@ -89,7 +89,7 @@ impl Scene {
     /// It ends right by itself: the tree is as it was, and nothing of the restore is left beside it.
     fn ends_right(&self, id: &str, dir: &Path) -> Result<()> {
         let row = self.end(id)?;
-        ensure!(row.state == "succeeded", "{row:?}");
+        ensure!(row.state == "succeeded" && row.reason.contains(" 0 failed"), "{row:?}");
         same(self.files.path(), dir)
     }
 
