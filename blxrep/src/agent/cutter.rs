@@ -14,7 +14,7 @@
 use super::compare::CompareError;
 use super::conduct::Terms;
 use super::dialer::Dialer;
-use super::live::{Done, LiveError, LiveMember, join, perform};
+use super::live::{Broken, Done, Draft, LiveError, LiveMember, join, perform};
 use super::pace::Pace;
 use super::rescan;
 use super::round::{CutError, MAX_WIDENINGS, on_thread};
@@ -133,6 +133,8 @@ struct Slot {
     passes: u32,
     /// `None` until the first cut, after an error, and while a cut has it.
     member: Option<LiveMember>,
+    /// The point that was open when a link broke: the next cut goes on with it.
+    draft: Option<Draft>,
 }
 
 impl Slot {
@@ -292,6 +294,7 @@ impl Cutter {
                 backoff: Backoff::default(),
                 passes: 0,
                 member: None,
+                draft: None,
             });
             return false;
         };
@@ -302,7 +305,7 @@ impl Cutter {
             slot.pass = None;
         }
         if renewed {
-            (slot.unit, slot.member) = (unit, None);
+            (slot.unit, slot.member, slot.draft) = (unit, None, None);
             (slot.held, slot.pass_after, slot.passes) = (None, Instant::now(), 0);
         }
         interrupts || renewed
@@ -433,11 +436,12 @@ impl Cutter {
     ) -> Option<Result<Done, LiveError>> {
         let take = |slot: &mut Slot| (Arc::clone(&slot.unit), slot.member.take());
         let taken = members.iter().map(|i| take(&mut self.slots[*i])).collect();
-        let work = perform(taken, self.dialer.clone(), self.pace.clone(), terms);
+        let drafts = members.iter().filter_map(|i| self.slots[*i].draft.take()).collect();
+        let work = perform(taken, drafts, self.dialer.clone(), self.pace.clone(), terms);
         tokio::pin!(work);
         loop {
             tokio::select! {
-                result = &mut work => return Some(result),
+                result = &mut work => return Some(result.map_err(|broken| self.keep_drafts(broken))),
                 command = commands.recv() => {
                     if self.obey(command?).await {
                         let why = CutError::Stopped("the cut was dropped: one of its disks was paused or left");
@@ -446,6 +450,16 @@ impl Cutter {
                 }
             }
         }
+    }
+
+    /// Keeps what can go on of a cut that was not published; returns why it was not.
+    fn keep_drafts(&mut self, Broken { error, drafts }: Broken) -> LiveError {
+        for draft in drafts {
+            if let Some(slot) = self.slots.iter_mut().find(|slot| Arc::ptr_eq(&slot.unit, &draft.unit)) {
+                slot.draft = Some(draft);
+            }
+        }
+        error
     }
 
     /// The disk can be cut again, and is at once; or it is tried again; or nobody wants that now.

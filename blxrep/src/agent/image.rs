@@ -119,7 +119,7 @@ async fn stream(
 }
 
 fn forget_above(unit: &Unit, offset: u64) {
-    cut::sweep(&[unit]);
+    Unit::sweep(&[unit]);
     let granules = unit.granules();
     let first = u32::try_from(offset.div_ceil(unit.granule().bytes())).unwrap_or(granules);
     let mut above = GranuleSet::new();

@@ -135,6 +135,11 @@ where
         Self { sender, inbox, taken, sent: 0, pace, listener }
     }
 
+    /// Bytes of data frames that were sent, and how many of them the dispatcher has said that it has taken.
+    pub fn credit(&self) -> (u64, u64) {
+        (self.sent, *self.taken.borrow())
+    }
+
     /// Sends a message.
     pub async fn say(&mut self, message: &S) -> Result<(), LinkError> {
         match self.sender.send_control(message).await {

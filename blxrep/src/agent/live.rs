@@ -1,12 +1,19 @@
 //! One cut, over the links of its disks: points are opened, sealed and acknowledged together.
+//!
+//! Where a link breaks before the points are sealed, each open point is kept as a [`Draft`]: the next cut goes on with
+//! it, as if it were one more round. What was sent and has arrived is read again only if it was written since; why that
+//! is right is in decision 20.
 
 use super::conduct::{self, Terms};
 use super::dialer::Dialer;
 use super::link::{Link, LinkError};
 use super::pace::Pace;
 use super::round::{CutError, Member, on_thread};
+use super::sent::Sent;
 use super::unit::Unit;
+use crate::engine::cut::OpenPoint;
 use crate::io::random;
+use crate::model::holes::Holes;
 use crate::model::ids::{CutId, DiskIdentity, PointId};
 use crate::model::point::CutSummary;
 use crate::wire::config::{SyncOutcome, SyncedPoint};
@@ -29,6 +36,41 @@ pub enum LiveError {
     Refused { disk: DiskIdentity, reason: String },
     #[error("{disk}: cannot keep the tracking record: {reason}")]
     Record { disk: DiskIdentity, reason: String },
+    #[error("{disk}: what the dispatcher has of point {point} is not what was sent: the point is begun anew")]
+    Differs { disk: DiskIdentity, point: PointId },
+}
+
+/// A cut that was not published, and the points that can go on in the next one.
+#[derive(Debug)]
+pub struct Broken {
+    pub error: LiveError,
+    pub drafts: Vec<Draft>,
+}
+
+/// An open point whose link broke.
+#[derive(Debug)]
+pub struct Draft {
+    pub unit: Arc<Unit>,
+    point: PointId,
+    open: OpenPoint,
+    holes: Holes,
+    sent: Sent,
+    /// The disk's sweeps by then: one that the point does not know of may have taken what its next round goes by.
+    sweeps: u64,
+}
+
+impl Draft {
+    async fn of(mut member: LiveMember, point: PointId) -> Option<Self> {
+        // Without it the point is begun anew.
+        member.break_off().await.ok()?;
+        let LiveMember { unit, open, holes, sent, .. } = member;
+        let sweeps = unit.sweeps();
+        Some(Self { unit, point, open, holes, sent, sweeps })
+    }
+
+    fn is_usable(&self) -> bool {
+        self.sweeps == self.unit.sweeps()
+    }
 }
 
 impl From<LinkError> for LiveError {
@@ -37,41 +79,82 @@ impl From<LinkError> for LiveError {
     }
 }
 
-/// Opens a point on every disk, runs the rounds, seals, and waits until all are published together.
+/// Opens a point on every disk, or goes on with its draft, runs the rounds, seals, and waits until all are published
+/// together.
 pub async fn perform(
     disks: Vec<(Arc<Unit>, Option<LiveMember>)>,
+    drafts: Vec<Draft>,
     dialer: Dialer,
     pace: Pace,
     terms: Terms,
-) -> Result<Done, LiveError> {
-    let mut members = Vec::with_capacity(disks.len());
-    let mut points = Vec::with_capacity(disks.len());
-    // Nobody else holds one lease and waits for another.
-    let mut leases = Vec::with_capacity(disks.len());
-    for (unit, _) in &disks {
-        leases.push(unit.lease().await);
+) -> Result<Done, Broken> {
+    let mut cut =
+        Cut { drafts, members: Vec::with_capacity(disks.len()), points: Vec::new(), is_sealed: false };
+    match cut.run(disks, &dialer, &pace, terms).await {
+        Ok(outcomes) => Ok((cut.members, outcomes)),
+        Err(error) => Err(Broken { drafts: cut.into_drafts(&error).await, error }),
     }
-    for ((unit, member), lease) in disks.into_iter().zip(leases) {
-        let mut member = match member {
-            Some(member) => member,
-            None => join(&unit, &dialer, pace.clone()).await?,
-        };
-        member.lease = Some(lease);
-        points.push(open(&mut member, terms.cut).await?);
-        members.push(member);
+}
+
+/// A cut under way.
+struct Cut {
+    /// Of disks whose points are not opened again yet.
+    drafts: Vec<Draft>,
+    members: Vec<LiveMember>,
+    points: Vec<PointId>,
+    is_sealed: bool,
+}
+
+impl Cut {
+    async fn run(
+        &mut self,
+        disks: Vec<(Arc<Unit>, Option<LiveMember>)>,
+        dialer: &Dialer,
+        pace: &Pace,
+        terms: Terms,
+    ) -> Result<Vec<SyncOutcome>, LiveError> {
+        // Nobody else holds one lease and waits for another.
+        let mut leases = Vec::with_capacity(disks.len());
+        for (unit, _) in &disks {
+            leases.push(unit.lease().await);
+        }
+        for ((unit, member), lease) in disks.into_iter().zip(leases) {
+            let mut member = match member {
+                Some(member) => member,
+                None => join(&unit, dialer, pace.clone()).await?,
+            };
+            member.lease = Some(lease);
+            let point = open(&mut member, &mut self.drafts, terms.cut).await?;
+            self.points.push(point);
+            self.members.push(member);
+        }
+        let summaries = conduct::run(&mut self.members, terms).await?;
+        self.is_sealed = true;
+        for (member, summary) in self.members.iter_mut().zip(&summaries) {
+            let granules = member.open.carried().len();
+            member.link.say(&ToDispatcher::Seal { summary: summary.clone(), granules }).await?;
+            member.link.end().await?;
+        }
+        let mut outcomes = Vec::with_capacity(self.members.len());
+        for ((member, point), summary) in self.members.iter_mut().zip(&self.points).zip(&summaries) {
+            published(member, *point).await?;
+            outcomes.push(outcome(member, *point, summary));
+        }
+        Ok(outcomes)
     }
-    let summaries = conduct::run(&mut members, terms).await?;
-    for (member, summary) in members.iter_mut().zip(&summaries) {
-        let granules = member.open.carried().len();
-        member.link.say(&ToDispatcher::Seal { summary: summary.clone(), granules }).await?;
-        member.link.end().await?;
+
+    /// What can go on. What was sealed may have been published; and where it was no link that broke, a new cut is what
+    /// helps.
+    async fn into_drafts(self, error: &LiveError) -> Vec<Draft> {
+        if self.is_sealed || !matches!(error, LiveError::Cut(CutError::Link(_))) {
+            return Vec::new();
+        }
+        let mut drafts = self.drafts;
+        for (member, point) in self.members.into_iter().zip(self.points) {
+            drafts.extend(Draft::of(member, point).await);
+        }
+        drafts
     }
-    let mut outcomes = Vec::with_capacity(members.len());
-    for ((member, point), summary) in members.iter_mut().zip(points).zip(&summaries) {
-        published(member, point).await?;
-        outcomes.push(outcome(member, point, summary));
-    }
-    Ok((members, outcomes))
 }
 
 /// Makes the link of a disk.
@@ -84,9 +167,13 @@ pub async fn join(unit: &Arc<Unit>, dialer: &Dialer, pace: Pace) -> Result<LiveM
     Ok(Member::new(Arc::clone(unit), link))
 }
 
-/// Opens the disk's next point. If the dispatcher cannot go on from what it has, coverage is lost.
-async fn open(member: &mut LiveMember, cut: CutId) -> Result<PointId, LiveError> {
-    let point = PointId(random::id());
+/// Opens the disk's next point, or goes on with its draft if the dispatcher still has it. If the dispatcher cannot go on
+/// from what it has, coverage is lost.
+async fn open(member: &mut LiveMember, drafts: &mut Vec<Draft>, cut: CutId) -> Result<PointId, LiveError> {
+    drafts.retain(Draft::is_usable);
+    let of_disk = |draft: &Draft| Arc::ptr_eq(&draft.unit, &member.unit);
+    let draft = drafts.iter().position(of_disk);
+    let point = draft.map_or_else(|| PointId(random::id()), |at| drafts[at].point);
     let disk = member.unit.identity.clone();
     if let Some(reason) = member.unit.lost_coverage() {
         return Err(CutError::Lost { disk, reason }.into());
@@ -96,8 +183,21 @@ async fn open(member: &mut LiveMember, cut: CutId) -> Result<PointId, LiveError>
     let record = |reason| LiveError::Record { disk: disk.clone(), reason };
     match member.link.hear().await? {
         ToAgent::Accept { point: accepted, parent } if accepted == point => {
+            draft.map(|at| drafts.remove(at));
             member.unit.opened(point, Some(parent)).map_err(record)?;
             member.reset(member.unit.gap());
+            Ok(point)
+        }
+        ToAgent::Kept { point: kept, parent, chain } if kept == point => {
+            let Some(mut draft) = draft.map(|at| drafts.remove(at)) else {
+                return Err(LiveError::Differs { disk, point });
+            };
+            let lost = draft.sent.resume(&chain).ok_or(LiveError::Differs { disk: disk.clone(), point })?;
+            member.unit.opened(point, Some(parent)).map_err(record)?;
+            member.reset(member.unit.gap());
+            draft.open.lose(&lost);
+            (member.open, member.holes, member.sent) = (draft.open, draft.holes, draft.sent);
+            tracing::info!(%disk, %point, frames = chain.frames, "the point goes on where its connection broke");
             Ok(point)
         }
         ToAgent::Discontinuous { reason } => {

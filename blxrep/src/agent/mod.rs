@@ -31,6 +31,7 @@ mod rescan;
 mod restore;
 mod roll;
 mod round;
+mod sent;
 mod session;
 mod settings;
 mod unit;

@@ -2,6 +2,7 @@
 //! there are; the decisions are `engine`'s.
 
 use super::link::{Link, LinkError, Sorted};
+use super::sent::Sent;
 use super::unit::{AuditOutcome, Lease, Unit};
 use crate::engine::compression::Compression;
 use crate::engine::cut::{self, OpenPoint, Swept};
@@ -74,6 +75,9 @@ pub struct Member<S, R> {
     /// What could not be read of the point that is being formed.
     pub holes: Holes,
     notes_of_holes: HoleNotes,
+    /// Of the point that is being formed.
+    pub sent: Sent,
+    round: Option<Underway>,
     /// Held from the opening of a point to its acknowledgement.
     pub lease: Option<Lease>,
     rounds: Vec<Round>,
@@ -95,6 +99,8 @@ where
             coverage: Coverage::Proven,
             holes: Holes::new(),
             notes_of_holes: HoleNotes::default(),
+            sent: Sent::default(),
+            round: None,
             lease: None,
             rounds: Vec::new(),
             notes: Vec::new(),
@@ -109,6 +115,7 @@ where
         self.notes.clear();
         self.holes = Holes::new();
         self.open = OpenPoint::new();
+        (self.sent, self.round) = (Sent::default(), None);
         self.coverage = gap.map_or(Coverage::Proven, Coverage::Unknown);
     }
 
@@ -118,10 +125,41 @@ where
         let mut bytes = 0;
         for frame in frames {
             bytes += frame.range.end - frame.range.start;
+            self.note(&frame);
             waited += self.link.send(frame).await?.waited;
         }
         let on = self.compression.observe(bytes, waited, since.elapsed());
         self.compress.store(on, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// A frame that breaks off with its connection counts as sent: it may have arrived.
+    fn note(&mut self, frame: &ReadFrame) {
+        let granules = self.unit.granule().touched(frame.range.clone());
+        if let Some(round) = &mut self.round {
+            round.sent.insert_range(granules.clone());
+        }
+        if let Some(header) = frame.bytes.first_chunk() {
+            let (sent, taken) = self.link.credit();
+            self.sent.note(header, granules, sent + frame.bytes.len() as u64, taken);
+        }
+    }
+
+    /// The connection broke: of the round that was under way, what was sent was read for its cut, and may have arrived;
+    /// nothing else was.
+    pub async fn break_off(&mut self) -> Result<(), CutError> {
+        let Some(round) = self.round.take() else { return Ok(()) };
+        if !round.is_validated {
+            let unit = Arc::clone(&self.unit);
+            let issued =
+                on_thread(self.lease.clone(), move || cut::Witnesses::issued(unit.as_ref()).peek()).await?;
+            self.open.validate(&round.swept, &round.sent, &issued);
+            // As after a pass that was not broken off.
+            let (granule, bytes) = (self.unit.granule(), self.unit.bytes());
+            round.sent.runs().for_each(|run| self.holes.close(&granule.byte_range(run, bytes)));
+            self.find_holes()?;
+        }
+        self.open.lose(&(&round.set - &round.sent));
         Ok(())
     }
 
@@ -164,13 +202,9 @@ where
         self.open.carried() - &self.unit.granules_of(&self.holes)
     }
 
-    /// Reads a set, sending what is more than the hold; returns what is still held.
-    async fn read_set(
-        &mut self,
-        set: &GranuleSet,
-        workers: usize,
-        hold: Hold,
-    ) -> Result<VecDeque<Vec<ReadFrame>>, CutError> {
+    /// Reads what the round has to read, sending what is more than the hold; returns what is still held.
+    async fn read_set(&mut self, workers: usize, hold: Hold) -> Result<VecDeque<Vec<ReadFrame>>, CutError> {
+        let set = &self.round.as_ref().map(|round| round.set.clone()).unwrap_or_default();
         let granule = self.unit.granule();
         let disk_bytes = self.unit.bytes();
         // Small pieces of so much would make millions of extents, to gain nothing.
@@ -242,6 +276,17 @@ where
     }
 }
 
+/// A round of one disk, until the next one begins.
+#[derive(Debug)]
+struct Underway {
+    swept: Swept,
+    /// What has to be read.
+    set: GranuleSet,
+    /// What was handed to the link of that.
+    sent: GranuleSet,
+    is_validated: bool,
+}
+
 /// What all points of a cut have in common.
 #[derive(Clone, Debug)]
 pub struct Sealing {
@@ -269,8 +314,6 @@ pub struct Formed {
     /// The cut: the instant at which the sweep began.
     pub at: Timestamp,
     began: Instant,
-    swept: Vec<Swept>,
-    sets: Vec<GranuleSet>,
     /// Bytes to read.
     pub rest: u64,
 }
@@ -280,12 +323,16 @@ pub async fn form<S, R>(members: &mut [Member<S, R>]) -> Result<Formed, CutError
     let (at, began) = (Timestamp::now(), Instant::now());
     let units: Vec<Arc<Unit>> = members.iter().map(|m| Arc::clone(&m.unit)).collect();
     let swept = on_thread(leases(members), move || {
-        cut::sweep(&units.iter().map(AsRef::as_ref).collect::<Vec<&Unit>>())
+        Unit::sweep(&units.iter().map(AsRef::as_ref).collect::<Vec<&Unit>>())
     })
     .await?;
-    let sets: Vec<GranuleSet> = members.iter_mut().zip(&swept).map(|(m, s)| m.open.form(s)).collect();
-    let rest = members.iter().zip(&sets).map(|(m, set)| set.len() * m.unit.granule().bytes()).sum();
-    Ok(Formed { at, began, swept, sets, rest })
+    let mut rest = 0;
+    for (member, swept) in members.iter_mut().zip(swept) {
+        let set = member.open.form(&swept);
+        rest += set.len() * member.unit.granule().bytes();
+        member.round = Some(Underway { swept, set, sent: GranuleSet::new(), is_validated: false });
+    }
+    Ok(Formed { at, began, rest })
 }
 
 /// What was read, by member, and is not sent yet.
@@ -302,7 +349,7 @@ where
     R: DeserializeOwned + Sorted + Send + std::fmt::Debug + 'static,
 {
     let workers = (WORKERS / members.len().max(1)).max(1);
-    let reads = members.iter_mut().zip(&formed.sets).map(|(member, set)| member.read_set(set, workers, hold));
+    let reads = members.iter_mut().map(|member| member.read_set(workers, hold));
     let held = futures_util::future::try_join_all(reads).await?;
     // Every read of every disk has finished: only now may the second look be taken.
     let units: Vec<Arc<Unit>> = members.iter().map(|m| Arc::clone(&m.unit)).collect();
@@ -312,8 +359,8 @@ where
     .await?;
     let took = formed.began.elapsed();
     let mut result = RoundResult { took, ..RoundResult::default() };
-    for (index, member) in members.iter_mut().enumerate() {
-        let done = validate(member, &formed.swept[index], &formed.sets[index], &issued[index], took);
+    for (member, issued) in members.iter_mut().zip(&issued) {
+        let done = validate(member, issued, took);
         result.read += done.bytes;
         result.contaminated += done.contaminated * member.unit.granule().bytes();
     }
@@ -334,20 +381,14 @@ where
     Ok(())
 }
 
-fn validate<S, R>(
-    member: &mut Member<S, R>,
-    swept: &Swept,
-    read: &GranuleSet,
-    issued: &GranuleSet,
-    took: std::time::Duration,
-) -> Round {
-    let contaminated = member.open.validate(swept, read, issued).len();
-    let round = Round {
-        granules: read.len(),
-        bytes: read.len() * member.unit.granule().bytes(),
-        contaminated,
-        micros: u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
-    };
+fn validate<S, R>(member: &mut Member<S, R>, issued: &GranuleSet, took: std::time::Duration) -> Round {
+    let mut round = Round { micros: u64::try_from(took.as_micros()).unwrap_or(u64::MAX), ..Round::default() };
+    if let Some(Underway { swept, set, is_validated, .. }) = &mut member.round {
+        *is_validated = true;
+        round.granules = set.len();
+        round.bytes = set.len() * member.unit.granule().bytes();
+        round.contaminated = member.open.validate(swept, set, issued).len();
+    }
     member.rounds.push(round);
     round
 }

@@ -1,7 +1,7 @@
 //! One protected disk as the agent's tasks share it: what tracks it, what reads it, what is known of it.
 
 use crate::engine::audit::{Audit, Proof, Verdict};
-use crate::engine::cut::{self, Witnesses};
+use crate::engine::cut::{self, Swept, Witnesses};
 use crate::io::source::DiskSource;
 use crate::io::tracker::DiskTracker;
 use crate::model::bitmap::Bitmap;
@@ -12,6 +12,7 @@ use crate::model::ids::{ActionId, DiskIdentity, Epoch, PointId};
 use crate::model::tracking::{Baseline, BaselineSearch, SKIPPED_WORD, Sample};
 use crate::model::units::GranuleSize;
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -28,6 +29,8 @@ pub struct Unit {
     device: String,
     tracker: Arc<DiskTracker>,
     lease: Arc<tokio::sync::Mutex<()>>,
+    /// Sweeps so far: what was read before one that its reader does not know of counts no more.
+    sweeps: AtomicU64,
     state: Mutex<State>,
 }
 
@@ -77,7 +80,20 @@ impl Unit {
             holes_apart: false,
             watched: BTreeMap::new(),
         });
-        Self { identity, source, device, tracker, lease, state }
+        Self { identity, source, device, tracker, lease, sweeps: AtomicU64::new(0), state }
+    }
+
+    /// Sweeps disks together; see [`cut::sweep`].
+    pub fn sweep(units: &[&Self]) -> Vec<Swept> {
+        for unit in units {
+            unit.sweeps.fetch_add(1, Ordering::SeqCst);
+        }
+        cut::sweep(units)
+    }
+
+    /// How often the disk was swept since it became known.
+    pub fn sweeps(&self) -> u64 {
+        self.sweeps.load(Ordering::SeqCst)
     }
 
     /// Waits until nobody works on the disk any more.
@@ -177,7 +193,7 @@ impl Unit {
     pub fn arm(&self) {
         self.state().compared = None;
         self.tracker.pending().mark(&GranuleSet::full(self.granules()));
-        cut::sweep(&[self]);
+        Self::sweep(&[self]);
     }
 
     /// What a comparison with this point that broke off has found. Nothing was swept since: the disk is in no cut.

@@ -4,19 +4,23 @@
 //!        Begin, continuous           End              all disks of the cut ready
 //! idle --------------------> open ---------> sealed -----------------------------> idle
 //!   ^                          |
-//!   +--------------------------+  Abort, a lost connection or a failed write: the delta is dropped, the cut dissolved
+//!   +--------------------------+  Abort or a failed write: the delta is dropped, the cut dissolved
 //! ```
+//!
+//! A lost connection dissolves the cut, too, but an open delta is kept as a draft: the next connection may go on with it.
 
 use super::Shared;
+use super::drafts::Draft;
 use super::hub::Note;
 use super::intake::{Credit, Intake, Pieces};
 use super::locks::DiskGuard;
 use crate::io::channel::{ChannelError, Connection, Incoming, Sender};
-use crate::model::ids::{AgentId, CutId, PointId};
+use crate::model::ids::{AgentId, CutId, DiskId, PointId};
 use crate::model::point::{CutSummary, Disk};
 use crate::store::catalog::DiskOffer;
 use crate::store::continuity::{Continuity, Known};
-use crate::store::delta::{DeltaSpec, DeltaWriter};
+use crate::store::delta::DeltaSpec;
+use crate::wire::chain::Chain;
 use crate::wire::live::{ToAgent, ToDispatcher};
 use jiff::Timestamp;
 
@@ -35,9 +39,10 @@ type Live = Connection<ToAgent, ToDispatcher>;
 
 /// A point that is being received.
 struct Open {
+    disk: DiskId,
     point: PointId,
     cut: CutId,
-    intake: Intake<DeltaWriter>,
+    intake: Intake<Draft>,
     sealed: Option<(CutSummary, u64)>,
     _guard: DiskGuard,
 }
@@ -52,8 +57,18 @@ pub async fn serve(mut connection: Live, agent: AgentId, shared: Shared) {
     };
     if let Some(open) = link.open.take() {
         link.shared.publisher.abort(agent.clone(), open.cut, reason.clone()).await;
-        // Only dropped: an unfinished delta leaves nothing behind.
-        let _ = open.intake.finish().await;
+        // Everything that came in is in it. A delta that could not be written leaves nothing behind.
+        if let Ok(draft) = open.intake.finish().await {
+            let drafts = link.shared.drafts.clone();
+            let keep = move |_: &crate::store::Store| -> Result<(), String> {
+                if draft.writer.is_worth_keeping() {
+                    drafts.keep(open.disk, draft);
+                }
+                Ok(())
+            };
+            // A dispatcher that is stopping keeps nothing.
+            let _ = link.shared.blocking(keep).await;
+        }
     }
     if ended.is_err() {
         tracing::warn!(%agent, %reason, "live connection ended");
@@ -139,6 +154,7 @@ impl LiveLink {
         }
         // The point of an earlier connection may be about to be published: what it becomes decides about this one.
         let guard = self.shared.locks.lock(disk.id).await;
+        let kept = self.shared.drafts.take(disk.id);
         let (id, known) = (disk.id, asked.known);
         let found = self.shared.blocking(move |store| store.continuity(id, &known)).await;
         let parent = match found {
@@ -149,14 +165,21 @@ impl LiveLink {
             }
             Err(reason) => return Ok(ToAgent::Refuse { reason }),
         };
-        let spec = DeltaSpec { point: asked.point, parent, epoch: known.epoch };
-        let writer = match self.shared.blocking(move |store| store.begin_delta(id, spec)).await {
-            Ok(writer) => writer,
-            Err(reason) => return Ok(ToAgent::Refuse { reason }),
+        let Asked { point, cut, .. } = asked;
+        let spec = DeltaSpec { point, parent, epoch: known.epoch };
+        let (draft, answer) = match kept.filter(|draft| draft.writer.is_of(&spec, disk)) {
+            Some(draft) => {
+                let chain = draft.chain;
+                (draft, ToAgent::Kept { point, parent, chain })
+            }
+            None => match self.shared.blocking(move |store| store.begin_delta(id, spec)).await {
+                Ok(writer) => (Draft { writer, chain: Chain::default() }, ToAgent::Accept { point, parent }),
+                Err(reason) => return Ok(ToAgent::Refuse { reason }),
+            },
         };
-        let intake = Intake::start(move |pieces| write(writer, pieces));
-        self.open = Some(Open { point: asked.point, cut: asked.cut, intake, sealed: None, _guard: guard });
-        Ok(ToAgent::Accept { point: asked.point, parent })
+        let intake = Intake::start(move |pieces| write(draft, pieces));
+        self.open = Some(Open { disk: id, point, cut, intake, sealed: None, _guard: guard });
+        Ok(answer)
     }
 
     /// Completes the point and waits for the other disks of its cut.
@@ -166,7 +189,7 @@ impl LiveLink {
         let (agent, cut, identity) = (self.agent.clone(), open.cut, disk.identity.clone());
         let written = open.intake.finish().await;
         let ready = match written {
-            Ok(writer) => self.shared.blocking(move |_| writer.finish(summary, granules)).await,
+            Ok(draft) => self.shared.blocking(move |_| draft.writer.finish(summary, granules)).await,
             Err(reason) => Err(reason),
         };
         let publisher = &self.shared.publisher;
@@ -226,11 +249,12 @@ struct Asked {
     known: Known,
 }
 
-fn write(mut writer: DeltaWriter, mut pieces: Pieces) -> Result<DeltaWriter, String> {
+fn write(mut draft: Draft, mut pieces: Pieces) -> Result<Draft, String> {
     while let Some(piece) = pieces.next() {
         let range = piece.data.offset..piece.data.offset + u64::from(piece.data.raw_length);
         let crc = crc32c::crc32c(&piece.payload);
-        writer.append(range, piece.data.encoding, &piece.payload, crc).map_err(|e| e.to_string())?;
+        draft.writer.append(range, piece.data.encoding, &piece.payload, crc).map_err(|e| e.to_string())?;
+        draft.chain.add(&piece.data.header(u32::try_from(piece.payload.len()).unwrap_or(u32::MAX), crc));
     }
-    Ok(writer)
+    Ok(draft)
 }

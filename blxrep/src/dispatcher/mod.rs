@@ -16,6 +16,7 @@ mod comparisons;
 mod config_link;
 mod courier;
 mod device_restore;
+mod drafts;
 mod files_restore;
 mod greet;
 mod hub;
@@ -49,6 +50,7 @@ use crate::model::ids::ActionId;
 use crate::store::{Store, StoreError};
 use anyhow::Context;
 use backend::Control;
+use drafts::Drafts;
 use greet::Greeter;
 use hub::{Hub, Note};
 use indexer::Indexer;
@@ -73,6 +75,7 @@ pub(crate) struct Shared {
     store: Store,
     publisher: Publisher,
     locks: DiskLocks,
+    drafts: Drafts,
     notes: mpsc::Sender<Note>,
 }
 
@@ -126,14 +129,15 @@ pub async fn run(args: DispatcherArgs) -> anyhow::Result<()> {
     let hub = std::thread::Builder::new().name("hub".to_owned()).spawn(move || hub.run(queue))?;
     let (indexer, indexing) = Indexer::start(store.clone()).context("cannot start a thread")?;
     let (publisher, publishing) = Publisher::new(store.clone(), indexer);
+    let (locks, drafts) = (DiskLocks::default(), Drafts::default());
     let shared =
-        Shared { store: store.clone(), publisher, locks: DiskLocks::default(), notes: notes.clone() };
+        Shared { store: store.clone(), publisher, locks, drafts: drafts.clone(), notes: notes.clone() };
     let (stopping, stopped) = watch::channel(false);
     let mut tasks = JoinSet::new();
     tasks.spawn(publishing);
     tasks.spawn(tick(notes.clone()));
     tasks.spawn(upkeep::watch(store.clone(), notes.clone()));
-    tasks.spawn(room::watch(store.clone()));
+    tasks.spawn(room::watch(store.clone(), drafts));
     let browsers = Browsers::new(settings.data_dir.clone());
     let facts = settings.facts(address, store.id());
     let control = Arc::new(Control::new(notes.clone(), facts, feed, browsers.clone()));

@@ -1,6 +1,7 @@
 //! Watches whether the data directory takes writes. While it does not, no point is begun; everything goes on by itself
 //! when it does again.
 
+use super::drafts::Drafts;
 use crate::store::Store;
 use std::time::{Duration, Instant};
 
@@ -16,14 +17,16 @@ const SAME_TROUBLE: Duration = Duration::from_secs(120);
 const MORE_BYTES: u64 = 8 << 20;
 
 /// Runs until it is dropped.
-pub async fn watch(store: Store) {
+pub async fn watch(store: Store, drafts: Drafts) {
     let mut patience = Patience::default();
     loop {
         let Some(trouble) = store.trouble() else {
+            drafts.drop_old();
             tokio::time::sleep(LOOK_EVERY).await;
             continue;
         };
         tracing::error!(%trouble, "points are not written for now");
+        drafts.clear();
         patience.begin(Instant::now(), store.publications());
         loop {
             let until = Instant::now() + patience.next();

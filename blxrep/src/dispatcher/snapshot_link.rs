@@ -70,6 +70,8 @@ async fn run(connection: &mut Snapshot, agent: &AgentId, shared: &Shared) -> Res
         Err(reason) => return refuse(connection, reason).await,
     };
     let _guard = shared.locks.lock(disk.id).await;
+    // Its point will stand on none that there is now.
+    drop(shared.drafts.take(disk.id));
     let id = disk.id;
     let writer = match shared.blocking(move |store| store.begin_base(id, spec)).await {
         Ok(writer) => writer,

@@ -152,6 +152,12 @@ impl OpenPoint {
         contaminated
     }
 
+    /// What was sent last of these granules did not arrive: they have to be read again.
+    pub fn lose(&mut self, lost: &GranuleSet) {
+        self.read.subtract(lost);
+        self.valid.subtract(lost);
+    }
+
     /// The last look before a point is sealed, whatever led there: how many granules it would name without their
     /// content, or call proven without a valid read. 0 is the only good answer.
     #[must_use]
@@ -227,6 +233,22 @@ mod tests {
         assert_eq!(point.missing(), set(&[2]));
         let second = Swept { completed: set(&[3]), pending: set(&[1, 2, 3]), ..Swept::default() };
         assert_eq!(point.form(&second), set(&[2, 3]));
+    }
+
+    /// The connection breaks in the middle of a round: the point goes on with what had arrived.
+    #[test]
+    fn what_arrived_before_a_break_stays_valid_until_a_witness_moves_it() {
+        let mut point = OpenPoint::new();
+        let first = Swept { issued: set(&[1, 2, 3, 4]), pending: set(&[1, 2, 3, 4]), ..Swept::default() };
+        point.form(&first);
+        point.validate(&first, &set(&[1, 2, 3]), &set(&[]));
+        point.lose(&set(&[3]));
+        assert_eq!((point.missing(), point.check(Consistency::Fuzzy)), (set(&[3, 4]), 2));
+        let second = Swept { completed: set(&[2]), pending: set(&[1, 2, 3, 4]), ..Swept::default() };
+        let read = point.form(&second);
+        assert_eq!(read, set(&[2, 3, 4]));
+        point.validate(&second, &read, &set(&[]));
+        assert_eq!((point.check(Consistency::Quiet), point.carried()), (0, &set(&[1, 2, 3, 4])));
     }
 
     #[test]

@@ -29,7 +29,7 @@ const PIECE_ENTRIES: usize = 4096;
 const ZSTD_LEVEL: i32 = 1;
 
 /// What a delta is made under.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DeltaSpec {
     pub point: PointId,
     /// The newest point of the disk.
@@ -100,6 +100,22 @@ impl DeltaWriter {
     #[must_use]
     pub const fn point(&self) -> PointId {
         self.spec.point
+    }
+
+    /// Whether this is the open delta of that point, for a disk that is still as it was.
+    #[must_use]
+    pub fn is_of(&self, spec: &DeltaSpec, disk: &Disk) -> bool {
+        let geometry = |disk: &Disk| (disk.id, disk.bytes, disk.granule_shift);
+        self.spec == *spec && geometry(&self.disk) == geometry(disk)
+    }
+
+    /// Whether most of what was received is still seen: else it is less to begin anew.
+    #[must_use]
+    pub fn is_worth_keeping(&self) -> bool {
+        let runs = &self.extents.runs;
+        self.extents.ascending && !runs.is_empty()
+            || superseded(runs, &flatten(runs.clone()), self.extents.file.position())
+                < self.extents.body_bytes() / 2
     }
 
     /// Bytes received so far, as they are stored.

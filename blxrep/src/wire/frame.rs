@@ -171,6 +171,12 @@ impl Data {
         if fits { Ok(()) } else { Err(FrameError::Encoding { raw_length: self.raw_length, length }) }
     }
 
+    /// The header of this frame with a payload of `length` bytes.
+    #[must_use]
+    pub fn header(&self, length: u32, payload_crc: u32) -> [u8; HEADER_BYTES] {
+        Header { kind: Kind::Data(*self), length, payload_crc }.encode()
+    }
+
     /// Completes a data frame: `message` is [`HEADER_BYTES`] of headroom followed by the payload, which is
     /// summed where it lies and not copied.
     pub fn seal(&self, message: &mut [u8]) -> Result<(), FrameError> {
@@ -320,6 +326,8 @@ mod tests {
         let (header, payload) = open(&message).unwrap();
         assert_eq!(header.kind, Kind::Data(data(Encoding::Raw, 8192, 1024)));
         assert_eq!(payload, [7; 1024]);
+        let again = data(Encoding::Raw, 8192, 1024).header(1024, crc32c::crc32c(payload));
+        assert_eq!(again, message[..HEADER_BYTES]);
     }
 
     #[test]

@@ -4,13 +4,14 @@
 //! agent                              dispatcher
 //! Report (any time)          ->
 //! Begin                      ->
-//!                            <-      Accept { parent } | Refuse
+//!                            <-      Accept { parent } | Kept { parent, chain } | Refuse
 //! data frames of rounds      ->
 //!                            <-      Received (from time to time)
 //! Seal, End                  ->
 //!                            <-      Published | Failed   (all disks of the cut together)
 //! ```
 
+use super::chain::Chain;
 use crate::model::ids::{CutId, DiskIdentity, Epoch, PointId};
 use crate::model::point::CutSummary;
 use serde::{Deserialize, Serialize};
@@ -33,7 +34,7 @@ pub enum ToDispatcher {
         backlog: u64,
         dirty: Vec<(u32, u32)>,
     },
-    /// Opens a point. What the pinned record knows: the point that was acknowledged last, the one whose fate is
+    /// Opens a point, or goes on with one whose connection broke: then it is the same point. What the pinned record knows: the point that was acknowledged last, the one whose fate is
     /// unknown, and the one that the disk was compared with after coverage had been lost.
     Begin {
         point: PointId,
@@ -78,5 +79,12 @@ pub enum ToAgent {
     },
     Failed {
         reason: String,
+    },
+    /// In the place of `Accept`, when the point was open before on a connection that broke: these frames of it are here,
+    /// and what follows them goes behind them.
+    Kept {
+        point: PointId,
+        parent: PointId,
+        chain: Chain,
     },
 }

@@ -4,6 +4,7 @@
 //! [`frame`]s: control frames carry one message of the channel's enum pair through [`codec`]; data frames carry
 //! raw bytes of a disk behind a fixed header.
 
+pub mod chain;
 pub mod codec;
 pub mod config;
 pub mod frame;

@@ -205,8 +205,11 @@ fn judge(site: &Site, log: &[Write], disks: &[LoopDisk; 2], clock: Clock, seen: 
     ensure!(points.iter().all(|p| p.coverage == "proven"), "a kill cost the coverage: {points:#?}");
     nothing_lost(seen, &points)?;
     let deltas: Vec<_> = points.iter().filter(|p| p.kind == "delta").collect();
-    for point in &deltas {
-        let alike = points.iter().filter(|p| p.cut_id == point.cut_id).count();
+    // A disk is cut alone for as long as the image of the other one takes.
+    let alike = |point: &PointRow| points.iter().filter(|p| p.cut_id == point.cut_id).count();
+    let together = deltas.iter().filter(|p| alike(p) == 2).map(|p| &p.cut).min().context("no cut of both")?;
+    for point in deltas.iter().filter(|p| p.cut >= *together) {
+        let alike = alike(point);
         ensure!(alike == 2, "cut {} has {alike} points instead of one of each disk", point.cut_id);
     }
     // Points that were made by a sync that ended in a kill are as good as any.

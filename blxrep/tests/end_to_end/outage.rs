@@ -117,6 +117,44 @@ fn an_image_is_moved_once_however_often_it_breaks_off() -> Result<()> {
     far.finish()
 }
 
+/// The first point after a long outage is large; over a connection that is reset again and again it goes on where it was,
+/// although writes go on.
+#[test]
+fn a_large_point_is_moved_once_however_often_it_breaks_off() -> Result<()> {
+    require_root!();
+    const WRITTEN: u64 = 64 * MIB;
+    let far = Far::start("1h", &["--bandwidth-limit", "24MiB"])?;
+    far.base()?;
+    far.sync()?;
+    fill_device(far.disk.path(), 62, |mebibyte| match mebibyte < WRITTEN / MIB {
+        true => Content::Incompressible,
+        false => Content::Zero,
+    })?;
+    let (before, known) = (far.proxy.sent_by_clients(), far.site.points("far")?.len());
+    let connections = far.proxy.accepted();
+    let mut cuts = 0;
+    while far.site.points("far")?.len() == known && cuts < 8 {
+        // What is asked for begins at once, or is under way, or waits for the next attempt.
+        drop(far.site.cli(&["sync", "far", "--no-wait"])?);
+        far.proxy.happen(Event::ResetAfter(5 * MIB + 333_333 * cuts));
+        cuts += 1;
+        pause(Duration::from_millis(1200))?;
+    }
+    wait_for("the point", PATIENCE, || {
+        drop(far.sync()?);
+        Ok((far.site.points("far")?.len() > known).then_some(()))
+    })?;
+    let (moved, breaks) = (far.proxy.sent_by_clients() - before, far.proxy.accepted() - connections);
+    println!(
+        "{:.1} MiB moved for a point of {} MiB whose connection broke {breaks} times",
+        moved as f64 / MIB as f64,
+        WRITTEN / MIB
+    );
+    ensure!(breaks >= 3, "it broke {breaks} times only");
+    ensure!(moved < WRITTEN + TWICE, "{moved} bytes were moved for a point of {WRITTEN}");
+    far.finish()
+}
+
 /// Peers that vanish without a word are missed on both sides, and what they held is let go.
 #[test]
 fn half_open_connections_are_found_on_both_sides() -> Result<()> {

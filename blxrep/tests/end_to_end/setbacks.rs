@@ -1,8 +1,8 @@
-//! What an operator's life brings: a full disk under the store, and a store that is put back from a copy.
+//! What an operator's life brings: a full disk under the store, one that fails, and a store that is put back from a copy.
 
 use crate::support::compare::ensure_identical;
 use crate::support::content::{Content, change_granules, fill_device};
-use crate::support::disk::{Disk, LoopDisk};
+use crate::support::disk::{Disk, LoopDisk, ZramDisk};
 use crate::support::fixture::{sh, wait_for};
 use crate::support::mount::{Filesystem, Mount};
 use crate::support::site::{ActionRow, DONE, Site};
@@ -37,7 +37,12 @@ impl Ballast {
 
 /// The reason of a live action that is paused for want of room.
 fn halted(site: &Site) -> Result<Option<String>> {
-    let halted = |a: &ActionRow| a.kind == "live" && a.state == "paused" && a.reason.contains("no room in ");
+    paused(site, "no room in ")
+}
+
+/// The reason of a live action that is paused for one like this.
+fn paused(site: &Site, reason: &str) -> Result<Option<String>> {
+    let halted = |a: &ActionRow| a.kind == "live" && a.state == "paused" && a.reason.contains(reason);
     Ok(site.actions()?.into_iter().find(halted).map(|action| action.reason))
 }
 
@@ -97,6 +102,58 @@ fn the_store_s_disk_is_full_again_and_again() -> Result<()> {
     site.done();
     drop((agent, dispatcher, home, site));
     mount.unmount()
+}
+
+/// The device under the deltas answers writes with I/O errors for a while: the action says so, the points that are there
+/// can be restored, and everything goes on by itself when the device works again.
+#[test]
+fn the_store_s_device_fails_for_a_while() -> Result<()> {
+    require_root!();
+    let site = Site::new(program(), "1s")?;
+    let (shelf, deltas) = (ZramDisk::new(128 * MIB)?, site.path("data/incremental"));
+    // Without a journal: a failed write of one would turn the filesystem read-only, which is its business.
+    sh("mkfs.ext4", &["-q", "-F", "-O", "^has_journal", &shelf.name()])?;
+    fs::create_dir(&deltas)?;
+    let deltas = deltas.to_string_lossy().into_owned();
+    sh("mount", &[&shelf.name(), &deltas])?;
+    let result = with_a_failing_device(&site, &shelf, &deltas);
+    wait_for("unmounting", PATIENCE, || sh("umount", &[&deltas]).map(Some))?;
+    result?;
+    site.done();
+    Ok(())
+}
+
+fn with_a_failing_device(site: &Site, shelf: &ZramDisk, deltas: &str) -> Result<()> {
+    fs::remove_dir(format!("{deltas}/lost+found"))?;
+    let disk = LoopDisk::new(24 * MIB)?;
+    fill_device(disk.path(), 1, |_| Content::Incompressible)?;
+    let mut dispatcher = site.dispatcher()?;
+    let home = site.agent("failing", &[(&disk, "disk")])?;
+    let agent = home.start(site, &[])?;
+    site.wait_for_points("failing", 1, 1, PATIENCE)?;
+    change_granules(disk.path(), 2, CHANGED)?;
+    let good = site.sync_one("failing")?;
+    let before = disk.backing().with_extension("before");
+    fs::copy(disk.backing(), &before)?;
+
+    shelf.fail_writes()?;
+    change_granules(disk.path(), 3, CHANGED)?;
+    let reason = wait_for("the action saying what fails", PATIENCE, || paused(site, "cannot be written"))
+        .with_context(|| agent.tail())?;
+    ensure!(reason.contains("Input/output error") && reason.contains("goes on by itself"), "{reason}");
+    ensure_identical(&before, &site.restore(&good)?)?;
+    fs::remove_file(&before)?;
+    let known = site.points("failing")?.len();
+    shelf.heal()?;
+    wait_for("a point after the device works again", PATIENCE, || {
+        Ok((site.points("failing")?.len() > known && paused(site, "")?.is_none()).then_some(()))
+    })
+    .with_context(|| agent.tail())?;
+    ensure!(dispatcher.is_running()?, "it ended: {}", dispatcher.tail());
+    let last = wait_for("a sync", PATIENCE, || Ok(site.sync_one("failing").ok()))?;
+    ensure_identical(disk.path(), &site.restore(&last)?)?;
+    site.cli(&["verify"])?.expect(DONE, &[])?;
+    crate::summarize(&site.points("failing")?)
 }
 
 /// The store is put back from a copy while nothing changes on the disk any more: it lacks a point, the agent's maps say

@@ -5,10 +5,11 @@ use crate::maps::{self, Lane, mask_of, set_of};
 use crate::mutation::{Mutation, schedule};
 use crate::search::Action;
 use crate::state::{Agent, Sent, Stage, State};
-use crate::world::{Mask, PARTS, World};
+use crate::world::{MAX_DISKS, Mask, PARTS, World};
 use blxrep::engine::audit::Verdict;
 use blxrep::engine::cut::{self, Step, Swept, Witnesses};
 use blxrep::engine::plan::{Next, Plan, RoundResult};
+use blxrep::model::granules::GranuleSet;
 use blxrep::model::policy::{CutRules, Goal};
 
 /// Times that a gap is answered by reading a disk as a whole, as in the agent.
@@ -47,6 +48,7 @@ impl Model {
         }
         self.dispatcher_steps(state, next);
         self.breaks(state, next);
+        self.breaks_off(state, next);
         if let Some(index) = state.astray {
             self.sweep_astray(state, index, next);
         }
@@ -411,6 +413,43 @@ impl Model {
             next.push((Action::KillInside, inside));
         }
         next.push((Action::Kill, killed));
+    }
+
+    /// The connection breaks while the point is open, and the point goes on with what has arrived: any part of what was
+    /// sent. Nobody looks at issued before that.
+    fn breaks_off(&self, state: &State, next: &mut Vec<(Action, State)>) {
+        let agent = &state.agent;
+        if !self.world.drafts || state.breaks == 0 || agent.rescan {
+            return;
+        }
+        let sent = match agent.stage {
+            Stage::Read(part) => agent.reading & ((1 << (usize::from(part) / PARTS)) - 1),
+            Stage::Look(_) | Stage::Audit(_) => agent.reading,
+            _ => return,
+        };
+        let known = agent.valid | sent;
+        for lost in (0..=known).filter(|lost| lost & !known == 0) {
+            let mut after = State { breaks: state.breaks - 1, ..state.clone() };
+            for disk in (0..self.world.disks.len()).map(|disk| self.world.mask_of(disk)) {
+                let mut point = maps::open_point(agent, disk);
+                if !matches!(agent.stage, Stage::Audit(_)) {
+                    point.validate(&maps::swept_on(agent, disk), &set_of(sent & disk), &GranuleSet::new());
+                }
+                point.lose(&set_of(lost & disk));
+                maps::keep_point(&mut after.agent, disk, &point);
+            }
+            let agent = &mut after.agent;
+            (agent.rounds, agent.fuzzy, agent.shortfall) = (0, false, [None; MAX_DISKS]);
+            if self.is(Mutation::SweptBeforeItGoesOn) {
+                for step in [Step::Issued, Step::Completed] {
+                    Lane::with(&self.world, &mut after, Mask::MAX, 0, |lane| {
+                        step.take(lane, &mut Swept::default());
+                    });
+                }
+            }
+            self.cut(&mut after);
+            next.push((Action::BreakOff(lost), after));
+        }
     }
 
     /// Killed between the two instructions that move a bit.

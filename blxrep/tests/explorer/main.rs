@@ -45,6 +45,7 @@ const BASIS: World = World {
     rounds: 2,
     retires: false,
     prompt: false,
+    drafts: false,
 };
 
 const CHAIN: World = World {
@@ -118,7 +119,17 @@ const COMPARED: World = World {
     ..BASIS
 };
 
-const WORLDS: [World; 8] = [CHAIN, REUSED, REWRITTEN, TORN, KILLED, FOUR, PARTS, COMPARED];
+const CONTINUED: World = World {
+    name: "a point that goes on after breaks",
+    disks: &[1, 1],
+    writes: &[Write::to(0, 1, 0), Write::to(2, 1, 1).then(0), Write::to(1, 1, 0).then(1)],
+    losses: 1,
+    breaks: 2,
+    drafts: true,
+    ..BASIS
+};
+
+const WORLDS: [World; 9] = [CHAIN, REUSED, REWRITTEN, TORN, KILLED, FOUR, PARTS, COMPARED, CONTINUED];
 
 /// Points of one round, made of what the table alone knows.
 const ONE_ROUND: World = World {
@@ -200,6 +211,8 @@ fn every_simplification_has_a_counterexample() {
     // A comparison is a point whose content is at the dispatcher already: the same order, the same lease.
     fall(World { points: 0, ..COMPARED }, &[ReadBeforeSweep]);
     fall(COMPARED, &[SweepOutlivesItsCut]);
+    fall(CONTINUED, &[SweptBeforeItGoesOn]);
+    fall(CONTINUED, &[NoTable]);
 }
 
 /// Three rules guard against what the table guards against, too. None of them is missed while the table is walked,

@@ -44,6 +44,8 @@ pub enum Mutation {
     CompletionIgnored,
     /// The dirty set is read first and swept after.
     ReadBeforeSweep,
+    /// Somebody else sweeps before a point goes on after a break.
+    SweptBeforeItGoesOn,
 }
 
 /// The steps of a sweep in their order, one granule at a time.

@@ -3,6 +3,7 @@
 use crate::agent::Model;
 use crate::property;
 use crate::state::State;
+use crate::world::Mask;
 use blxrep::engine::cut::Step;
 use std::collections::HashSet;
 use std::fmt;
@@ -37,6 +38,7 @@ pub enum Action {
     OldAcknowledgement,
     Kill,
     KillInside,
+    BreakOff(Mask),
 }
 
 impl fmt::Display for Action {
@@ -68,6 +70,7 @@ impl fmt::Display for Action {
             Self::OldAcknowledgement => f.write_str("OLD ACK"),
             Self::Kill => f.write_str("KILL"),
             Self::KillInside => f.write_str("KILL between two instructions"),
+            Self::BreakOff(lost) => write!(f, "BREAK, granules {lost:04b} did not arrive"),
         }
     }
 }

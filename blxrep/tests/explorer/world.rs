@@ -48,6 +48,8 @@ pub struct World {
     pub retires: bool,
     /// Whether nothing happens between the marks of an issue and its entry in the table.
     pub prompt: bool,
+    /// Whether a point goes on after its connection broke.
+    pub drafts: bool,
 }
 
 impl World {

@@ -30,8 +30,19 @@ struct Member {
     link: LinkId,
     point: PointId,
     open: OpenPoint,
+    /// Frames so far, over all its connections.
+    sent: Vec<(u32, u64)>,
     accepted: bool,
     published: bool,
+}
+
+/// A point whose connection broke while it was open: `agent/live.rs`.
+#[derive(Debug)]
+struct Draft {
+    point: PointId,
+    open: OpenPoint,
+    sent: Vec<(u32, u64)>,
+    sweeps: u64,
 }
 
 #[derive(Debug)]
@@ -62,6 +73,8 @@ pub enum Told {
     Swept {
         cut: CutId,
         disks: Vec<(usize, State)>,
+        /// Points in it that have gone on after a break.
+        continued: u64,
     },
     /// Coverage was lost: the dispatcher cannot go on from what is known.
     Lost,
@@ -76,6 +89,9 @@ pub struct Agent {
     members: Vec<Member>,
     /// Connections that wait for a cut, with their duty once it was heard.
     links: [Option<(LinkId, Option<bool>)>; DISKS],
+    drafts: [Option<Draft>; DISKS],
+    sweeps: [u64; DISKS],
+    continued: u64,
     backoff: Backoff,
     wait_ms: u64,
     next_id: u64,
@@ -90,6 +106,9 @@ impl Agent {
             cut: CutId(0),
             members: Vec::new(),
             links: [None; DISKS],
+            drafts: [const { None }; DISKS],
+            sweeps: [0; DISKS],
+            continued: 0,
             backoff: Backoff::default(),
             wait_ms: 0,
             // No two lives choose the same.
@@ -169,7 +188,12 @@ impl Agent {
         self.cut = CutId(self.id());
         for &disk in which {
             let Some((link, _)) = self.links[disk] else { continue };
-            let point = PointId(self.id());
+            let fresh = PointId(self.id());
+            let (swept, draft) = (self.sweeps[disk], &mut self.drafts[disk]);
+            if base || draft.as_ref().is_some_and(|draft| draft.sweeps != swept) {
+                *draft = None;
+            }
+            let point = draft.as_ref().map_or(fresh, |draft| draft.point);
             let record = &disks[disk].record;
             let known = Known {
                 epoch: record.epoch,
@@ -179,13 +203,15 @@ impl Agent {
             };
             network.say(link, Up::Begin { point, cut: self.cut, known, base, life: self.life });
             let open = if base { OpenPoint::whole(GRANULES) } else { OpenPoint::new() };
-            self.members.push(Member { disk, link, point, open, accepted: false, published: false });
+            let sent = Vec::new();
+            self.members.push(Member { disk, link, point, open, sent, accepted: false, published: false });
         }
         self.phase = Phase::Opening;
     }
 
     /// Everything that a cut held is given up; what it swept is still pending.
     pub fn give_up(&mut self, network: &mut Network) {
+        self.keep_drafts();
         let mut links: Vec<LinkId> = self.members.drain(..).map(|member| member.link).collect();
         if let Phase::Comparing { link, .. } = self.phase {
             links.push(link);
@@ -198,6 +224,24 @@ impl Agent {
         }
         self.phase = Phase::Idle;
         self.wait_ms = wait(&mut self.backoff, self.next_id);
+    }
+
+    /// Points that were open go on in the next cut. The model does not even look at issued before that.
+    fn keep_drafts(&mut self) {
+        let is_sealed = matches!(self.phase, Phase::Sealed);
+        for (index, member) in self.members.iter_mut().enumerate() {
+            if is_sealed || !member.accepted {
+                continue;
+            }
+            if let Phase::Reading { swept, sets, left, .. } = &self.phase {
+                let unsent: GranuleSet =
+                    left.iter().filter(|(of, _)| *of == index).map(|(_, g)| *g).collect();
+                member.open.validate(&swept[index], &(&sets[index] - &unsent), &GranuleSet::new());
+            }
+            let (open, sent) = (std::mem::take(&mut member.open), std::mem::take(&mut member.sent));
+            let sweeps = self.sweeps[member.disk];
+            self.drafts[member.disk] = Some(Draft { point: member.point, open, sent, sweeps });
+        }
     }
 
     /// A connection is missed.
@@ -215,13 +259,14 @@ impl Agent {
     fn sweep(&mut self, disks: &[Disk], round: u32) -> Told {
         let group: Vec<&Disk> = self.members.iter().map(|member| &disks[member.disk]).collect();
         let swept = cut::sweep(&group);
+        self.members.iter().for_each(|member| self.sweeps[member.disk] += 1);
         let sets: Vec<GranuleSet> =
             self.members.iter_mut().zip(&swept).map(|(member, swept)| member.open.form(swept)).collect();
         let all = sets.iter().enumerate().flat_map(|(member, set)| set.iter().map(move |g| (member, g)));
         let left = all.collect();
         let states = self.members.iter().map(|member| (member.disk, disks[member.disk].state())).collect();
         self.phase = Phase::Reading { swept, sets, left, round };
-        Told::Swept { cut: self.cut, disks: states }
+        Told::Swept { cut: self.cut, disks: states, continued: std::mem::take(&mut self.continued) }
     }
 
     fn read(
@@ -234,8 +279,9 @@ impl Agent {
         round: u32,
     ) -> Told {
         if let Some((member, granule)) = left.pop_front() {
-            let member = &self.members[member];
+            let member = &mut self.members[member];
             let value = disks[member.disk].content[granule as usize];
+            member.sent.push((granule, value));
             network.say(member.link, Up::Data { granule, value });
             self.phase = Phase::Reading { swept, sets, left, round };
             return Told::Nothing;
@@ -307,12 +353,22 @@ impl Agent {
                 }
             }
             Down::Newest { point, content } => self.arm(disks, link, (point, content)),
-            Down::Accept { point, parent } => {
+            Down::Accept { point, parent } | Down::Kept { point, parent, .. } => {
                 let Some(member) = member.filter(|at| self.members[*at].point == point) else {
                     return Told::Nothing;
                 };
                 let member = &mut self.members[member];
                 member.accepted = true;
+                let draft = self.drafts[member.disk].take();
+                if let (Down::Kept { frames, .. }, Some(mut draft)) = (message, draft) {
+                    assert!(draft.sent.starts_with(&frames), "what was kept is not what was sent");
+                    let lost = draft.sent[frames.len()..].iter().map(|(granule, _)| *granule).collect();
+                    if self.mutation != Mutation::LostFramesCount {
+                        draft.open.lose(&lost);
+                    }
+                    (member.open, member.sent) = (draft.open, frames);
+                    self.continued += 1;
+                }
                 let record = &mut disks[member.disk].record;
                 (record.acked, record.open) = (parent, Some(point));
                 if self.mutation == Mutation::OpenNotRecorded {
@@ -348,6 +404,7 @@ impl Agent {
             let now = &disks[*disk];
             now.pending().mark(&GranuleSet::full(GRANULES));
             cut::sweep(&[now]);
+            self.sweeps[*disk] += 1;
             (*with, *left) = (Some(newest), (0..GRANULES).collect());
         }
     }

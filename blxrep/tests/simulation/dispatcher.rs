@@ -34,7 +34,8 @@ struct Open {
     parent: Option<PointId>,
     epoch: Epoch,
     cut: CutId,
-    data: BTreeMap<u32, u64>,
+    /// In the order of arrival.
+    data: Vec<(u32, u64)>,
 }
 
 /// A point that waits for the others of its cut.
@@ -60,6 +61,8 @@ pub struct Dispatcher {
     /// What came before, to be put back.
     pub older: Vec<Catalog>,
     open: BTreeMap<LinkId, Open>,
+    /// Points whose connection broke, by disk.
+    drafts: Vec<Option<Open>>,
     /// Cuts of connections whose point waits.
     sealed: BTreeMap<LinkId, CutId>,
     gather: Gather<u8, Ready>,
@@ -77,6 +80,7 @@ impl Dispatcher {
             catalog: vec![Vec::new(); disks],
             older: Vec::new(),
             open: BTreeMap::new(),
+            drafts: (0..disks).map(|_| None).collect(),
             sealed: BTreeMap::new(),
             gather: Gather::default(),
             locks: vec![None; disks],
@@ -121,21 +125,28 @@ impl Dispatcher {
                 if self.locks[disk].is_some_and(|holder| holder != link) {
                     return Ok(Heard::Busy(Up::Begin { point, cut, known, base, life }));
                 }
+                let kept = self.drafts[disk].take();
                 let answer = self.begin(disk, &known, base);
                 if let Down::Accept { parent, .. } = answer {
                     let now = truth.filter(|(_, now)| *now == life).map(|(disk, _)| disk);
                     self.covered(disk, parent, now)?;
                     self.locks[disk] = Some(link);
-                    let open = Open { disk, point, parent, epoch: known.epoch, cut, data: BTreeMap::new() };
-                    self.open.insert(link, open);
-                    network.answer(link, Down::Accept { point, parent });
+                    let is_same = |open: &Open| {
+                        (open.point, open.parent, open.epoch) == (point, parent, known.epoch) && !base
+                    };
+                    let (data, answer) = match kept.filter(is_same) {
+                        Some(Open { data, .. }) => (data.clone(), Down::Kept { point, parent, frames: data }),
+                        None => (Vec::new(), Down::Accept { point, parent }),
+                    };
+                    self.open.insert(link, Open { disk, point, parent, epoch: known.epoch, cut, data });
+                    network.answer(link, answer);
                 } else {
                     network.answer(link, answer);
                 }
             }
             Up::Data { granule, value } => {
                 if let Some(open) = self.open.get_mut(&link) {
-                    open.data.insert(granule, value);
+                    open.data.push((granule, value));
                 }
             }
             Up::End { group, quiet } => return self.end(network, link, &group, quiet).map(Heard::Published),
@@ -247,7 +258,9 @@ impl Dispatcher {
         let cut = match self.open.remove(&link) {
             Some(open) => {
                 self.release(link, open.disk);
-                Some(open.cut)
+                let (cut, disk) = (open.cut, open.disk);
+                self.drafts[disk] = Some(open);
+                Some(cut)
             }
             None => self.sealed.remove(&link),
         };

@@ -44,6 +44,8 @@ enum Mutation {
     OpenNotRecorded,
     /// What changes while the disk is compared with a point is not kept apart.
     ComparedUnarmed,
+    /// A point goes on as if everything that was sent before its connection broke had arrived.
+    LostFramesCount,
 }
 
 fn seeds() -> u64 {
@@ -77,16 +79,24 @@ fn no_world_loses_a_change() {
     println!("{} worlds: {sum:?}", seeds());
     assert_eq!(failure, None, "play it again with BLXREP_SEED");
     assert!(sum.points > 10 * seeds() && sum.lost > seeds() / 10, "too wild, or too calm: {sum:?}");
+    assert!(sum.continued > seeds() / 10, "too few points went on after a break: {sum:?}");
 }
 
 #[test]
 fn what_is_broken_on_purpose_is_noticed() {
     use Mutation::{
-        AnyParent, ComparedUnarmed, EarlyAcknowledgement, LateAnswer, OpenNotRecorded, PartialGroup,
+        AnyParent, ComparedUnarmed, EarlyAcknowledgement, LateAnswer, LostFramesCount, OpenNotRecorded,
+        PartialGroup,
     };
-    for mutation in
-        [AnyParent, LateAnswer, PartialGroup, EarlyAcknowledgement, OpenNotRecorded, ComparedUnarmed]
-    {
+    for mutation in [
+        AnyParent,
+        LateAnswer,
+        PartialGroup,
+        EarlyAcknowledgement,
+        OpenNotRecorded,
+        ComparedUnarmed,
+        LostFramesCount,
+    ] {
         let (_, failure) = first_failure(mutation, 4 * SEEDS);
         let (seed, violation) = failure.unwrap_or_else(|| panic!("{mutation:?} was not noticed"));
         println!("{mutation:?}: noticed in world {seed}: {violation}");

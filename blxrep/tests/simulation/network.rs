@@ -48,6 +48,12 @@ pub enum Down {
         point: PointId,
         parent: Option<PointId>,
     },
+    /// The point was open before on another connection, from which this much of it came in.
+    Kept {
+        point: PointId,
+        parent: Option<PointId>,
+        frames: Vec<(u32, u64)>,
+    },
     Discontinuous,
     Refuse,
     Published {

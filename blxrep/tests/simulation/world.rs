@@ -19,6 +19,8 @@ pub struct Outcome {
     pub quiet_cuts: u64,
     /// Times that coverage was lost.
     pub lost: u64,
+    /// Points that went on after their connection broke.
+    pub continued: u64,
     pub faults: u64,
     pub steps: u64,
 }
@@ -28,6 +30,7 @@ impl Outcome {
         self.points += other.points;
         self.quiet_cuts += other.quiet_cuts;
         self.lost += other.lost;
+        self.continued += other.continued;
         self.faults += other.faults;
         self.steps += other.steps;
     }
@@ -158,7 +161,8 @@ impl World {
     fn take(&mut self, told: Told) -> Result<(), String> {
         match told {
             Told::Nothing => {}
-            Told::Swept { cut, disks } => {
+            Told::Swept { cut, disks, continued } => {
+                self.outcome.continued += continued;
                 self.cuts.insert(cut, disks);
             }
             Told::Lost => {

@@ -186,6 +186,19 @@ impl ZramDisk {
         Ok(disk)
     }
 
+    /// From now on the device fails whatever needs more memory than it has, as one with bad sectors does: an I/O error.
+    /// Bytes that do not shrink always do.
+    pub fn fail_writes(&self) -> Result<()> {
+        let statistics = fs::read_to_string(self.attribute("mm_stat"))?;
+        let used = statistics.split_whitespace().nth(2).context("mm_stat: no third field")?;
+        Ok(fs::write(self.attribute("mem_limit"), used)?)
+    }
+
+    /// It takes everything again.
+    pub fn heal(&self) -> Result<()> {
+        Ok(fs::write(self.attribute("mem_limit"), "0")?)
+    }
+
     fn attribute(&self, name: &str) -> PathBuf {
         format!("/sys/block/zram{}/{name}", self.number).into()
     }
