@@ -406,7 +406,7 @@ fn the_screen_gives_the_terminal_back() {
         let mut child = command.spawn().unwrap();
         let mut drawn = Drawn::on(&ours);
         // Blanks are not drawn again, so a single word is what can be looked for.
-        drawn.wait_for("Newest");
+        drawn.wait_for("Actions");
         assert!(
             !tcgetattr(&theirs).unwrap().local_modes.contains(LocalModes::ICANON),
             "raw while it is shown"

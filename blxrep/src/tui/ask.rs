@@ -4,7 +4,9 @@ use super::model::Data;
 use crate::api::browse::{ChangeRow, DiffQuery, FileRow, FilesQuery, FindQuery, Findings, PartitionRow};
 use crate::api::client::ClientError;
 use crate::api::error::ErrorCode;
-use crate::api::types::{ActionRow, AgentDetail, Control, PointRow, SyncBody, SyncRow, VerifyReport};
+use crate::api::types::{
+    ActionRow, AgentDetail, Control, FilesReport, PointRow, RestoreBody, SyncBody, SyncRow, VerifyReport,
+};
 use crate::model::ids::{ActionId, AgentId, DiskId, PointId};
 use std::fmt;
 
@@ -45,6 +47,11 @@ pub enum Ask {
         point: PointId,
         query: DiffQuery,
     },
+    /// What a restore of files would do. Ends when that is known.
+    TryFiles(Box<RestoreBody>),
+    Restore(Box<RestoreBody>),
+    /// What became of the files of a restore.
+    Restored(ActionId),
     /// What a verification found.
     Report(ActionId),
 }
@@ -62,6 +69,7 @@ pub enum Answer {
     /// An action was begun, or is in another state.
     Action(ActionRow),
     Report(Box<VerifyReport>),
+    Restored(Box<FilesReport>),
     Partitions(Findings<PartitionRow>),
     Files(Findings<FileRow>),
     Changes(Findings<ChangeRow>),

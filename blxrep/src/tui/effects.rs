@@ -3,13 +3,16 @@
 use super::ask::{Answer, Ask, Failure, Reply};
 use super::model::Data;
 use crate::api::client::{Client, ClientError};
-use crate::api::types::{ListQuery, VerifyBody};
+use crate::api::error::ApiError;
+use crate::api::types::{ActionRow, ListQuery, VerifyBody};
 use jiff::Timestamp;
 use std::time::Duration;
 
 /// More actions than a person scrolls through; the command line lists them all.
 const ACTIONS: u32 = 200;
 
+/// Between two looks at an action that is waited for.
+const POLL: Duration = Duration::from_millis(200);
 /// How things are is told at once; an answer that takes longer is shown as a lost connection.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -43,8 +46,28 @@ async fn answer(client: &Client, ask: Ask) -> Result<Answer, ClientError> {
         Ask::Files { point, query } => Answer::Files(client.files(&point.to_string(), &query).await?),
         Ask::Find { point, query } => Answer::Files(client.find(&point.to_string(), &query).await?),
         Ask::Diff { point, query } => Answer::Changes(client.diff(&point.to_string(), &query).await?),
+        Ask::TryFiles(body) => {
+            let action = ended(client, client.restore(&body).await?).await?;
+            match client.files_report(action.id).await {
+                Ok(report) => Answer::Restored(Box::new(report)),
+                // It has ended without one: its reason says more than that there is none.
+                Err(_) if !action.reason.is_empty() => return Err(ApiError::failed(action.reason).into()),
+                Err(error) => return Err(error),
+            }
+        }
+        Ask::Restore(body) => Answer::Action(client.restore(&body).await?),
+        Ask::Restored(action) => Answer::Restored(Box::new(client.files_report(action).await?)),
         Ask::Report(action) => Answer::Report(Box::new(client.report(action).await?)),
     })
+}
+
+/// Waits for the end of an action.
+async fn ended(client: &Client, mut action: ActionRow) -> Result<ActionRow, ClientError> {
+    while !action.state.is_final() {
+        tokio::time::sleep(POLL).await;
+        action = client.action(action.id).await?;
+    }
+    Ok(action)
 }
 
 async fn overview(client: &Client) -> Result<Data, ClientError> {

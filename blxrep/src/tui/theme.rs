@@ -32,6 +32,17 @@ impl Theme {
         Style::new().add_modifier(Modifier::BOLD)
     }
 
+    #[must_use]
+    pub fn plain(self) -> Style {
+        Style::new()
+    }
+
+    /// Where the next letter goes, on a field that is reversed.
+    #[must_use]
+    pub fn cursor(self) -> Style {
+        Style::new().remove_modifier(Modifier::REVERSED).add_modifier(Modifier::UNDERLINED)
+    }
+
     /// What a person should look at. Its text begins with `!`.
     #[must_use]
     pub fn trouble(self) -> Style {

@@ -20,7 +20,8 @@ use blxrep::model::action::{ActionKind, ActionState};
 use blxrep::model::host::{Filesystem, Footprint, HostDisk, Interface, Partition};
 use blxrep::model::ids::*;
 use blxrep::model::point::{Consistency, Coverage, PointKind};
-use blxrep::model::restored::Outcome;
+use blxrep::model::restoration::Conflict;
+use blxrep::model::restored::{Outcome, Step};
 use blxrep::model::verification::Scope;
 use jiff::{SignedDuration, Timestamp};
 use std::collections::BTreeMap;
@@ -61,6 +62,8 @@ pub struct Fake {
     data_dir: String,
     feed: Feed,
     actions: Mutex<BTreeMap<ActionId, (ActionRow, End)>>,
+    /// What came of files that were restored.
+    restored: Mutex<BTreeMap<ActionId, Outcome>>,
 }
 
 /// How a fake action ends.
@@ -78,6 +81,7 @@ impl Fake {
             data_dir: data_dir.display().to_string(),
             feed: Feed::default(),
             actions: Mutex::new(actions.map(|(row, end)| (row.id, (row, end))).into()),
+            restored: Mutex::default(),
         }
     }
 
@@ -273,7 +277,13 @@ impl Backend for Fake {
                 request.device
             )));
         }
-        Ok(self.begin(ActionKind::Restore, None, End::Succeeds))
+        let mut row = self.begin(ActionKind::Restore, None, End::Succeeds);
+        if request.dry_run {
+            let found = format!("{} holds nothing; 100.0 GiB would be compared with it", request.device);
+            row.state = ActionState::Succeeded;
+            row.reason = format!("dry run, nothing was written: {found}");
+        }
+        Ok(row)
     }
 
     async fn restore_files(&self, request: FilesRestore) -> Result<ActionRow> {
@@ -283,12 +293,16 @@ impl Backend for Fake {
                 request.target
             )));
         }
-        Ok(self.begin(ActionKind::Restore, None, End::Succeeds))
+        let row = self.begin(ActionKind::Restore, None, End::Succeeds);
+        self.restored.lock().unwrap().insert(row.id, outcome(&request));
+        Ok(row)
     }
 
     async fn files_report(&self, action: ActionId) -> Result<FilesReport> {
         let target = "/srv/restored".to_owned();
-        Ok(FilesReport { action, point: FUZZY, agent: None, target, outcome: Outcome::new(false) })
+        let outcome = self.restored.lock().unwrap().get(&action).cloned();
+        let outcome = outcome.unwrap_or_else(|| Outcome::new(false));
+        Ok(FilesReport { action, point: FUZZY, agent: None, target, outcome })
     }
 
     async fn verify(&self, request: VerifyRequest) -> Result<ActionRow> {
@@ -664,6 +678,34 @@ fn synced(disk: DiskRow, wait: bool) -> SyncRow {
         published: works.then(now),
         error: (wait && !works).then(|| "it has no base yet: take a snapshot first".to_owned()),
     }
+}
+
+/// A folder is there already, and something of the same name as the file.
+fn outcome(request: &FilesRestore) -> Outcome {
+    let mut outcome = Outcome::new(request.dry_run);
+    let step = |path: &str, kind: &str, action: &str, bytes, why: &str| Step {
+        path: path.into(),
+        kind: kind.into(),
+        action: action.into(),
+        bytes,
+        why: why.into(),
+    };
+    match &mut outcome {
+        Outcome::Planned(plan) => {
+            let (action, why) = match request.conflict {
+                Conflict::Skip => ("create", ""),
+                Conflict::Overwrite => ("replace", "it exists"),
+                Conflict::Rename => ("rename", "it exists: restored as budget.ods.restored"),
+            };
+            plan.steps = vec![
+                step("home", "folder", "create", 0, ""),
+                step("home/ada", "folder", "create", 0, ""),
+                step("home/ada/budget.ods", "file", action, 48_213, why),
+            ];
+        }
+        Outcome::Restored(report) => (report.folders, report.files, report.bytes) = (2, 1, 48_213),
+    }
+    outcome
 }
 
 /// Points of one disk: one every five minutes for six hours, of all kinds; oldest first.

@@ -9,3 +9,4 @@ mod fake;
 mod keys;
 mod screen;
 mod views;
+mod wizards;

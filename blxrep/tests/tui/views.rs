@@ -59,6 +59,16 @@ fn contents() {
 }
 
 #[test]
+fn restores() {
+    let found = format!("{ROOT} / b u d g e t Enter r");
+    pictures!("restore_form", series_after(&found));
+    pictures!("restore_plan", series_after(&format!("{found} Enter")));
+    pictures!("restore_begun", series_after(&format!("{found} Enter Enter")));
+    pictures!("restore_overwrite", series_after(&format!("{found} Down Down Right Right Enter Enter")));
+    pictures!("restore_disk", series_after("D Down Enter r Right Right"));
+}
+
+#[test]
 fn details() {
     pictures!("details_of_an_agent", after("Down d"));
     pictures!("details_of_a_disk", after("D Down Down d"));

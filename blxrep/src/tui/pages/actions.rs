@@ -76,7 +76,7 @@ impl Page for Actions {
         let control = |control| Some(row.map(|row| control_order(row, control)).into_iter().collect());
         match key {
             Key::Enter | Key::Char('d') => match row {
-                Some(row) => open(Sheet::new(Topic::Action(row.id, None))),
+                Some(row) => open(Sheet::new(Topic::Action(Box::new(row.clone()), None))),
                 None => nothing(),
             },
             Key::Char('p') => control(Control::Pause),

@@ -2,7 +2,7 @@
 
 use super::finds::Finds;
 use super::spot::Spot;
-use super::{DETAILS, Files, Found, Sheet, Topic, nothing, open, rows_in, split};
+use super::{DETAILS, Files, Found, Restore, Sheet, Topic, What, nothing, open, rows_in, split};
 use crate::api::browse::PartitionRow;
 use crate::model::units::ByteCount;
 use crate::tui::ask::{Answer, Ask, Reply};
@@ -25,9 +25,11 @@ const COLUMNS: [Column; 6] = [
     rest("NOTE"),
 ];
 
-const KEYS: [Hint; 4] = [
+const KEYS: [Hint; 6] = [
     hint("Enter", "files", "files of the selected partition"),
     hint("/", "find", "files by name, on all partitions"),
+    hint("r", "restore", "the selected partition, to a file or a device"),
+    hint("R", "disk", "restore the whole disk, to a file or a device"),
     hint("e", "export", "how to mount or export the point"),
     DETAILS,
 ];
@@ -82,6 +84,11 @@ impl Page for Contents {
             return nothing();
         }
         match (key, self.finds.selected()) {
+            (Key::Char('R'), _) => open(Restore::new(self.spot.point().clone(), What::Disk, world)),
+            (Key::Char('r'), Some(row)) => {
+                let what = What::Partition(Box::new(row.clone()));
+                open(Restore::new(self.spot.point().clone(), what, world))
+            }
             (Key::Char('e'), _) => open(Sheet::new(Topic::Export(Box::new(self.spot.point().clone())))),
             (Key::Char('/'), _) => {
                 self.find = Some(Prompt::new("Find", super::found::ADVICE, ""));
@@ -92,7 +99,7 @@ impl Page for Contents {
                 Some(vec![Order::Say(format!("! Its files cannot be shown: {}", row.note))])
             }
             (Key::Char('d'), Some(row)) => open(Sheet::new(Topic::Partition(Box::new(row.clone())))),
-            (Key::Enter | Key::Char('d'), None) => nothing(),
+            (Key::Enter | Key::Char('r' | 'd'), None) => nothing(),
             _ => None,
         }
     }

@@ -2,7 +2,7 @@
 
 use super::finds::{Finds, PAGE};
 use super::spot::Spot;
-use super::{Changes, DETAILS, Found, Picked, Sheet, Topic, nothing, open, rows_in, split};
+use super::{Changes, DETAILS, Found, Picked, Restore, Sheet, Topic, What, nothing, open, rows_in, split};
 use crate::api::browse::{FileKind, FileRow, FilesQuery};
 use crate::archive::shown;
 use crate::model::byte_text::ByteText;
@@ -27,9 +27,10 @@ const COLUMNS: [Column; 6] = [
     rest("NAME"),
 ];
 
-const KEYS: [Hint; 6] = [
+const KEYS: [Hint; 7] = [
     hint("Enter", "open", "go into a folder; details of anything else"),
     hint("Space", "mark", "mark a file or folder, and go to the next; U takes all marks away"),
+    hint("r", "restore", "what is marked, or the selected row"),
     hint("/", "find", "files of this partition by name"),
     hint("[ ]", "older, newer", "the same folder at the point before, after"),
     hint("c", "changes", "in this folder from here to the newest point"),
@@ -197,6 +198,10 @@ impl Page for Files {
                 self.finds.press(Key::Down, height);
                 Some(self.more(height))
             }
+            (Key::Char('r'), row) => match self.marked.or(row.as_ref()) {
+                Some(picked) => open(Restore::new(self.spot.point().clone(), What::Files(picked), world)),
+                None => nothing(),
+            },
             (Key::Enter | Key::Right | Key::Char('d' | ' '), None) => nothing(),
             _ => None,
         }

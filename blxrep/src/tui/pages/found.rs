@@ -3,7 +3,7 @@
 use super::files::cells;
 use super::finds::{Finds, PAGE};
 use super::spot::Spot;
-use super::{DETAILS, Files, Picked, Sheet, Topic, nothing, open, rows_in, split};
+use super::{DETAILS, Files, Picked, Restore, Sheet, Topic, What, nothing, open, rows_in, split};
 use crate::api::browse::{FileRow, FindQuery};
 use crate::model::byte_text::ByteText;
 use crate::tui::ask::{Answer, Ask, Reply};
@@ -27,9 +27,10 @@ const COLUMNS: [Column; 6] = [
     rest("PATH"),
 ];
 
-const KEYS: [Hint; 3] = [
+const KEYS: [Hint; 4] = [
     hint("Enter", "folder", "go to the folder that it is in"),
     hint("Space", "mark", "mark it, and go to the next"),
+    hint("r", "restore", "what is marked, or the selected row"),
     DETAILS,
 ];
 
@@ -118,6 +119,10 @@ impl Page for Found {
                 self.finds.press(Key::Down, height);
                 Some(self.more(height))
             }
+            (Key::Char('r'), row) => match self.marked.or(row) {
+                Some(picked) => open(Restore::new(self.spot.point().clone(), What::Files(picked), world)),
+                None => nothing(),
+            },
             (Key::Enter | Key::Char('d' | ' '), None) => nothing(),
             _ => None,
         }

@@ -1,7 +1,7 @@
 //! Points of a disk: on a line of time, and as a list beside it, the newest first.
 
 use super::spot::Spot;
-use super::{Changes, Contents, DETAILS, Sheet, Topic, nothing, rows_in};
+use super::{Changes, Contents, DETAILS, Restore, Sheet, Topic, What, nothing, rows_in};
 use crate::api::events;
 use crate::api::text::{Clock, Span, seconds_between};
 use crate::api::types::PointRow;
@@ -45,11 +45,12 @@ const COLUMNS: [Column; 9] = [
     rest("MARKS"),
 ];
 
-const KEYS: [Hint; 10] = [
+const KEYS: [Hint; 11] = [
     hint("Enter", "contents", "partitions and files of the selected point"),
     hint("t", "time", "go to a time, as `1h ago` or `yesterday 14:00`; so does /"),
     hint("+ -", "zoom", "shorter, longer cells of the time line; 0 shows all"),
     hint("<- ->", "older, newer", "the next cell of the time line that has points"),
+    hint("r", "restore", "the whole disk as it was, to a file or a device"),
     hint("c", "changes", "how the files of the selected point and of the newest differ"),
     DETAILS,
     hint("v", "verify", "read all that it depends on, and compare it with its digests"),
@@ -259,6 +260,10 @@ impl Page for Points {
             Key::Left => self.move_in_time(true, world),
             Key::Right => self.move_in_time(false, world),
             Key::Char('+' | '=' | '-' | '0') => self.zoom(key, world),
+            Key::Char('r') => {
+                let page = point.map(|row| Restore::new(row.clone(), What::Disk, world));
+                return page.map(|page| vec![Order::Open(Box::new(page))]);
+            }
             Key::Char('d') => return point.map(sheet),
             Key::Char('v') => return point.map(|row| vec![verify(row)]),
             Key::Char('s') => {

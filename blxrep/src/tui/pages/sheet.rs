@@ -2,9 +2,12 @@
 
 use super::{nothing, rows_in};
 use crate::api::browse::{FileRow, PartitionRow};
+use crate::api::error::ErrorCode;
 use crate::api::text::{Clock, Span, percent, printable, seconds_between};
-use crate::api::types::{ActionRow, AgentDetail, DiskRow, PointRow, VerifyReport};
-use crate::model::ids::{ActionId, AgentId, DiskId};
+use crate::api::types::{ActionRow, AgentDetail, DiskRow, FilesReport, PointRow, VerifyReport};
+use crate::model::action::ActionKind;
+use crate::model::ids::{AgentId, DiskId};
+use crate::model::restored::{Outcome, Report as Restored};
 use crate::model::units::ByteCount;
 use crate::tui::ask::{Answer, Ask, Reply};
 use crate::tui::frame;
@@ -29,12 +32,20 @@ pub enum Topic {
     Agent(AgentId, Option<Box<AgentDetail>>),
     Disk(DiskId),
     Point(Box<PointRow>),
-    Action(ActionId, Option<Box<VerifyReport>>),
+    /// As it was seen last, and what came of it.
+    Action(Box<ActionRow>, Option<Report>),
     Partition(Box<PartitionRow>),
     File(Box<FileRow>),
     /// How to use the point outside of the screen.
     Export(Box<PointRow>),
     Usage,
+}
+
+/// What came of an action.
+#[derive(Clone, Debug)]
+pub enum Report {
+    Verified(Box<VerifyReport>),
+    Restored(Box<FilesReport>),
 }
 
 impl Topic {
@@ -51,13 +62,15 @@ type Lines = Vec<(&'static str, String)>;
 pub struct Sheet {
     topic: Topic,
     failed: Option<String>,
+    /// What came of the action was asked for.
+    asked: bool,
     list: List,
 }
 
 impl Sheet {
     #[must_use]
     pub fn new(topic: Topic) -> Self {
-        Self { topic, failed: None, list: List::default() }
+        Self { topic, failed: None, asked: false, list: List::default() }
     }
 
     fn lines(&self, world: &World) -> Lines {
@@ -65,9 +78,13 @@ impl Sheet {
             Topic::Agent(id, detail) => agent(id, detail.as_deref(), world),
             Topic::Disk(id) => world.disk(*id).map(|row| disk(row, world)).unwrap_or_default(),
             Topic::Point(row) => point(row),
-            Topic::Action(id, report) => {
-                let mut lines = world.action(*id).map(|row| action(row, world)).unwrap_or_default();
-                lines.extend(report.iter().flat_map(|report| self::report(report)));
+            Topic::Action(row, report) => {
+                let mut lines = action(world.action(row.id).unwrap_or(row), world);
+                match report {
+                    Some(Report::Verified(report)) => lines.extend(verified(report)),
+                    Some(Report::Restored(report)) => lines.extend(restored(report)),
+                    None => {}
+                }
                 lines
             }
             Topic::Partition(row) => partition(row),
@@ -125,9 +142,7 @@ impl Page for Sheet {
                 )
             }
             Topic::Point(row) => format!("{}: details", super::points::short(row.id)),
-            Topic::Action(id, _) => {
-                format!("{} {id}", world.action(*id).map_or_else(String::new, |row| row.kind.to_string()))
-            }
+            Topic::Action(row, _) => format!("{} {}", row.kind, row.id),
             Topic::Partition(row) => format!("partition {}: details", row.partition),
             Topic::File(row) => format!("{}: details", row.name),
             Topic::Export(row) => format!("{}: export", super::points::short(row.id)),
@@ -139,14 +154,9 @@ impl Page for Sheet {
         &KEYS
     }
 
-    fn load(&mut self, world: &World) -> Vec<Order> {
+    fn load(&mut self, _: &World) -> Vec<Order> {
         match &self.topic {
             Topic::Agent(id, _) => vec![Order::Load(Ask::Agent(id.clone()))],
-            Topic::Action(id, _) => {
-                let verify = |row: &ActionRow| row.kind == crate::model::action::ActionKind::Verify;
-                let asked = world.action(*id).filter(|row| verify(row) && row.state.is_final());
-                asked.map(|row| Order::Load(Ask::Report(row.id))).into_iter().collect()
-            }
             _ => Vec::new(),
         }
     }
@@ -158,7 +168,12 @@ impl Page for Sheet {
     fn answer(&mut self, reply: Reply, _: &World) -> Vec<Order> {
         match (&mut self.topic, reply) {
             (Topic::Agent(_, detail), Ok(Answer::Agent(found))) => *detail = Some(found),
-            (Topic::Action(_, report), Ok(Answer::Report(found))) => *report = Some(found),
+            (Topic::Action(_, report), Ok(Answer::Report(found))) => *report = Some(Report::Verified(found)),
+            (Topic::Action(_, report), Ok(Answer::Restored(found))) => {
+                *report = Some(Report::Restored(found))
+            }
+            // A restore of a disk has none.
+            (Topic::Action(..), Err(failure)) if failure.code == Some(ErrorCode::NotFound) => {}
             (_, Err(failure)) => self.failed = Some(failure.text),
             _ => {}
         }
@@ -167,7 +182,18 @@ impl Page for Sheet {
 
     fn refresh(&mut self, world: &World) -> Vec<Order> {
         self.scroll(None, world);
-        Vec::new()
+        let Topic::Action(row, _) = &mut self.topic else { return Vec::new() };
+        if let Some(now) = world.action(row.id) {
+            row.clone_from(&Box::new(now.clone()));
+        }
+        if !row.state.is_final() || std::mem::replace(&mut self.asked, true) {
+            return Vec::new();
+        }
+        match row.kind {
+            ActionKind::Verify => vec![Order::Load(Ask::Report(row.id))],
+            ActionKind::Restore => vec![Order::Load(Ask::Restored(row.id))],
+            _ => Vec::new(),
+        }
     }
 
     fn draw(&self, world: &World, area: Rect, buffer: &mut Buffer) {
@@ -311,7 +337,7 @@ fn action(row: &ActionRow, world: &World) -> Lines {
     lines
 }
 
-fn report(report: &VerifyReport) -> Lines {
+fn verified(report: &VerifyReport) -> Lines {
     let read = format!(
         "{}, {}, {} of {}",
         count(report.points, "point"),
@@ -331,6 +357,37 @@ fn report(report: &VerifyReport) -> Lines {
         }
     }
     lines.extend(report.incomplete.iter().map(|what| ("incomplete", what.clone())));
+    lines
+}
+
+fn restored(report: &FilesReport) -> Lines {
+    let place =
+        report.agent.as_ref().map_or_else(|| "the dispatcher's host".to_owned(), |id| format!("agent {id}"));
+    let mut lines: Lines = vec![("target", format!("{} on {place}", report.target))];
+    match &report.outcome {
+        Outcome::Restored(done) => {
+            let Restored { folders, files, links, symlinks, special, bytes, skipped, same, failed, .. } =
+                done;
+            let written =
+                format!("{} ({}), {}", count(*files, "file"), ByteCount(*bytes), count(*folders, "folder"));
+            lines.push(("restored", written));
+            lines.push((
+                "",
+                format!("{links} further names, {symlinks} symbolic links, {special} special files"),
+            ));
+            lines.push(("not written", format!("{skipped} skipped, {same} already there, {failed} failed")));
+            lines.extend(done.problems.iter().map(|problem| {
+                let what = if problem.failed { "! failed" } else { "skipped" };
+                ("", format!("{what}: {}: {}", problem.path, problem.why))
+            }));
+        }
+        Outcome::Planned(plan) => {
+            lines.push(("dry run", "nothing was written".to_owned()));
+            lines.extend(
+                plan.steps.iter().map(|step| ("", format!("{} {} {}", step.action, step.kind, step.path))),
+            );
+        }
+    }
     lines
 }
 
