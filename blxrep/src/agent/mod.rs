@@ -63,7 +63,7 @@ use restore::Means;
 use roll::Roll;
 use session::Heard;
 use settings::Settings;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -144,8 +144,8 @@ struct Agent {
     /// Who may be overwritten here.
     authority: Arc<Authority>,
     host: HostOptions,
-    /// Restores that have not ended, and are not held.
-    restores: BTreeSet<ActionId>,
+    /// Restores that have not ended, and are not held; and what the dispatcher has said again of them meanwhile.
+    restores: BTreeMap<ActionId, Option<Restoration>>,
     restoring: JoinSet<(ActionId, Result<(), String>)>,
     /// Looks at targets of restores.
     looks: JoinSet<(u64, Result<Preflight, String>)>,
@@ -192,7 +192,7 @@ impl Agent {
             lives: BTreeMap::new(),
             authority: settings.authority,
             host: settings.host,
-            restores: BTreeSet::new(),
+            restores: BTreeMap::new(),
             restoring: JoinSet::new(),
             looks: JoinSet::new(),
             offers: Vec::new(),
@@ -401,18 +401,26 @@ impl Agent {
 
     /// Restores, unless it is at it already.
     fn restore(&mut self, action: ActionId, restoration: Restoration) {
-        if self.restores.insert(action) {
-            let means = self.means();
-            self.restoring.spawn(async move { (action, means.restore(action, restoration).await) });
+        if let Some(asked_again) = self.restores.get_mut(&action) {
+            *asked_again = Some(restoration);
+            return;
         }
+        self.restores.insert(action, None);
+        let means = self.means();
+        self.restoring.spawn(async move { (action, means.restore(action, restoration).await) });
     }
 
     async fn restore_ended(&mut self, action: ActionId, ended: Result<(), String>) {
-        self.restores.remove(&action);
-        // Otherwise the dispatcher knows.
-        if let Err(reason) = ended {
-            tracing::error!(%action, %reason, "the restore has failed");
-            self.state(action, ActionState::Failed, reason).await;
+        let asked_again = self.restores.remove(&action).flatten();
+        match (ended, asked_again) {
+            (Err(reason), _) => {
+                tracing::error!(%action, %reason, "the restore has failed");
+                self.state(action, ActionState::Failed, reason).await;
+            }
+            // It was resumed before it had heard that it is held. If it was not, the dispatcher says so.
+            (Ok(()), Some(restoration)) => self.restore(action, restoration),
+            // The dispatcher knows.
+            (Ok(()), None) => {}
         }
         // What is on the disk may be another disk now.
         self.look_again().await;

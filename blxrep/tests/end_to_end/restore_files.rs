@@ -187,10 +187,21 @@ fn an_interrupted_restore_of_files_ends_right() -> Result<()> {
         same(scene.files.path(), &dir)?;
         fs::remove_dir_all(&dir)?;
     }
+    held(&scene)?;
     cancelled(&scene)?;
     scene.site.done();
     drop(scene.home.pins().clear());
     Ok(())
+}
+
+/// Paused and resumed before the agent, to which data are under way, can have heard of the pause: it goes on.
+fn held(scene: &Scene) -> Result<()> {
+    let dir = scene.dir("held");
+    let id = scene.begin(&dir)?;
+    scene.site.cli(&["pause", &id])?.expect(DONE, &[])?;
+    scene.site.cli(&["resume", &id])?.expect(DONE, &[])?;
+    scene.ends_right(&id, &dir).context("it was paused and resumed")?;
+    fs::remove_dir_all(&dir).map_err(Into::into)
 }
 
 /// Nothing half done is left, and it does not say that it was done.
