@@ -20,7 +20,7 @@ const fn tool(program: &'static str, package: &'static str) -> Tool {
 }
 
 /// What the privileged tests, the soak and the demo use.
-pub const FOR_TESTS: [Tool; 30] = [
+pub const FOR_TESTS: [Tool; 31] = [
     tool("fio", "fio"),
     tool("mkfs.ext4", "e2fsprogs"),
     tool("e2fsck", "e2fsprogs"),
@@ -51,6 +51,7 @@ pub const FOR_TESTS: [Tool; 30] = [
     tool("nbdcopy", "libnbd-bin"),
     tool("qemu-img", "qemu-utils"),
     tool("qemu-io", "qemu-utils"),
+    tool("tmux", "tmux"),
 ];
 
 /// Where Debian keeps the programs of each version of a PostgreSQL server; none of them is on the path.

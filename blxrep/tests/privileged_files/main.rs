@@ -4,6 +4,7 @@ mod everything;
 mod mounted;
 mod restored;
 mod scene;
+mod session;
 #[path = "../support/mod.rs"]
 mod support;
 mod to_agent;
