@@ -1,9 +1,10 @@
-//! `cargo xtask lab`: the power of whole machines is cut, under load. Small virtual machines with a stock Debian kernel
-//! run the program as it was built; what must be true is asked from outside.
+//! `cargo xtask lab`: the power of whole machines is cut, under load, and a machine is booted from a point. Small virtual
+//! machines with a stock Debian kernel run the program as it was built; what must be true is asked from outside.
 //!
 //! The guests are made of Debian's packages by `xtask/lab/prep.sh`, once, under `target/lab`. Without KVM a boot takes 10
 //! to 45 s. A killed machine loses what it had not handed to its disk; a volatile cache of that disk is not modelled.
 
+mod boot;
 mod kernel;
 
 use crate::cargo::build_program;
@@ -18,7 +19,7 @@ use crate::support::proxy::Proxy;
 use crate::support::site::{DONE, PointRow, Site};
 use crate::support::stamper::{Plan, Stamper};
 use anyhow::{Context, Result, ensure};
-use clap::Args;
+use clap::{Args, ValueEnum};
 use std::collections::BTreeSet;
 use std::fs::{self, File, Permissions};
 use std::net::TcpListener;
@@ -46,12 +47,22 @@ pub struct Options {
     /// Series of the guest's kernel: 6.1 or 6.12
     #[arg(long, default_value = "6.12")]
     kernel: String,
-    /// Only the machine with this: kernel (does it take the programs?), agent or dispatcher
-    #[arg(long)]
-    only: Option<String>,
+    /// Only this: whether the kernel takes the programs, the machine of an agent or of a dispatcher that loses its power, or
+    /// the boot of a point
+    #[arg(long, value_enum)]
+    only: Option<Part>,
     /// A program that was built before, instead of a release build
     #[arg(long)]
     program: Option<PathBuf>,
+}
+
+/// What the lab does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Part {
+    Kernel,
+    Agent,
+    Dispatcher,
+    Boot,
 }
 
 pub fn run(options: &Options) -> Result<()> {
@@ -63,16 +74,22 @@ pub fn run(options: &Options) -> Result<()> {
     packages::ensure_tools(&packages::FOR_LAB)?;
     let program = options.program.clone().map_or_else(build_program, Ok)?;
     signals::unwind_on_interrupt()?;
-    let lab = Lab::prepare(&program, &options.kernel)?;
-    let wanted = |name: &str| options.only.as_deref().is_none_or(|only| only == name);
-    if wanted("kernel") {
+    let lab = Lab::new(&program, &options.kernel)?;
+    let wanted = |part: Part| options.only.is_none_or(|only| only == part);
+    if [Part::Kernel, Part::Agent, Part::Dispatcher].into_iter().any(wanted) {
+        lab.prepare()?;
+    }
+    if wanted(Part::Kernel) {
         kernel::takes_the_programs(&lab)?;
     }
-    if wanted("agent") {
+    if wanted(Part::Agent) {
         agent_loses_power(&lab, options.cuts)?;
     }
-    if wanted("dispatcher") {
+    if wanted(Part::Dispatcher) {
         dispatcher_loses_power(&lab, options.cuts)?;
+    }
+    if wanted(Part::Boot) {
+        boot::points_boot(&lab)?;
     }
     println!("\nall of it was right; everything is cleaned up");
     Ok(())
@@ -87,14 +104,25 @@ struct Lab {
 }
 
 impl Lab {
-    /// Makes the guest's root and kernel, unless they are there.
-    fn prepare(program: &Path, kernel: &str) -> Result<Self> {
+    fn new(program: &Path, kernel: &str) -> Result<Self> {
         let scripts = Path::new(env!("CARGO_MANIFEST_DIR")).join("lab");
         let here = std::env::current_dir()?.join("target/lab");
         let work = std::env::var_os("LABWORK").map_or(here, PathBuf::from);
-        println!("preparing the guests in {}", work.display());
-        run_tool(Command::new(scripts.join("prep.sh")).env("LABWORK", &work).env("LAB_KERNELS", kernel))?;
+        fs::create_dir_all(&work)?;
         Ok(Self { scripts, work, kernel: kernel.to_owned(), program: program.to_owned() })
+    }
+
+    /// Makes the root and kernel of guests that run one script, unless they are there.
+    fn prepare(&self) -> Result<()> {
+        println!("preparing the guests in {}", self.work.display());
+        run_tool(&mut self.script("prep.sh")).map(drop)
+    }
+
+    /// One of the scripts of the lab.
+    fn script(&self, name: &str) -> Command {
+        let mut command = Command::new(self.scripts.join(name));
+        command.env("LABWORK", &self.work).env("LAB_KERNELS", &self.kernel);
+        command
     }
 
     /// Starts a machine that runs `script`, with `folder` as its `/lab` and `disk` as its first disk. It loses its power
@@ -104,8 +132,8 @@ impl Lab {
             drop(fs::remove_file(folder.join(name)));
         }
         fs::write(folder.join("script"), format!("{PRELUDE}\n{script}"))?;
-        let mut vm = Command::new(self.scripts.join("vm"));
-        vm.env("LABWORK", &self.work).args(["-k", &self.kernel, "-t", LIFE, "-m", "1024", "-v"]);
+        let mut vm = self.script("vm");
+        vm.args(["-k", &self.kernel, "-t", LIFE, "-m", "1024", "-v"]);
         vm.arg("-x").arg(folder).arg("-d").arg(format!("virtio:{}", disk.display()));
         vm.arg(format!("--qemu=-netdev user,id=n0{network} -device virtio-net-pci,netdev=n0"));
         vm.args(["--cut-on", "LAB-CUT", "--", "bash /lab/script"]);
@@ -116,12 +144,20 @@ impl Lab {
     fn folder(&self, site: &Site, name: &str) -> Result<PathBuf> {
         let folder = site.path(name);
         fs::create_dir(&folder)?;
-        // Its symbols would take longer to come over than all else.
-        run_tool(Command::new("strip").arg("-o").arg(folder.join("blxrep")).arg(&self.program))?;
-        fs::copy(site.path("secret"), folder.join("secret"))?;
-        fs::set_permissions(folder.join("secret"), Permissions::from_mode(0o600))?;
+        self.put_program(&folder.join("blxrep"))?;
+        put_secret(site, &folder.join("secret"))?;
         Ok(folder)
     }
+
+    /// The program without its symbols: those would take longer to come over than all else.
+    fn put_program(&self, to: &Path) -> Result<()> {
+        run_tool(Command::new("strip").arg("-o").arg(to).arg(&self.program)).map(drop)
+    }
+}
+
+fn put_secret(site: &Site, to: &Path) -> Result<()> {
+    fs::copy(site.path("secret"), to)?;
+    Ok(fs::set_permissions(to, Permissions::from_mode(0o600))?)
 }
 
 /// Network up; the power goes when it is told to.

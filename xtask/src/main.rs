@@ -36,7 +36,7 @@ enum Task {
     Bench(bench::Options),
     /// Run the end-to-end tests for as long as you like (needs root)
     Soak(soak::Options),
-    /// Cut the power of virtual machines that run an agent or a dispatcher under load (needs root; slow)
+    /// Cut the power of virtual machines under load, and boot one from a point of it (needs root; slow)
     Lab(lab::Options),
     /// Rebuild the committed eBPF object from its sources
     BuildEbpf,

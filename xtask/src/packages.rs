@@ -70,7 +70,7 @@ pub const FOR_BENCH: [Tool; 6] = [
 ];
 
 /// What the lab makes its machines with.
-pub const FOR_LAB: [Tool; 7] = [
+pub const FOR_LAB: [Tool; 8] = [
     tool("qemu-system-x86_64", "qemu-system-x86"),
     tool("debootstrap", "debootstrap"),
     tool("busybox", "busybox-static"),
@@ -78,6 +78,7 @@ pub const FOR_LAB: [Tool; 7] = [
     tool("depmod", "kmod"),
     tool("xz", "xz-utils"),
     tool("strip", "binutils"),
+    tool("extlinux", "extlinux"),
 ];
 
 /// Makes sure that the tools are there. Root installs what is missing; without root it is an error that says how.
