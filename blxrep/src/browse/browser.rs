@@ -121,8 +121,9 @@ impl Browser {
 
 /// A point and the roots of its partitions that were looked into.
 struct OpenPoint {
-    point: PrivatePoint,
+    // Before the point, which waits for the end of its server: that ends when nothing of the mount is open any more.
     roots: BTreeMap<u32, Root>,
+    point: PrivatePoint,
 }
 
 struct Root {

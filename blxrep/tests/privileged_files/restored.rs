@@ -3,10 +3,10 @@
 use crate::everything::{ensure_same, sync};
 use crate::scene::Scene;
 use crate::support::disk::{Disk, LoopDisk};
-use crate::support::fixture::sh;
+use crate::support::fixture::{sh, wait_for};
 use crate::support::mount::{Filesystem, Mount};
 use crate::support::site::{DONE, FAILED, NOT_FOUND, REFUSED};
-use crate::{MIB, require_root, times};
+use crate::{MIB, PATIENCE, require_root, times};
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 use std::fs;
@@ -215,6 +215,22 @@ fn files_are_listed_found_and_compared() -> Result<()> {
     let below: Vec<ChangeRow> = cli(&["diff", &restores.point, &after, "2:/a"])?.parse()?;
     ensure!(below.len() == 1 && below[0].path == "/a/file", "{below:?}");
     drop(restores.mounts);
+    let data = restores.scene.site.path("data").to_string_lossy().into_owned();
+    ensure!(!browsing(&data)?.is_empty(), "nobody looks into the points");
+    // The dispatcher is killed: what looked into points for it ends by itself.
     restores.scene.done();
-    Ok(())
+    wait_for("the end of what looks into points", PATIENCE, || Ok(browsing(&data)?.is_empty().then_some(())))
+}
+
+/// Processes that look into points of a data directory, or serve them to those.
+fn browsing(data: &str) -> Result<Vec<String>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc")? {
+        let line = fs::read(entry?.path().join("cmdline")).unwrap_or_default();
+        let line = String::from_utf8_lossy(&line).replace('\0', " ");
+        if line.contains(data) && (line.contains("browse-points") || line.contains("serve-mount")) {
+            found.push(line);
+        }
+    }
+    Ok(found)
 }
