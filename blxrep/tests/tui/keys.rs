@@ -3,6 +3,7 @@
 use crate::fake;
 use crate::screen::Screen;
 use blxrep::api::events;
+use blxrep::model::action::{ActionKind, ActionState};
 use blxrep::model::ids::PointId;
 use blxrep::tui::ask::{Answer, Ask, Failure};
 use blxrep::tui::key::Key;
@@ -195,7 +196,7 @@ fn actions_are_paused_resumed_and_cancelled() {
     screen.tick(1);
     screen.shows("x cancelled");
     screen.keys("Home c");
-    screen.shows("has cancelled already");
+    screen.shows("has ended already: cancelled");
 }
 
 #[test]
@@ -442,4 +443,22 @@ fn every_key_that_is_named_does_something() {
             assert!(before != after || !screen.asked.is_empty(), "{name} does nothing after `{keys}`");
         }
     }
+}
+
+/// A restore of files does not know how much it will be.
+#[test]
+fn details_of_an_action_without_a_total_say_each_thing_once() {
+    let mut screen = Screen::started();
+    screen.keys("a d");
+    let mut data = screen.model.world.data.clone().unwrap();
+    let row = data.actions.iter_mut().find(|row| row.state == ActionState::Running).unwrap();
+    (row.kind, row.total, row.reason) = (ActionKind::Restore, 0, "2 paths of a point".to_owned());
+    for done in [0, 4 << 20] {
+        data.actions.iter_mut().for_each(|row| row.done = done);
+        data.at += jiff::SignedDuration::from_secs(2);
+        screen.model.world.learn(data.clone());
+    }
+    screen.shows("progress        4.00 MiB");
+    screen.shows("MiB/s");
+    assert_eq!(screen.drawn().matches("2 paths of a point").count(), 1, "{}", screen.drawn());
 }

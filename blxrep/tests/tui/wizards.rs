@@ -65,6 +65,16 @@ fn a_file_is_restored_to_a_folder() {
     assert_eq!(screen.page(), "Found", "where one came from");
 }
 
+#[test]
+fn a_form_is_left_from_its_text_too() {
+    let mut screen = found();
+    screen.keys("r Down");
+    screen.types("q");
+    assert_eq!(screen.page(), "Restore", "a letter of the text");
+    screen.keys("Esc");
+    assert_eq!(screen.page(), "Found");
+}
+
 /// The fake's actions go on when they are looked at.
 fn look(screen: &Screen) {
     let client = blxrep::api::client::Client::new(screen.dispatcher.path());

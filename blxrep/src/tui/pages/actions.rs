@@ -128,7 +128,7 @@ pub fn news(world: &World, area: Rect, buffer: &mut Buffer) {
 fn control_order(row: &ActionRow, control: Control) -> Order {
     let named = named(row);
     match (row.state, control) {
-        (state, _) if state.is_final() => Order::Say(format!("The {named} has {state} already.")),
+        (state, _) if state.is_final() => Order::Say(format!("The {named} has ended already: {state}.")),
         (ActionState::Paused, Control::Pause) => Order::Say(format!("The {named} is paused already.")),
         (ActionState::Running | ActionState::Queued, Control::Resume) => {
             Order::Say(format!("The {named} is not paused."))
@@ -173,21 +173,23 @@ fn cells(row: &ActionRow, world: &World) -> Vec<String> {
         progress(row),
         Clock(row.updated).to_string(),
         row.id.to_string(),
-        if row.state == ActionState::Running { pace(row, world) } else { row.reason.clone() },
+        pace_and_reason(row, world),
     ]
 }
 
-/// `200.0 MiB/s, 14 s left`, or why nothing moves.
+/// `200.0 MiB/s, 14 s left`; `None` while nothing moves, or is not known to.
 #[must_use]
-pub fn pace(row: &ActionRow, world: &World) -> String {
-    if row.state != ActionState::Running {
-        return NONE.to_owned();
-    }
-    let Some(rate) = world.rate(row.id) else { return row.reason.clone() };
+pub fn pace(row: &ActionRow, world: &World) -> Option<String> {
+    let rate = world.rate(row.id).filter(|_| row.state == ActionState::Running)?;
     let left = row.total.saturating_sub(row.done).checked_div(rate).filter(|_| row.total > 0);
     let left = left.map_or_else(String::new, |left| format!(", {} left", Span(left)));
-    let reason = if row.reason.is_empty() { String::new() } else { format!("; {}", row.reason) };
-    format!("{}/s{left}{reason}", ByteCount(rate))
+    Some(format!("{}/s{left}", ByteCount(rate)))
+}
+
+/// How fast it is, and what is said of it.
+fn pace_and_reason(row: &ActionRow, world: &World) -> String {
+    let reason = Some(row.reason.clone()).filter(|reason| !reason.is_empty());
+    pace(row, world).into_iter().chain(reason).collect::<Vec<_>>().join("; ")
 }
 
 fn said(row: &ActionRow) -> String {

@@ -257,7 +257,8 @@ impl Restore {
     fn press_form(&mut self, key: Key) -> Option<Vec<Order>> {
         match key {
             Key::Enter => Some(self.check()),
-            Key::Esc => None,
+            // Not left to the keys of every page: those are not asked while somebody types.
+            Key::Esc => Some(vec![Order::Back]),
             key => {
                 if self.form.press(key) {
                     self.fit();

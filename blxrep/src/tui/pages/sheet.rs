@@ -316,8 +316,13 @@ fn point(row: &PointRow) -> Lines {
 }
 
 fn action(row: &ActionRow, world: &World) -> Lines {
-    let share = percent(row.done, row.total).map_or_else(String::new, |percent| format!(" {percent} %"));
-    let total = if row.total > 0 { format!(" of {}", ByteCount(row.total)) } else { String::new() };
+    let done = ByteCount(row.done);
+    let progress = match percent(row.done, row.total) {
+        Some(percent) => {
+            format!("{} {percent} % {done} of {}", bar(row.done, row.total, 40), ByteCount(row.total))
+        }
+        None => done.to_string(),
+    };
     let mut lines: Lines = vec![
         ("action", row.id.to_string()),
         ("kind", row.kind.to_string()),
@@ -329,8 +334,8 @@ fn action(row: &ActionRow, world: &World) -> Lines {
     lines.extend([
         ("agent", row.agent.as_ref().map_or_else(|| NONE.to_owned(), ToString::to_string)),
         ("device", row.device.clone().unwrap_or_else(|| NONE.to_owned())),
-        ("progress", format!("{}{share} {}{total}", bar(row.done, row.total, 40), ByteCount(row.done))),
-        ("rate", super::actions::pace(row, world)),
+        ("progress", progress),
+        ("rate", super::actions::pace(row, world).unwrap_or_else(|| NONE.to_owned())),
         ("begun", Clock(row.created).to_string()),
         ("updated", Clock(row.updated).to_string()),
     ]);
