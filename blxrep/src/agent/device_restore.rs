@@ -65,6 +65,30 @@ pub struct Aim {
     pub whole: bool,
 }
 
+/// Where a pass begins, and what may still be put right in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Passes {
+    /// Where the first one began.
+    began: u32,
+    from: u32,
+    /// Blocks below may be written to. What differs behind was written by this attempt, or found equal by it.
+    below: u32,
+}
+
+impl Passes {
+    /// `from` is where an earlier attempt has come to. If that had written all, nothing is known of what happened to the
+    /// device since: it is gone over from the start.
+    const fn new(from: u32, blocks: u32) -> Self {
+        let began = if from < blocks { from } else { 0 };
+        Self { began, from: began, below: blocks }
+    }
+
+    fn next(&mut self) {
+        self.below = if self.below > self.began { self.began } else { 0 };
+        self.from = 0;
+    }
+}
+
 /// An attempt.
 pub struct DeviceRestore<'a> {
     wire: &'a mut Wire,
@@ -99,21 +123,13 @@ impl<'a> DeviceRestore<'a> {
     /// Returns how many bytes were written once a whole pass has found nothing that differs. `far` becomes true when
     /// something was made durable.
     pub async fn run(&mut self, far: &mut bool) -> Result<u64, RestoreError> {
-        let began = self.aim.from.min(self.grid.blocks());
-        // Blocks below may be written to in this pass.
-        let mut below = self.grid.blocks();
-        let mut from = began;
+        let mut passes = Passes::new(self.aim.from, self.grid.blocks());
         if self.aim.full {
-            self.fill(from, far).await?;
-            (from, below) = (0, began);
+            self.fill(passes.from, far).await?;
+            passes.next();
         }
-        loop {
-            let wanted = self.pass(from, below, far).await?;
-            if wanted == 0 && from == 0 {
-                break;
-            }
-            below = if below > began { began } else { 0 };
-            from = 0;
+        while self.pass(passes.from, passes.below, far).await? > 0 || passes.from > 0 {
+            passes.next();
         }
         let (writer, whole) = (self.writer.take().ok_or(RestoreError::Stopping)?, self.aim.whole);
         let read_anew = tokio::task::spawn_blocking(move || writer.read_anew(whole));
@@ -295,5 +311,32 @@ fn verdict(said: ToAgent) -> Result<Verdict, RestoreError> {
         ToAgent::Differs { block, granules } => Ok(Verdict::Differs { block, granules }),
         ToAgent::Judged { through } => Ok(Verdict::Judged { through }),
         _ => Err(RestoreError::Garbled("something else than a verdict")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Where passes begin and below what they may write, until the last, which only looks.
+    fn all(from: u32, blocks: u32) -> Vec<(u32, u32)> {
+        let mut passes = Passes::new(from, blocks);
+        let mut seen = vec![(passes.from, passes.below)];
+        while passes.below > 0 {
+            passes.next();
+            seen.push((passes.from, passes.below));
+        }
+        seen
+    }
+
+    #[test]
+    fn every_block_can_be_put_right_before_a_difference_is_the_devices_fault() {
+        assert_eq!(all(0, 9), [(0, 9), (0, 0)]);
+        assert_eq!(all(4, 9), [(4, 9), (0, 4), (0, 0)]);
+        assert_eq!(all(9, 9), [(0, 9), (0, 0)], "broken off when all was written, and changed since");
+        for from in 0..=12 {
+            let written: u32 = all(from, 9).iter().map(|(from, below)| below.saturating_sub(*from)).sum();
+            assert_eq!(written, 9, "from {from}: each block once");
+        }
     }
 }

@@ -24,6 +24,7 @@ pub mod hooks;
 mod image;
 mod link;
 mod live;
+mod orders;
 mod pace;
 mod place;
 mod preflight;
@@ -31,7 +32,6 @@ mod rescan;
 mod restore;
 mod roll;
 mod round;
-mod sent;
 mod session;
 mod settings;
 mod unit;
@@ -57,6 +57,7 @@ use conduct::Terms;
 use cutter::{Command, Cutter, Event};
 use dialer::Dialer;
 use image::ImageError;
+use orders::{Answer, Ended, Order, Orders};
 use pace::Pace;
 use preflight::Judge;
 use restore::Means;
@@ -82,6 +83,8 @@ const STOP_PATIENCE: Duration = Duration::from_secs(3);
 const STATUS_EVERY: Duration = Duration::from_secs(2);
 /// How often the host is looked at for disks that came, went or grew.
 const LOOK_EVERY: Duration = Duration::from_secs(60);
+/// Targets of restores that are looked at at the same time, a thread each.
+const MAX_LOOKS: usize = 16;
 
 /// Runs the agent until it is told to stop.
 pub async fn run(args: AgentArgs) -> anyhow::Result<()> {
@@ -144,9 +147,8 @@ struct Agent {
     /// Who may be overwritten here.
     authority: Arc<Authority>,
     host: HostOptions,
-    /// Restores that have not ended, and are not held; and what the dispatcher has said again of them meanwhile.
-    restores: BTreeMap<ActionId, Option<Restoration>>,
-    restoring: JoinSet<(ActionId, Result<(), String>)>,
+    orders: Orders,
+    restoring: JoinSet<(ActionId, Ended)>,
     /// Looks at targets of restores.
     looks: JoinSet<(u64, Result<Preflight, String>)>,
     /// What the dispatcher was told last.
@@ -192,7 +194,7 @@ impl Agent {
             lives: BTreeMap::new(),
             authority: settings.authority,
             host: settings.host,
-            restores: BTreeMap::new(),
+            orders: Orders::default(),
             restoring: JoinSet::new(),
             looks: JoinSet::new(),
             offers: Vec::new(),
@@ -272,11 +274,10 @@ impl Agent {
             ToAgent::Control { action, control } => self.control(action, control).await,
             ToAgent::VerifySource { action, disk } => self.verify_source(action, disk).await,
             ToAgent::Ping(n) => self.say(ToDispatcher::Pong(n)).await,
-            ToAgent::Preflight { request, restoration } => {
-                let means = self.means();
-                self.looks.spawn(async move { (request, means.preflight(restoration).await) });
+            ToAgent::Preflight { request, restoration } => self.preflight(request, restoration).await,
+            ToAgent::Restore { action, restoration, touched } => {
+                self.restore(Order { action, restoration, touched }).await;
             }
-            ToAgent::Restore { action, restoration } => self.restore(action, restoration),
         }
     }
 
@@ -399,28 +400,43 @@ impl Agent {
         Means { dialer: self.dialer.clone(), pace: self.pace.clone(), readers: self.readers, judge }
     }
 
-    /// Restores, unless it is at it already.
-    fn restore(&mut self, action: ActionId, restoration: Restoration) {
-        if let Some(asked_again) = self.restores.get_mut(&action) {
-            *asked_again = Some(restoration);
-            return;
+    /// Looks at the target of a restore.
+    async fn preflight(&mut self, request: u64, restoration: Restoration) {
+        if self.looks.len() >= MAX_LOOKS {
+            let verdict = Err(format!("{MAX_LOOKS} targets are being looked at already: try again"));
+            return self.say(ToDispatcher::Preflighted { request, verdict }).await;
         }
-        self.restores.insert(action, None);
         let means = self.means();
-        self.restoring.spawn(async move { (action, means.restore(action, restoration).await) });
+        self.looks.spawn(async move { (request, means.preflight(restoration).await) });
     }
 
-    async fn restore_ended(&mut self, action: ActionId, ended: Result<(), String>) {
-        let asked_again = self.restores.remove(&action).flatten();
-        match (ended, asked_again) {
-            (Err(reason), _) => {
-                tracing::error!(%action, %reason, "the restore has failed");
+    /// Restores, or takes note that it is to begin anew if it is being held.
+    async fn restore(&mut self, order: Order) {
+        let action = order.action;
+        match self.orders.take(order) {
+            Answer::Begin(order) => self.begin_restore(order),
+            Answer::Noted => {}
+            Answer::TooMany => {
+                let reason =
+                    "the agent restores too much at once: wait for a restore, or cancel one".to_owned();
                 self.state(action, ActionState::Failed, reason).await;
             }
-            // It was resumed before it had heard that it is held. If it was not, the dispatcher says so.
-            (Ok(()), Some(restoration)) => self.restore(action, restoration),
-            // The dispatcher knows.
-            (Ok(()), None) => {}
+        }
+    }
+
+    fn begin_restore(&mut self, order: Order) {
+        let means = self.means();
+        self.restoring.spawn(async move { (order.action, means.restore(order).await) });
+    }
+
+    async fn restore_ended(&mut self, action: ActionId, ended: Ended) {
+        if let Some(again) = self.orders.ended(action, &ended) {
+            self.begin_restore(again);
+        }
+        // Otherwise the dispatcher knows.
+        if let Ended::Failed(reason) = ended {
+            tracing::error!(%action, %reason, "the restore has failed");
+            self.state(action, ActionState::Failed, reason).await;
         }
         // What is on the disk may be another disk now.
         self.look_again().await;

@@ -4,6 +4,7 @@
 use super::device_restore::{Aim, DeviceRestore, Held};
 use super::dialer::Dialer;
 use super::files_restore::{self, Announced};
+use super::orders::{Ended, Order};
 use super::pace::Pace;
 use super::preflight::Judge;
 use crate::engine::backoff::Backoff;
@@ -77,18 +78,19 @@ impl Means {
         }
     }
 
-    /// Restores until that has ended, is held, or cannot be done: then the error says why.
-    pub async fn restore(self, action: ActionId, restoration: Restoration) -> Result<(), String> {
+    /// Restores until that has ended, is held, or cannot be done.
+    pub async fn restore(self, order: Order) -> Ended {
+        let Order { action, restoration, .. } = order;
         let mut backoff = Backoff::default();
         loop {
             let mut far = false;
             match self.attempt(action, &restoration, &mut far).await {
-                Ok(()) => return Ok(()),
+                Ok(()) => return Ended::Done,
                 Err(RestoreError::Held(reason)) => {
                     tracing::info!(%action, %reason, "the restore is held");
-                    return Ok(());
+                    return Ended::Held;
                 }
-                Err(RestoreError::Failed(reason)) => return Err(reason),
+                Err(RestoreError::Failed(reason)) => return Ended::Failed(reason),
                 Err(error) => {
                     tracing::warn!(%action, %error, "the restore broke off; it goes on where it is durable");
                     if far {

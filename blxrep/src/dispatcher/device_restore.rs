@@ -71,7 +71,8 @@ async fn open(
 ) -> Result<(PartReader, PartReader), RestoreError> {
     let (point, partition, bytes) = (row.restoration.point, row.partition, target.bytes);
     let consent = Consent { overwrite: true, holes: row.allow_holes };
-    let opened = shared.blocking(move |store| {
+    let store = shared.store.clone();
+    let opened = tokio::task::spawn_blocking(move || {
         let part = store.open_part(point, partition, consent)?;
         if part.bytes() != bytes {
             return Err(StoreError::Refused(format!("{} has another size than was asked for", point)));
@@ -79,7 +80,7 @@ async fn open(
         let another = part.another()?;
         Ok::<_, StoreError>((part, another))
     });
-    opened.await.map_err(RestoreError::Failed)
+    Ok(opened.await.map_err(|_| RestoreError::Stopping)??)
 }
 
 struct Serving<'a> {
@@ -102,7 +103,8 @@ impl Serving<'_> {
     async fn run(&mut self, link: &mut RestoreLink) -> Result<u64, RestoreError> {
         loop {
             tokio::select! {
-                Some(judgement) = self.judge.judged() => {
+                judgement = self.judge.judged() => {
+                    let judgement = judgement.ok_or(RestoreError::Stopping)?;
                     self.progress(judgement.through);
                     for (block, granules) in judgement.differing {
                         link.say(&ToAgent::Differs { block, granules }).await?;
@@ -167,7 +169,7 @@ impl Serving<'_> {
         }
         let (source, packed) = thread.await.map_err(|_| RestoreError::Stopping)?;
         self.source = Some(source);
-        packed.map_err(RestoreError::Failed)?;
+        packed?;
         link.end().await
     }
 
@@ -189,21 +191,22 @@ fn pack(
     ranges: Vec<Range<u64>>,
     compress: &AtomicBool,
     give: &mpsc::Sender<Bytes>,
-) -> Result<(), String> {
+) -> Result<(), StoreError> {
     let mut packer = Packer::default();
     let mut content = Vec::new();
     for range in ranges {
         let mut at = range.start;
         while at < range.end {
-            let stretch = source.next_stretch(at).map_err(|e| e.to_string())?;
-            let (stretch, what) = stretch.ok_or("the point ends early")?;
+            let stretch = source.next_stretch(at)?;
+            let early = || StoreError::Refused("the point ends early".to_owned());
+            let (stretch, what) = stretch.ok_or_else(early)?;
             let piece = at..stretch.end.min(range.end);
             let frames = match what {
                 Content::Zero => vec![Packer::zero(&piece)],
                 Content::Data => {
                     let piece = piece.start..piece.end.min(piece.start + u64::from(IMAGE_PIECE));
                     content.resize(usize::try_from(piece.end - piece.start).unwrap_or(0), 0);
-                    source.read_at(piece.start, &mut content).map_err(|e| e.to_string())?;
+                    source.read_at(piece.start, &mut content)?;
                     packer.pack(piece.start, &content, compress.load(Ordering::Relaxed))
                 }
             };

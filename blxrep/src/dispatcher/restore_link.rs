@@ -9,6 +9,7 @@ use super::restores::{Ending, Grant};
 use crate::io::channel::{ChannelError, Connection, Incoming};
 use crate::model::ids::{ActionId, AgentId};
 use crate::model::restoration::Target;
+use crate::store::StoreError;
 use crate::store::restorations::RestorationRow;
 use crate::wire::restore::{CREDIT, ToAgent, ToDispatcher};
 use bytes::Bytes;
@@ -33,6 +34,9 @@ pub enum RestoreError {
     Stopping,
     #[error("the process that reads the files: {0}")]
     Courier(String),
+    /// The store cannot give it this moment; the agent comes back for it.
+    #[error("{0}")]
+    Store(String),
     /// Not an error: a person wants it so.
     #[error("{0}")]
     Held(String),
@@ -48,6 +52,15 @@ pub struct RestoreLink {
     taken: u64,
     /// Files and bytes that the agent has written, as it said last while data were sent.
     pub progress: Option<(u64, u64)>,
+}
+
+impl From<StoreError> for RestoreError {
+    fn from(error: StoreError) -> Self {
+        match error.may_pass() {
+            true => Self::Store(error.to_string()),
+            false => Self::Failed(error.to_string()),
+        }
+    }
 }
 
 impl RestoreLink {
@@ -73,7 +86,7 @@ impl RestoreLink {
     /// Sends a data frame once there is credit for it.
     pub async fn send(&mut self, frame: Bytes) -> Result<(), RestoreError> {
         let bytes = frame.len() as u64;
-        while self.sent + bytes > self.taken + CREDIT {
+        while self.sent + bytes > self.taken.saturating_add(CREDIT) {
             let word = tokio::time::timeout(STALLED, self.connection.receiver.recv());
             match word.await.map_err(|_| RestoreError::Stalled)?? {
                 Incoming::Control(ToDispatcher::Received { bytes }) => self.taken = bytes,

@@ -177,7 +177,11 @@ impl Hub {
 
     fn open_restore(&mut self, row: RestorationRow) -> Result<ActionRow> {
         let action = row.action;
-        self.store.put_restoration(&row)?;
+        if let Err(error) = self.store.begin_restoration(&row) {
+            // An action without a row would wait for ever.
+            self.set_state(action, ActionState::Failed, error.to_string());
+            return Err(error.into());
+        }
         self.restores.open.insert(action, Open { row, kept: Instant::now(), link: None });
         self.start_restore(action);
         self.action_row(action)
@@ -225,6 +229,14 @@ impl Hub {
 
     /// Tells the agent, or has the undo point made first.
     fn start_restore(&mut self, action: ActionId) {
+        let Some(open) = self.restores.open.get(&action) else { return };
+        // As long as nothing was written, what is there may have changed since the point was made.
+        if matches!(open.row.undo, Undo::Made(_))
+            && !open.row.touched
+            && let Err(error) = self.change(action, |row| row.undo = Undo::Due)
+        {
+            return self.restore_ended(action, Ending::Failed(error));
+        }
         let Some(row) = self.restores.open.get(&action).map(|open| open.row.clone()) else { return };
         if row.undo == Undo::Due {
             if let Err(error) = self.begin_undo(&row) {
@@ -238,7 +250,10 @@ impl Hub {
     fn tell_restore(&mut self, action: ActionId) {
         let row = self.restores.open.get(&action).map(|open| open.row.clone());
         if let Some(row) = row.filter(|row| row.undo != Undo::Due) {
-            self.send(&row.agent, ToAgent::Restore { action, restoration: row.restoration });
+            self.send(
+                &row.agent,
+                ToAgent::Restore { action, restoration: row.restoration, touched: row.touched },
+            );
         }
     }
 
@@ -271,7 +286,7 @@ impl Hub {
                     Ok(()) if self.open.get(&action).is_some_and(|a| a.state != ActionState::Paused) => {
                         let reason = self.restores.open.get(&action).map(|open| aim(&open.row));
                         self.set_state(action, ActionState::Queued, reason.unwrap_or_default());
-                        self.start_restore(action);
+                        self.tell_restore(action);
                     }
                     Ok(()) => {}
                     Err(error) => self.restore_ended(action, Ending::Failed(error)),

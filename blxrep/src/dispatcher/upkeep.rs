@@ -198,6 +198,7 @@ fn usage(now: Timestamp, points: &[(PointKind, Timestamp, u64)]) -> Usage {
 
 /// Points as a plan sees them.
 fn candidates(store: &Store, points: &[Point]) -> Result<Vec<Candidate>, StoreError> {
+    let restored = store.points_in_use()?;
     let mut viewed = BTreeSet::new();
     for generation in points.iter().map(|point| point.generation).collect::<BTreeSet<_>>() {
         viewed.extend(store.views(generation)?.into_iter().map(|view| (generation, view.sequence)));
@@ -213,6 +214,7 @@ fn candidates(store: &Store, points: &[Point]) -> Result<Vec<Candidate>, StoreEr
         is_base: point.kind == PointKind::Base,
         is_fuzzy: point.summary.consistency == Consistency::Fuzzy,
         is_viewed: viewed.contains(&(point.generation, point.sequence)),
+        is_restored: restored.contains(&point.id),
         stored: point.stored,
         held: point.bytes,
     };

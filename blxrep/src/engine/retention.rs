@@ -34,6 +34,8 @@ pub struct Candidate {
     pub is_fuzzy: bool,
     /// A view of it is open.
     pub is_viewed: bool,
+    /// A restore that has not ended needs it.
+    pub is_restored: bool,
     /// Bytes that its files take.
     pub stored: u64,
     /// Bytes of the disk that it holds.
@@ -88,6 +90,7 @@ impl fmt::Display for Bucket {
 pub enum Reason {
     Newest,
     Viewed,
+    Restored,
     Recent,
     OneOf(Bucket),
     /// Another point of each of its spans is kept, or it is older than all of them.
@@ -101,7 +104,7 @@ pub enum Reason {
 impl Reason {
     #[must_use]
     pub const fn keeps(self) -> bool {
-        matches!(self, Self::Newest | Self::Viewed | Self::Recent | Self::OneOf(_))
+        matches!(self, Self::Newest | Self::Viewed | Self::Restored | Self::Recent | Self::OneOf(_))
     }
 }
 
@@ -110,6 +113,7 @@ impl fmt::Display for Reason {
         match self {
             Self::Newest => f.write_str("the newest of its disk"),
             Self::Viewed => f.write_str("a view of it is open"),
+            Self::Restored => f.write_str("a restore that has not ended needs it"),
             Self::Recent => f.write_str("young enough for all to be kept"),
             Self::OneOf(bucket) => write!(f, "the one of its {bucket}"),
             Self::NotNeeded => f.write_str("others stand for its time"),
@@ -197,6 +201,8 @@ fn judge(now: Timestamp, rules: &Retention, points: &[Candidate]) -> Vec<Reason>
                 Reason::Newest
             } else if point.is_viewed {
                 Reason::Viewed
+            } else if point.is_restored {
+                Reason::Restored
             } else if is_expired {
                 Reason::Expired
             } else if !is_older(reference, point.published, rules.all) {
@@ -260,7 +266,7 @@ fn cap(most: usize, points: &[Candidate], reasons: &mut [Reason]) {
     for i in order {
         let count = counts.entry(points[i].disk).or_default();
         *count += 1;
-        if *count > most && !matches!(reasons[i], Reason::Newest | Reason::Viewed) {
+        if *count > most && !matches!(reasons[i], Reason::Newest | Reason::Viewed | Reason::Restored) {
             reasons[i] = Reason::TooMany;
         }
     }

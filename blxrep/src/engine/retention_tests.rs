@@ -21,6 +21,7 @@ fn candidate(id: u64, second: i64) -> Candidate {
         is_base: id == 0,
         is_fuzzy: false,
         is_viewed: false,
+        is_restored: false,
         stored: 10,
         held: 20,
     }
@@ -293,6 +294,7 @@ fn any_points() -> impl Strategy<Value = Vec<Candidate>> {
                     is_base: *next == 0,
                     is_fuzzy: fuzzy,
                     is_viewed: viewed,
+                    is_restored: false,
                     stored: 1,
                     held: 20,
                 });

@@ -8,6 +8,7 @@ use super::catalog::{
     Garbage, GarbageFile, Generation, GenerationState, Moment, Work, generation_key, key, newest_in,
 };
 use super::garbage::discard_delta;
+use super::restorations::RestorationRow;
 use super::restore::Progress;
 use super::{Right, Store, StoreError};
 use crate::io::db::{Record, Transaction};
@@ -147,10 +148,17 @@ pub(super) fn check_revision(tx: &Transaction<'_>, seen: &Generation) -> Result<
     Err(StoreError::Refused(format!("generation {} has changed meanwhile", seen.id)))
 }
 
-/// Removes points; refuses the newest of the disk, which its agent counts from.
+/// Removes points; refuses the newest of the disk, which its agent counts from, and those that open restores need.
 pub(super) fn drop_points(tx: &Transaction<'_>, disk: DiskId, points: &[Point]) -> Result<(), StoreError> {
     let (_, newest) = newest_in(tx, disk)?;
+    let restores = tx.all::<RestorationRow>()?;
     for point in points {
+        if let Some(open) = restores.iter().find(|row| row.points().any(|needed| needed == point.id)) {
+            return Err(StoreError::Refused(format!(
+                "the restore of action {} needs point {}: it stays until that has ended",
+                open.action, point.id
+            )));
+        }
         if newest == Some(point.id) {
             return Err(StoreError::Refused(format!(
                 "point {} is the newest of disk {disk}: it stays until there is a newer one",

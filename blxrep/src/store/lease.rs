@@ -73,7 +73,7 @@ impl Store {
                 return Ok(Some((before, hold)));
             }
         }
-        Err(StoreError::Refused(format!("generation {id} changed {MAX_MOVES} times; try again")))
+        Err(StoreError::Moving(format!("generation {id} changed {MAX_MOVES} times")))
     }
 
     /// The places at which views of a generation are open now, each once.

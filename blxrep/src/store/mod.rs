@@ -90,9 +90,26 @@ pub enum StoreError {
     /// What is asked for must not or cannot be done; says why and what to do.
     #[error("{0}")]
     Refused(String),
+    /// What is asked for was being replaced all the time; another try may find it at rest.
+    #[error("{0}; try again")]
+    Moving(String),
     /// The caller's cancel flag was set.
     #[error("cancelled")]
     Cancelled,
+}
+
+impl StoreError {
+    /// Whether the same may work later, without anybody mending what is stored: no file that is there could be opened or
+    /// read this moment, or it was being replaced.
+    #[must_use]
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::Moving(_) | Self::Cancelled => true,
+            Self::Storage(error) | Self::View(ViewError::Storage(error)) => !error.is_not_found(),
+            Self::Db(_) | Self::InUse { .. } => true,
+            _ => false,
+        }
+    }
 }
 
 /// Source of random ids; never 0.
@@ -236,9 +253,7 @@ impl Store {
             }
             chain = now;
         }
-        Err(StoreError::Refused(format!(
-            "the files of point {id} were replaced {MAX_MOVES} times; try again"
-        )))
+        Err(self.moving(id))
     }
 
     /// The files that a point is made of. They stay there only while somebody holds a [`ViewLease`] on their place,
@@ -305,7 +320,7 @@ impl Store {
     }
 
     fn moving(&self, point: PointId) -> StoreError {
-        StoreError::Refused(format!("the files of point {point} were replaced {MAX_MOVES} times; try again"))
+        StoreError::Moving(format!("the files of point {point} were replaced {MAX_MOVES} times"))
     }
 
     fn bad_row(&self, point: &Point) -> StoreError {

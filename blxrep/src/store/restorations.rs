@@ -4,9 +4,11 @@
 use super::catalog::key;
 use super::{Store, StoreError};
 use crate::io::db::Record;
-use crate::model::ids::{ActionId, AgentId, DiskIdentity};
+use crate::model::ids::{ActionId, AgentId, DiskIdentity, PointId};
+use crate::model::point::Point;
 use crate::model::restoration::{Restoration, Undo};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 
 /// A restore to an agent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,6 +32,17 @@ pub struct RestorationRow {
     pub durable_blocks: u32,
 }
 
+impl RestorationRow {
+    /// The points that it needs until it has ended.
+    pub fn points(&self) -> impl Iterator<Item = PointId> + use<> {
+        let undo = match self.undo {
+            Undo::Made(point) => Some(point),
+            Undo::Due | Undo::None => None,
+        };
+        undo.into_iter().chain([self.restoration.point])
+    }
+}
+
 impl Record for RestorationRow {
     const TABLE: &'static str = "restorations";
     fn key(&self) -> Vec<u8> {
@@ -41,6 +54,22 @@ impl Store {
     /// Restores to agents that have not ended.
     pub fn restorations(&self) -> Result<Vec<RestorationRow>, StoreError> {
         Ok(self.db().all()?)
+    }
+
+    /// Takes up a restore. Its point stays from now on until [`Self::forget_restoration`].
+    pub fn begin_restoration(&self, row: &RestorationRow) -> Result<(), StoreError> {
+        let point = row.restoration.point;
+        self.db().write_in_reserve(|tx| match tx.get::<Point>(&key(point.0))? {
+            Some(_) => Ok(tx.put(row)?),
+            None => {
+                Err(StoreError::NotFound(format!("point {point} is gone: retention let it go this moment")))
+            }
+        })
+    }
+
+    /// The points that restores which have not ended need: what they restore, and what was there before.
+    pub fn points_in_use(&self) -> Result<BTreeSet<PointId>, StoreError> {
+        Ok(self.restorations()?.iter().flat_map(RestorationRow::points).collect())
     }
 
     pub fn put_restoration(&self, row: &RestorationRow) -> Result<(), StoreError> {

@@ -147,7 +147,7 @@ impl Store {
             }
             return Ok(());
         }
-        Err(StoreError::Refused(format!("generation {id} changed {MAX_MOVES} times; try again")))
+        Err(StoreError::Moving(format!("generation {id} changed {MAX_MOVES} times")))
     }
 
     /// Whether files of a generation were replaced since its row was read.

@@ -109,9 +109,11 @@ pub enum ToAgent {
         request: u64,
         restoration: Restoration,
     },
-    /// Restore: fetch what to write over `/ws/restore`. Said again after every reconnect until it has ended.
+    /// Restore: fetch what to write over `/ws/restore`. Said again after every reconnect until it has ended. `touched`:
+    /// something may have been written already.
     Restore {
         action: ActionId,
         restoration: Restoration,
+        touched: bool,
     },
 }

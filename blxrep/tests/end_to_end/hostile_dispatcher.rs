@@ -109,7 +109,10 @@ impl Hostile {
         let folder = folder.to_string_lossy().into_owned();
         let target = Target::Files(FilesTarget { folder, conflict, dry_run: false });
         let restoration = Restoration { point: PointId(1), target };
-        self.config.sender.send_control(&config::ToAgent::Restore { action, restoration }).await?;
+        self.config
+            .sender
+            .send_control(&config::ToAgent::Restore { action, restoration, touched: false })
+            .await?;
         let (refused, done) = (told(&mut self.config, action), carry(&self.listener, stream));
         tokio::select! {
             refused = refused => refused.map(Some),

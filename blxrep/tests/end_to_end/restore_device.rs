@@ -101,7 +101,15 @@ impl<'a> Scene<'a> {
         pause(Duration::from_millis(700))?;
         ensure!(digest(self.target)? == still, "a paused restore writes");
         self.site.cli(&["resume", id])?.expect(DONE, &[])?;
-        Ok(1)
+        // The agent hears of it before it has let go.
+        for _ in 0..3 {
+            let paused = self.site.cli(&["pause", id])?;
+            if paused.code != DONE {
+                return Ok(1);
+            }
+            self.site.cli(&["resume", id])?.expect(DONE, &[])?;
+        }
+        Ok(4)
     }
 
     /// All connections are reset, and none can be made for a moment.

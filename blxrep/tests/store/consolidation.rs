@@ -2,11 +2,13 @@
 
 use crate::fixture::*;
 use blxrep::io::storage::Storage;
-use blxrep::model::ids::{DiskId, GenerationId, PointId};
+use blxrep::model::ids::{ActionId, DiskId, GenerationId, PointId};
 use blxrep::model::point::{Point, PointKind};
+use blxrep::model::restoration::{Conflict, FilesTarget, Restoration, Target, Undo};
 use blxrep::model::retention::Step;
 use blxrep::store::catalog::PointFilter;
 use blxrep::store::consolidate::Outcome;
+use blxrep::store::restorations::RestorationRow;
 use blxrep::store::restore::Progress;
 use blxrep::store::{Store, StoreError};
 use proptest::prelude::*;
@@ -482,6 +484,51 @@ fn the_newest_point_never_goes() {
         let refused = history.store.carry_out(disk, &step, quietly());
         assert!(matches!(refused, Err(StoreError::Refused(_)) | Ok(Outcome::Stale)), "{step:?}: {refused:?}");
     }
+    history.check_again();
+}
+
+/// What an open restore needs is not let go, whatever was planned before it began.
+#[test]
+fn the_points_of_an_open_restore_stay_until_it_has_ended() {
+    let mut history = History::with_deltas(4);
+    let next = base(&history.store, history.disk, &noise(500, DISK));
+    history.points.push((next.id, noise(500, DISK)));
+    let restore = |action, point, undo| RestorationRow {
+        action: ActionId(action),
+        agent: "web1".parse().unwrap(),
+        restoration: Restoration {
+            point,
+            target: Target::Files(FilesTarget {
+                folder: "/x".to_owned(),
+                conflict: Conflict::Skip,
+                dry_run: false,
+            }),
+        },
+        partition: None,
+        paths: vec![b"1:".to_vec()],
+        allow_holes: false,
+        protects: None,
+        undo,
+        touched: false,
+        durable_blocks: 0,
+    };
+    history.store.begin_restoration(&restore(1, history.id(0), Undo::None)).unwrap();
+    history.store.begin_restoration(&restore(2, next.id, Undo::Made(history.id(4)))).unwrap();
+    let gone = history.store.begin_restoration(&restore(3, PointId(77), Undo::None));
+    assert!(matches!(gone, Err(StoreError::NotFound(_))), "{gone:?}");
+    let generation = history.generation;
+    for step in [
+        Step::Expire { generation },
+        Step::Trim { generation, points: vec![history.id(4)] },
+        history.fold_step(),
+    ] {
+        let refused = history.store.carry_out(history.disk, &step, quietly());
+        assert!(matches!(refused, Err(StoreError::Refused(_))), "{step:?}: {refused:?}");
+    }
+    assert_eq!(history.merge(1..2), Outcome::Done, "others go");
+    history = history.check_again();
+    history.store.forget_restoration(ActionId(1)).unwrap();
+    assert_eq!(history.fold(), Outcome::Done);
     history.check_again();
 }
 
