@@ -11,7 +11,7 @@
 
 use super::conversation::{Conversation, Verdict};
 use super::pace::Pace;
-use super::preflight::Cleared;
+use super::preflight::{Cleared, Refusal};
 use super::restore::{Heard, Means, RestoreError, Wire};
 use crate::io::device_writer::{DeviceWriter, WriteError};
 use crate::io::digester::Digester;
@@ -43,11 +43,25 @@ pub struct Held {
 
 impl Held {
     /// Takes the device. Blocks.
-    pub fn take(cleared: &Cleared) -> Result<Self, String> {
+    pub fn take(cleared: &Cleared) -> Result<Self, Refusal> {
         let node = PathBuf::from(&cleared.node);
-        let writer = DeviceWriter::open(&node, cleared.number).map_err(|e| e.to_string())?;
-        let source = DiskSource::open(&node, false).map_err(|e| e.to_string())?;
+        let whole = cleared.mark.partition.is_none();
+        let writer = DeviceWriter::open(&node, cleared.number, whole)?;
+        let passing = |error: &dyn std::fmt::Display| Refusal::Passing(error.to_string());
+        let source = DiskSource::open(&node, false).map_err(|e| passing(&e))?;
+        if source.device_number().map_err(|e| passing(&e))? != cleared.number {
+            return Err(WriteError::Another(cleared.node.clone()).into());
+        }
         Ok(Self { node, source: Arc::new(source), writer })
+    }
+}
+
+impl From<WriteError> for Refusal {
+    fn from(error: WriteError) -> Self {
+        match error {
+            WriteError::Another(_) => Self::Lasting(error.to_string()),
+            _ => Self::Passing(error.to_string()),
+        }
     }
 }
 
@@ -102,6 +116,7 @@ pub struct DeviceRestore<'a> {
     readers: usize,
     /// Bytes that came and are on stable storage.
     written: u64,
+    touched: bool,
 }
 
 impl<'a> DeviceRestore<'a> {
@@ -117,6 +132,7 @@ impl<'a> DeviceRestore<'a> {
             pace: means.pace.clone(),
             readers: means.readers,
             written: 0,
+            touched: false,
         }
     }
 
@@ -132,9 +148,22 @@ impl<'a> DeviceRestore<'a> {
             passes.next();
         }
         let (writer, whole) = (self.writer.take().ok_or(RestoreError::Stopping)?, self.aim.whole);
-        let read_anew = tokio::task::spawn_blocking(move || writer.read_anew(whole));
-        read_anew.await.map_err(|_| RestoreError::Stopping)?;
+        let read_anew = tokio::task::spawn_blocking(move || {
+            writer.read_anew(whole);
+            writer
+        });
+        self.writer = Some(read_anew.await.map_err(|_| RestoreError::Stopping)?);
         Ok(self.written)
+    }
+
+    /// Whether something was asked for to be written.
+    pub const fn has_touched(&self) -> bool {
+        self.touched
+    }
+
+    /// The device, for the next attempt; `None` if the thread that had it is gone.
+    pub fn into_held(self) -> Option<Held> {
+        Some(Held { node: self.node, source: self.source, writer: self.writer? })
     }
 
     /// Writes everything from a block on.
@@ -239,6 +268,7 @@ impl<'a> DeviceRestore<'a> {
     /// Has what is wanted sent, and writes it. It is on stable storage afterwards.
     async fn fetch(&mut self, wanted: Vec<Wanted>) -> Result<(), RestoreError> {
         let ranges = self.grid.ranges_of(&wanted).unwrap_or_default();
+        self.touched = true;
         self.wire.say(&ToDispatcher::Want(wanted)).await?;
         let (give, frames) = mpsc::channel(WAITING_FRAMES);
         let writer = self.writer.take().ok_or(RestoreError::Stopping)?;

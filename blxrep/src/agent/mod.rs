@@ -32,6 +32,7 @@ mod rescan;
 mod restore;
 mod roll;
 mod round;
+mod sent;
 mod session;
 mod settings;
 mod unit;
@@ -397,7 +398,8 @@ impl Agent {
         let protected = self.lives.keys().chain(self.images.keys()).cloned().collect();
         let (authority, host) = (Arc::clone(&self.authority), self.host.clone());
         let judge = Judge { authority, host, protected, kept: self.roll.kept() };
-        Means { dialer: self.dialer.clone(), pace: self.pace.clone(), readers: self.readers, judge }
+        let (dialer, pace) = (self.dialer.clone(), self.pace.clone());
+        Means { dialer, pace, readers: self.readers, judge, outbound: self.outbound.clone() }
     }
 
     /// Looks at the target of a restore.

@@ -70,7 +70,7 @@ mod tests {
 
     fn order(action: u64, touched: bool) -> Order {
         let target = FilesTarget { folder: "/x".to_owned(), conflict: Conflict::Skip, dry_run: false };
-        let restoration = Restoration { point: PointId(1), target: Target::Files(target) };
+        let restoration = Restoration { point: PointId(1), target: Target::Files(target), agreed: None };
         Order { action: ActionId(action), restoration, touched }
     }
 

@@ -39,8 +39,8 @@ impl Judge {
             Conflict::Overwrite => "what exists in it is replaced where it has the name of a restored file",
             Conflict::Rename => "what is restored gets another name where its own exists",
         };
-        let preflight =
-            Preflight { findings: vec![there, conflict.to_owned()], overwrites: None, protects: None };
+        let findings = vec![there, conflict.to_owned()];
+        let preflight = Preflight { findings, overwrites: None, protects: None, device: None };
         Ok((Place { outer, way: way.to_owned() }, preflight))
     }
 }

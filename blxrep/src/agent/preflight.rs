@@ -5,7 +5,7 @@ use crate::config::restore::Authority;
 use crate::io::host::{HostOptions, TargetFacts, target_facts};
 use crate::model::host::{Filesystem, HostDisk};
 use crate::model::ids::{DiskIdentity, PointId};
-use crate::model::restoration::{DeviceTarget, Preflight};
+use crate::model::restoration::{Agreed, DeviceMark, DeviceTarget, DiskMark, Preflight, Restoration};
 use crate::model::units::ByteCount;
 use std::path::Path;
 use std::sync::Arc;
@@ -24,39 +24,66 @@ pub struct Judge {
     pub kept: Vec<(u32, u32)>,
 }
 
+/// Why a device is not overwritten.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// It is not there, or something uses it: that may pass.
+    #[error("{0}")]
+    Passing(String),
+    /// Only a person can change that.
+    #[error("{0}")]
+    Lasting(String),
+}
+
 /// A device that may be overwritten.
 #[derive(Clone, Debug)]
 pub struct Cleared {
     pub node: String,
     pub number: (u32, u32),
+    pub mark: DeviceMark,
     pub preflight: Preflight,
 }
 
 impl Judge {
     /// Looks at the target. The error says why it is refused and what to do. Blocks.
-    pub fn device(&self, point: PointId, target: &DeviceTarget) -> Result<Cleared, String> {
+    pub fn device(&self, point: PointId, target: &DeviceTarget) -> Result<Cleared, Refusal> {
         let path = Path::new(&target.device);
         let links = self.authority.named_devices();
         let facts = target_facts(path, &self.host, &links)
-            .map_err(|e| format!("{e}; `lsblk` on that server lists its devices"))?;
+            .map_err(|e| Refusal::Passing(format!("{e}; `lsblk` on that server lists its devices")))?;
         self.judge(point, target, &facts)
     }
 
-    fn judge(&self, point: PointId, target: &DeviceTarget, facts: &TargetFacts) -> Result<Cleared, String> {
-        self.authority.device(&target.device, &facts.device.names).map_err(|e| e.to_string())?;
+    /// Looks at the target again, which must be what was agreed to. `touched`: it may have been written to. Blocks.
+    pub fn device_again(
+        &self,
+        restoration: &Restoration,
+        target: &DeviceTarget,
+        touched: bool,
+    ) -> Result<Cleared, Refusal> {
+        let cleared = self.device(restoration.point, target)?;
+        confirm(&cleared, restoration.agreed.as_ref(), touched).map_err(Refusal::Lasting)?;
+        Ok(cleared)
+    }
+
+    fn judge(&self, point: PointId, target: &DeviceTarget, facts: &TargetFacts) -> Result<Cleared, Refusal> {
+        let allowed = self.authority.device(&target.device, &facts.device.names);
+        allowed.map_err(|e| Refusal::Lasting(e.to_string()))?;
         let node = &facts.device.names.node;
         let number = (facts.device.major, facts.device.minor);
         refuse(node, target, facts)?;
         if self.kept.contains(&number) {
-            return Err(format!(
+            return Err(Refusal::Lasting(format!(
                 "{node} holds the data directory of the dispatcher that would restore to it"
-            ));
+            )));
         }
         let identity = facts.disk.as_ref().and_then(|disk| disk.identity.clone());
         let protects = identity.filter(|identity| self.protected.contains(identity));
         let findings = vec![what_it_is(facts), what_is_there(facts), self.what_is_done(point, target, facts)];
         let overwrites = Some(format!("everything on {node} would be overwritten"));
-        Ok(Cleared { node: node.clone(), number, preflight: Preflight { findings, overwrites, protects } })
+        let mark = facts.mark.clone();
+        let preflight = Preflight { findings, overwrites, protects, device: Some(mark.clone()) };
+        Ok(Cleared { node: node.clone(), number, mark, preflight })
     }
 
     fn what_is_done(&self, point: PointId, target: &DeviceTarget, facts: &TargetFacts) -> String {
@@ -77,28 +104,52 @@ impl Judge {
     }
 }
 
-/// What speaks against it, whoever allows it.
-fn refuse(node: &str, target: &DeviceTarget, facts: &TargetFacts) -> Result<(), String> {
-    if facts.read_only {
+/// Holds a device against the one that was agreed to.
+fn confirm(cleared: &Cleared, agreed: Option<&Agreed>, touched: bool) -> Result<(), String> {
+    let node = &cleared.node;
+    let Some(agreed) = agreed else { return Err(format!("nobody agreed to overwrite {node}")) };
+    if agreed.device != cleared.mark {
+        let what = match agreed.device.disk {
+            DiskMark::Hardware(_) => "is another device than",
+            DiskMark::Seat { .. } => "has no identity of its own and cannot be told to be",
+        };
         return Err(format!(
-            "{node} is read-only: `blockdev --setrw {node}` makes it writable, if it can be"
+            "{node} {what} the one that was agreed to be overwritten: restore again if it shall be this one"
         ));
+    }
+    // Then the undo point would have been made first. Of what is half written, none can be made any more.
+    let protects = &cleared.preflight.protects;
+    if !touched && protects.is_some() && *protects != agreed.protects {
+        return Err(format!(
+            "{node} is kept in sync, and was not when it was agreed to be overwritten: restore again, so that it can be \
+             undone"
+        ));
+    }
+    Ok(())
+}
+
+/// What speaks against it, whoever allows it.
+fn refuse(node: &str, target: &DeviceTarget, facts: &TargetFacts) -> Result<(), Refusal> {
+    if facts.read_only {
+        return Err(Refusal::Lasting(format!(
+            "{node} is read-only: `blockdev --setrw {node}` makes it writable, if it can be"
+        )));
     }
     if let Some(in_use) = &facts.in_use {
-        return Err(in_use.clone());
+        return Err(Refusal::Passing(in_use.clone()));
     }
     if facts.bytes < target.bytes {
-        return Err(format!(
+        return Err(Refusal::Lasting(format!(
             "{node} has {} bytes and {} are to be written: choose a larger device",
             facts.bytes, target.bytes
-        ));
+        )));
     }
     let block = facts.logical_block_bytes;
     if !target.bytes.is_multiple_of(u64::from(block)) {
-        return Err(format!(
+        return Err(Refusal::Lasting(format!(
             "{node} is written in blocks of {block} bytes, and {} bytes end within one: choose a device with smaller blocks",
             target.bytes
-        ));
+        )));
     }
     Ok(())
 }
@@ -177,6 +228,43 @@ mod tests {
         DiskIdentity::Serial("A1".to_owned())
     }
 
+    fn mark(disk: DiskMark) -> DeviceMark {
+        DeviceMark { disk, partition: None, start: 0, bytes: 8 << 20 }
+    }
+
+    #[test]
+    fn only_the_device_that_was_agreed_to_is_overwritten() {
+        let cleared = judge(&["/dev/sdb"]).judge(PointId(1), &target(4 << 20), &facts()).unwrap();
+        let as_it_is = Agreed { device: cleared.mark.clone(), protects: Some(serial()) };
+        assert_eq!(confirm(&cleared, Some(&as_it_is), false), Ok(()));
+        assert!(confirm(&cleared, None, false).is_err(), "nobody agreed");
+        let seat = |sequence| DiskMark::Seat { boot: [1; 16], number: (8, 16), sequence: Some(sequence) };
+        for disk in [DiskMark::Hardware(DiskIdentity::Serial("B2".to_owned())), seat(1)] {
+            let other = Agreed { device: mark(disk), ..as_it_is.clone() };
+            for touched in [false, true] {
+                let refused = confirm(&cleared, Some(&other), touched).unwrap_err();
+                assert!(refused.contains("/dev/sdb") && refused.contains("restore again"), "{refused}");
+            }
+        }
+        let grown = DeviceMark { bytes: 9 << 20, ..cleared.mark.clone() };
+        assert!(confirm(&cleared, Some(&Agreed { device: grown, protects: None }), true).is_err());
+        let sat = Cleared { mark: mark(seat(1)), ..cleared.clone() };
+        let replaced = Agreed { device: mark(seat(2)), protects: None };
+        assert!(confirm(&sat, Some(&replaced), true).unwrap_err().contains("no identity"));
+    }
+
+    #[test]
+    fn a_disk_that_is_kept_in_sync_since_is_not_written_to_without_its_undo_point() {
+        let cleared = judge(&["/dev/sdb"]).judge(PointId(1), &target(4 << 20), &facts()).unwrap();
+        let without = Agreed { device: cleared.mark.clone(), protects: None };
+        assert!(confirm(&cleared, Some(&without), false).unwrap_err().contains("kept in sync"));
+        assert_eq!(confirm(&cleared, Some(&without), true), Ok(()), "half written, it is made whole");
+        let mut released = cleared.clone();
+        released.preflight.protects = None;
+        let with = Agreed { protects: Some(serial()), ..without };
+        assert_eq!(confirm(&released, Some(&with), false), Ok(()), "its undo point is there");
+    }
+
     fn facts() -> TargetFacts {
         let names = DeviceNames {
             node: "/dev/sdb".to_owned(),
@@ -214,6 +302,7 @@ mod tests {
         TargetFacts {
             device: NamedDevice { major: 8, minor: 16, names },
             partition: None,
+            mark: mark(DiskMark::Hardware(serial())),
             bytes: 8 << 20,
             logical_block_bytes: 4096,
             read_only: false,
@@ -227,7 +316,7 @@ mod tests {
     }
 
     fn refused(judge: &Judge, bytes: u64, facts: &TargetFacts) -> String {
-        judge.judge(PointId(1), &target(bytes), facts).unwrap_err()
+        judge.judge(PointId(1), &target(bytes), facts).unwrap_err().to_string()
     }
 
     #[test]
@@ -254,7 +343,8 @@ mod tests {
         assert!(refused(&all, 512, &fine).contains("in blocks of 4096 bytes"));
         assert!(refused(&all, 4096, &TargetFacts { read_only: true, ..facts() }).contains("--setrw"));
         let in_use = Some("/dev/sdb1 is mounted on /x (ext4): unmount it first".to_owned());
-        assert!(refused(&all, 4096, &TargetFacts { in_use, ..facts() }).contains("unmount it first"));
+        let used = all.judge(PointId(1), &target(4096), &TargetFacts { in_use, ..facts() });
+        assert!(matches!(used, Err(Refusal::Passing(reason)) if reason.contains("unmount it first")));
         let device = NamedDevice { minor: 32, ..facts().device };
         assert!(refused(&all, 4096, &TargetFacts { device, ..facts() }).contains("data directory"));
     }

@@ -6,19 +6,22 @@ use super::dialer::Dialer;
 use super::files_restore::{self, Announced};
 use super::orders::{Ended, Order};
 use super::pace::Pace;
-use super::preflight::Judge;
+use super::preflight::{Judge, Refusal};
 use crate::engine::backoff::Backoff;
 use crate::io::channel::{ChannelError, Connection, Incoming};
 use crate::io::device_writer::WriteError;
 use crate::io::random;
+use crate::model::action::ActionState;
 use crate::model::comparison::Key;
 use crate::model::ids::ActionId;
 use crate::model::restoration::{DeviceTarget, FilesTarget, Preflight, Restoration, Target};
 use crate::model::units::GranuleSize;
+use crate::wire::config;
 use crate::wire::frame::{Data, HEADER_BYTES};
 use crate::wire::hello::Channel;
 use crate::wire::restore::{CREDIT_STEP, ToAgent, ToDispatcher};
 use bytes::Bytes;
+use tokio::sync::mpsc;
 
 /// Why an attempt ended before its end.
 #[derive(Debug, thiserror::Error)]
@@ -35,6 +38,9 @@ pub enum RestoreError {
     Short(u32),
     #[error("the agent is stopping")]
     Stopping,
+    /// The device is not there, or is in use, and is half written: it is tried again.
+    #[error("{0}")]
+    Waiting(String),
     /// Nobody wants it now; it begins again when a person says so.
     #[error("{0}")]
     Held(String),
@@ -57,6 +63,19 @@ pub struct Means {
     /// Reads in flight.
     pub readers: usize,
     pub judge: Judge,
+    /// To the dispatcher.
+    pub outbound: mpsc::Sender<config::ToDispatcher>,
+}
+
+/// What outlives an attempt.
+#[derive(Debug)]
+struct Standing {
+    /// From the first attempt to the last: given back between them, a half written device would be looked into by others.
+    held: Option<Held>,
+    /// Something may have been written.
+    touched: bool,
+    /// Something was made durable in this attempt.
+    far: bool,
 }
 
 impl Means {
@@ -67,7 +86,7 @@ impl Means {
                 let judge = self.judge;
                 let judged = tokio::task::spawn_blocking(move || judge.device(restoration.point, &target));
                 let judged = judged.await.map_err(|_| RestoreError::Stopping.to_string())?;
-                judged.map(|cleared| cleared.preflight)
+                judged.map(|cleared| cleared.preflight).map_err(|refusal| refusal.to_string())
             }
             Target::Files(target) => {
                 let judge = self.judge;
@@ -80,11 +99,23 @@ impl Means {
 
     /// Restores until that has ended, is held, or cannot be done.
     pub async fn restore(self, order: Order) -> Ended {
-        let Order { action, restoration, .. } = order;
+        let mut standing = Standing { held: None, touched: order.touched, far: false };
+        let ended = self.try_until_ended(order.action, &order.restoration, &mut standing).await;
+        // Closing it may wait for its last writes. It fails only when the agent stops.
+        let _ = tokio::task::spawn_blocking(move || drop(standing)).await;
+        ended
+    }
+
+    async fn try_until_ended(
+        &self,
+        action: ActionId,
+        restoration: &Restoration,
+        standing: &mut Standing,
+    ) -> Ended {
         let mut backoff = Backoff::default();
         loop {
-            let mut far = false;
-            match self.attempt(action, &restoration, &mut far).await {
+            standing.far = false;
+            match self.attempt(action, restoration, standing).await {
                 Ok(()) => return Ended::Done,
                 Err(RestoreError::Held(reason)) => {
                     tracing::info!(%action, %reason, "the restore is held");
@@ -93,7 +124,10 @@ impl Means {
                 Err(RestoreError::Failed(reason)) => return Ended::Failed(reason),
                 Err(error) => {
                     tracing::warn!(%action, %error, "the restore broke off; it goes on where it is durable");
-                    if far {
+                    if let RestoreError::Waiting(reason) = error {
+                        self.tell(action, reason);
+                    }
+                    if standing.far {
                         backoff.reset();
                     }
                     tokio::time::sleep(backoff.next(random::id())).await;
@@ -102,15 +136,21 @@ impl Means {
         }
     }
 
-    /// One connection. `far` becomes true when something was made durable on it.
+    /// Says what it waits for; said again at the next attempt if there is no room for it now.
+    fn tell(&self, action: ActionId, reason: String) {
+        let said = config::ToDispatcher::Action { action, state: ActionState::Running, reason };
+        let _ = self.outbound.try_send(said);
+    }
+
+    /// One connection.
     async fn attempt(
         &self,
         action: ActionId,
         restoration: &Restoration,
-        far: &mut bool,
+        standing: &mut Standing,
     ) -> Result<(), RestoreError> {
         match &restoration.target {
-            Target::Device(target) => self.device(action, restoration, target, far).await,
+            Target::Device(target) => self.device(action, restoration, target, standing).await,
             Target::Files(target) => self.files(action, target).await,
         }
     }
@@ -120,14 +160,11 @@ impl Means {
         action: ActionId,
         restoration: &Restoration,
         target: &DeviceTarget,
-        far: &mut bool,
+        standing: &mut Standing,
     ) -> Result<(), RestoreError> {
-        let (judge, point, wanted) = (self.judge.clone(), restoration.point, target.clone());
-        let held = tokio::task::spawn_blocking(move || {
-            let cleared = judge.device(point, &wanted)?;
-            Held::take(&cleared)
-        });
-        let held = held.await.map_err(|_| RestoreError::Stopping)?.map_err(RestoreError::Failed)?;
+        if standing.held.is_none() {
+            standing.held = Some(self.take(restoration, target, standing.touched).await?);
+        }
         let mut wire = Wire::dial(self, action).await?;
         let aim = match wire.hear().await? {
             ToAgent::Device { granule_shift, bytes, key, from, full } if bytes == target.bytes => {
@@ -137,9 +174,11 @@ impl Means {
             }
             _ => return Err(RestoreError::Garbled("no restore onto this device")),
         };
+        let held = standing.held.take().ok_or(RestoreError::Stopping)?;
         let mut restore = DeviceRestore::new(&mut wire, held, aim, self);
-        let restored = restore.run(far).await;
-        drop(restore);
+        let restored = restore.run(&mut standing.far).await;
+        standing.touched |= restore.has_touched();
+        standing.held = restore.into_held();
         if let Err(RestoreError::Failed(reason)) = &restored {
             // Also told on the config connection, should this one be gone.
             let _ = wire.say(&ToDispatcher::Failed { reason: reason.clone() }).await;
@@ -147,6 +186,24 @@ impl Means {
         let written = restored?;
         wire.say(&ToDispatcher::Verified { written }).await?;
         wire.noted().await
+    }
+
+    /// Takes the device, if it is the one that was agreed to.
+    async fn take(
+        &self,
+        restoration: &Restoration,
+        target: &DeviceTarget,
+        touched: bool,
+    ) -> Result<Held, RestoreError> {
+        let (judge, restoration, target) = (self.judge.clone(), restoration.clone(), target.clone());
+        let held = tokio::task::spawn_blocking(move || {
+            let cleared = judge.device_again(&restoration, &target, touched)?;
+            Held::take(&cleared)
+        });
+        held.await.map_err(|_| RestoreError::Stopping)?.map_err(|refusal| match refusal {
+            Refusal::Passing(reason) if touched => RestoreError::Waiting(reason),
+            Refusal::Passing(reason) | Refusal::Lasting(reason) => RestoreError::Failed(reason),
+        })
     }
 
     async fn files(&self, action: ActionId, target: &FilesTarget) -> Result<(), RestoreError> {

@@ -72,6 +72,8 @@ pub struct AgentRestore {
     pub dry_run: bool,
     /// As of [`RestoreRequest`].
     pub yes: bool,
+    /// What the answer `unconfirmed` was about; if it is no more so, that is the answer again.
+    pub agreed: Option<String>,
     pub allow_holes: bool,
 }
 

@@ -26,6 +26,9 @@ pub enum ErrorCode {
 pub struct ApiError {
     pub code: ErrorCode,
     pub message: String,
+    /// What is to be agreed to, where that may change: goes back with `yes`, as `agreed`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub about: Option<String>,
 }
 
 /// The body of every answer that is not a success.
@@ -36,7 +39,7 @@ pub struct ErrorBody {
 
 impl ApiError {
     fn new(code: ErrorCode, message: impl Into<String>) -> Self {
-        Self { code, message: message.into() }
+        Self { code, message: message.into(), about: None }
     }
 
     #[must_use]
@@ -53,6 +56,12 @@ impl ApiError {
     #[must_use]
     pub fn unconfirmed(message: impl Into<String>) -> Self {
         Self::new(ErrorCode::Unconfirmed, message)
+    }
+
+    /// The same, with what stands for all that would be overwritten.
+    #[must_use]
+    pub fn about(self, about: String) -> Self {
+        Self { about: Some(about), ..self }
     }
 
     #[must_use]

@@ -381,6 +381,10 @@ pub struct RestoreBody {
     /// Overwrite what is there.
     #[serde(default)]
     pub yes: bool,
+    /// With `yes`, of a device: the `about` of the error `unconfirmed` that is agreed to. If it is not so any more, the
+    /// answer is that error again; without it, whatever is there is overwritten.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agreed: Option<String>,
     /// Write zeroes for what the point lacks because it could not be read.
     #[serde(default)]
     pub allow_holes: bool,

@@ -312,11 +312,16 @@ pub async fn verify(args: VerifyArgs) -> Result<(), CliError> {
 async fn begin_restore(client: &Client, mut body: RestoreBody) -> Result<ActionRow, CliError> {
     loop {
         let unconfirmed = match client.restore(&body).await {
-            Err(ClientError::Api(error)) if error.code == ErrorCode::Unconfirmed && !body.yes => error,
+            // Also when somebody has agreed, but to what was there before.
+            Err(ClientError::Api(error))
+                if error.code == ErrorCode::Unconfirmed && (!body.yes || body.agreed.is_some()) =>
+            {
+                error
+            }
             other => return Ok(other?),
         };
         match ask(&format!("{unconfirmed}. Overwrite it?"))? {
-            Some(true) => body.yes = true,
+            Some(true) => (body.yes, body.agreed) = (true, unconfirmed.about),
             Some(false) => return Err(CliError::Refused("not restored: nothing was written".into())),
             None => {
                 return Err(CliError::Refused(format!("{unconfirmed}; give --yes to overwrite it")));

@@ -297,7 +297,7 @@ impl Backend for Control {
             whole: request.partition.is_none(),
             full: request.full,
         });
-        let restoration = Restoration { point: request.point, target };
+        let restoration = Restoration { point: request.point, target, agreed: None };
         let preflight = self.preflight(&request.agent, &restoration).await?;
         self.ask(move |hub| hub.restore_to_agent(&request, restoration, preflight)).await
     }
@@ -308,7 +308,7 @@ impl Backend for Control {
         };
         let FilesRestore { point, ref target, conflict, dry_run, .. } = request;
         let target = Target::Files(FilesTarget { folder: target.clone(), conflict, dry_run });
-        let restoration = Restoration { point, target };
+        let restoration = Restoration { point, target, agreed: None };
         self.preflight(&agent, &restoration).await?;
         self.ask(move |hub| hub.restore_files_to(agent, restoration, request.paths)).await
     }

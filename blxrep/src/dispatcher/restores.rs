@@ -20,7 +20,7 @@ use crate::archive::shown;
 use crate::io::random;
 use crate::model::action::{Action, ActionKind, ActionState};
 use crate::model::ids::{ActionId, AgentId, CutId, PointId};
-use crate::model::restoration::{Preflight, Restoration, Undo};
+use crate::model::restoration::{Agreed, Preflight, Restoration, Undo};
 use crate::model::restored::Outcome;
 use crate::model::units::ByteCount;
 use crate::store::restorations::RestorationRow;
@@ -144,7 +144,7 @@ impl Hub {
     pub fn restore_to_agent(
         &mut self,
         request: &AgentRestore,
-        restoration: Restoration,
+        mut restoration: Restoration,
         preflight: Preflight,
     ) -> Result<ActionRow> {
         let agent = &request.agent;
@@ -154,9 +154,14 @@ impl Hub {
             self.set_state(action, ActionState::Succeeded, format!("dry run, nothing was written: {found}"));
             return self.action_row(action);
         }
-        if let Some(overwrites) = preflight.overwrites.filter(|_| !request.yes) {
-            return Err(ApiError::unconfirmed(format!("{found}; {overwrites}")));
+        let shown = preflight.digest();
+        let agrees = request.yes && request.agreed.as_ref().is_none_or(|agreed| *agreed == shown);
+        if let Some(overwrites) = preflight.overwrites.as_ref().filter(|_| !agrees) {
+            let changed = if request.yes { "it is no more what was agreed to: " } else { "" };
+            return Err(ApiError::unconfirmed(format!("{changed}{found}; {overwrites}")).about(shown));
         }
+        let device = preflight.device.ok_or_else(|| ApiError::failed("the agent names no device"))?;
+        restoration.agreed = Some(Agreed { device, protects: preflight.protects.clone() });
         self.room_for(agent, &restoration)?;
         let due = request.undo && preflight.protects.is_some();
         let action = self.begin_of(ActionKind::Restore, Some(agent.clone()), None)?;
@@ -212,11 +217,21 @@ impl Hub {
 
     fn room_for(&self, agent: &AgentId, restoration: &Restoration) -> Result<()> {
         let path = restoration.target.path();
-        let same = |open: &&Open| open.row.agent == *agent && open.row.restoration.target.path() == path;
+        let marked =
+            |restoration: &Restoration| restoration.agreed.as_ref().map(|agreed| agreed.device.clone());
+        let mark = marked(restoration);
+        let overlaps = |other: &Restoration| {
+            mark.as_ref().zip(marked(other)).is_some_and(|(mark, other)| mark.overlaps(&other))
+        };
+        let same = |open: &&Open| {
+            let other = &open.row.restoration;
+            open.row.agent == *agent && (other.target.path() == path || overlaps(other))
+        };
         if let Some(open) = self.restores.open.values().find(same) {
             return Err(ApiError::refused(format!(
-                "action {} restores to {path} of {agent} already: wait for it, or `blxrep cancel {0}`",
-                open.row.action
+                "action {0} restores to {1} of {agent} already: wait for it, or `blxrep cancel {0}`",
+                open.row.action,
+                open.row.restoration.target.path()
             )));
         }
         if self.restores.open.len() >= MAX_RESTORES {

@@ -4,16 +4,22 @@ use super::storage::{Access, DataFile, Storage, StorageError};
 use super::write_behind::WriteBehind;
 use crate::model::encoding::{DecodeError, Encoding};
 use crate::wire::frame::{Data, MAX_PAYLOAD_BYTES};
+use rustix::fs::{FlockOperation, flock};
 use rustix::ioctl::{NoArg, Opcode, ioctl};
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// `linux/fs.h`: `_IO(0x12, 95)` and `_IO(0x12, 97)`.
 const BLKRRPART: Opcode = 0x125F;
 const BLKFLSBUF: Opcode = 0x1261;
 /// Shorter zeroes are written as they are: what they would free is not worth a request of its own kind.
 const SHORT_ZERO_BYTES: u32 = 64 << 10;
+
+/// Other programs look at a disk for a moment under its lock.
+const LOCK_PATIENCE: Duration = Duration::from_secs(10);
+const LOCK_LOOK: Duration = Duration::from_millis(50);
 
 /// Why something could not be written.
 #[derive(Debug, thiserror::Error)]
@@ -22,6 +28,8 @@ pub enum WriteError {
     Storage(#[from] StorageError),
     #[error("what came for byte {0} of the device cannot be unpacked: {1}")]
     Packed(u64, DecodeError),
+    #[error("another program keeps {0} locked (`lslocks` names it): let it end first")]
+    Locked(String),
     #[error("{0} is another device than the one that was looked at")]
     Another(String),
 }
@@ -34,11 +42,16 @@ pub struct DeviceWriter {
 }
 
 impl DeviceWriter {
-    /// Opens a device for this process alone. `number` is that of the device that was judged.
-    pub fn open(node: &Path, number: (u32, u32)) -> Result<Self, WriteError> {
+    /// Opens a device for this process alone, until it is dropped. `number` is that of the device that was judged. Of a
+    /// `whole` disk its lock is taken too: udev then lets it be, and nothing makes a volume of what is half written. Blocks
+    /// for 10 s at most while another program has the lock.
+    pub fn open(node: &Path, number: (u32, u32), whole: bool) -> Result<Self, WriteError> {
         let file = Arc::new(Storage::default().open(node, Access::Device)?);
         if file.device_number()? != Some(number) {
             return Err(WriteError::Another(node.display().to_string()));
+        }
+        if whole {
+            lock(&file)?;
         }
         let behind = WriteBehind::new(Arc::clone(&file), MAX_PAYLOAD_BYTES as usize)?;
         Ok(Self { file, behind })
@@ -79,6 +92,19 @@ impl DeviceWriter {
         if let Err(error) = read {
             tracing::info!(%device, %error, "the kernel does not read the partition table anew: `partprobe` or a reboot makes \
                                              it");
+        }
+    }
+}
+
+fn lock(file: &DataFile) -> Result<(), WriteError> {
+    let until = Instant::now() + LOCK_PATIENCE;
+    loop {
+        match flock(file.as_fd(), FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(()),
+            Err(rustix::io::Errno::WOULDBLOCK | rustix::io::Errno::INTR) if Instant::now() < until => {
+                std::thread::sleep(LOCK_LOOK);
+            }
+            Err(_) => return Err(WriteError::Locked(file.path().display().to_string())),
         }
     }
 }

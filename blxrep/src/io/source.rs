@@ -51,6 +51,12 @@ impl DiskSource {
         Ok(Self { fd, path: path.to_owned(), block: usize::try_from(block).unwrap_or(4096), idle })
     }
 
+    /// Number of the device that was opened.
+    pub fn device_number(&self) -> std::io::Result<(u32, u32)> {
+        let stat = rustix::fs::fstat(&self.fd)?;
+        Ok((rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev)))
+    }
+
     /// The same as [`Self::read_exact_at`], but sectors that cannot be read become zeroes and are added to `holes`.
     /// Halves of what cannot be read are tried until only those are left.
     pub fn read_around(&self, buf: &mut [u8], offset: u64, holes: &mut Holes) -> Result<(), SourceError> {

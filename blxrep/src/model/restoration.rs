@@ -8,6 +8,46 @@ use serde::{Deserialize, Serialize};
 pub struct Restoration {
     pub point: PointId,
     pub target: Target,
+    /// What a person agreed to overwrite. Nothing is written onto a device without.
+    pub agreed: Option<Agreed>,
+}
+
+/// The device that was looked at when a person agreed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Agreed {
+    pub device: DeviceMark,
+    /// As of [`Preflight`].
+    pub protects: Option<DiskIdentity>,
+}
+
+/// Which device it is: what a path leads to may be another one the next time.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceMark {
+    /// The disk that it is, or lies on.
+    pub disk: DiskMark,
+    /// Its number, if it is a partition.
+    pub partition: Option<u32>,
+    /// Where a partition begins, in sectors of 512 bytes.
+    pub start: u64,
+    pub bytes: u64,
+}
+
+/// Which disk it is. Its content does not tell: that is about to become another.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum DiskMark {
+    /// What the hardware calls itself.
+    Hardware(DiskIdentity),
+    /// It calls itself nothing: one that sits where it sat, in the same boot of the host.
+    Seat { boot: [u8; 16], number: (u32, u32), sequence: Option<u64> },
+}
+
+impl DeviceMark {
+    /// Whether what is written to one changes the other.
+    #[must_use]
+    pub fn overlaps(&self, other: &Self) -> bool {
+        let within = self.partition.is_none() || other.partition.is_none();
+        self.disk == other.disk && (within || self.partition == other.partition)
+    }
 }
 
 /// Where to.
@@ -62,6 +102,16 @@ pub struct Preflight {
     pub overwrites: Option<String>,
     /// The target is, or lies on, this disk, which the agent keeps in sync.
     pub protects: Option<DiskIdentity>,
+    /// Which device was looked at; `None` of a folder.
+    pub device: Option<DeviceMark>,
+}
+
+impl Preflight {
+    /// Stands for all that it says: who agrees to it names this.
+    #[must_use]
+    pub fn digest(&self) -> String {
+        blake3::hash(format!("{self:?}").as_bytes()).to_hex().chars().take(32).collect()
+    }
 }
 
 /// Whether a point of the target is made before it is written to.
@@ -83,5 +133,35 @@ impl Target {
             Self::Device(target) => &target.device,
             Self::Files(target) => &target.folder,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mark(disk: &str, partition: Option<u32>) -> DeviceMark {
+        let disk = DiskMark::Hardware(DiskIdentity::Serial(disk.to_owned()));
+        DeviceMark { disk, partition, start: 0, bytes: 4096 }
+    }
+
+    #[test]
+    fn a_disk_overlaps_its_partitions_and_they_not_each_other() {
+        let (disk, first, second) = (mark("A", None), mark("A", Some(1)), mark("A", Some(2)));
+        assert!(disk.overlaps(&disk) && disk.overlaps(&first) && second.overlaps(&disk));
+        assert!(first.overlaps(&first) && !first.overlaps(&second));
+        assert!(!disk.overlaps(&mark("B", None)));
+    }
+
+    #[test]
+    fn what_is_agreed_to_is_all_that_was_said() {
+        let preflight = |bytes| Preflight {
+            findings: vec!["x".to_owned()],
+            overwrites: None,
+            protects: None,
+            device: Some(DeviceMark { bytes, ..mark("A", None) }),
+        };
+        assert_eq!(preflight(1).digest(), preflight(1).digest());
+        assert_ne!(preflight(1).digest(), preflight(2).digest());
     }
 }

@@ -108,7 +108,7 @@ impl Hostile {
         let action = ActionId(self.action);
         let folder = folder.to_string_lossy().into_owned();
         let target = Target::Files(FilesTarget { folder, conflict, dry_run: false });
-        let restoration = Restoration { point: PointId(1), target };
+        let restoration = Restoration { point: PointId(1), target, agreed: None };
         self.config
             .sender
             .send_control(&config::ToAgent::Restore { action, restoration, touched: false })

@@ -503,6 +503,7 @@ fn the_points_of_an_open_restore_stay_until_it_has_ended() {
                 conflict: Conflict::Skip,
                 dry_run: false,
             }),
+            agreed: None,
         },
         partition: None,
         paths: vec![b"1:".to_vec()],

@@ -246,9 +246,10 @@ async fn restore_to_agent<B: Backend>(
     let device = absolute(device)?;
     let agent = resolve::agent(&b.agents().await?, agent)?;
     let point = point_id(b, &body.point).await?;
-    let RestoreBody { partition, full, no_undo, dry_run, yes, allow_holes, .. } = body;
+    let RestoreBody { partition, full, no_undo, dry_run, yes, agreed, allow_holes, .. } = body;
     let undo = !no_undo;
-    let request = AgentRestore { agent, point, partition, device, full, undo, dry_run, yes, allow_holes };
+    let request =
+        AgentRestore { agent, point, partition, device, full, undo, dry_run, yes, agreed, allow_holes };
     b.restore_to_agent(request).await
 }
 

@@ -2,8 +2,9 @@
 
 use super::mounts::Mounts;
 use super::names::{NamedDevice, name_device};
-use super::{HostError, HostOptions, disks, sysfs};
+use super::{HostError, HostOptions, boot_id, disks, identity, sysfs};
 use crate::model::host::HostDisk;
+use crate::model::restoration::{DeviceMark, DiskMark};
 use crate::model::units::SECTOR_BYTES;
 use rustix::fs::{Mode, OFlags};
 use std::path::{Path, PathBuf};
@@ -14,6 +15,8 @@ pub struct TargetFacts {
     pub device: NamedDevice,
     /// Its number, if it is a partition.
     pub partition: Option<u32>,
+    /// Which device it is.
+    pub mark: DeviceMark,
     pub bytes: u64,
     pub logical_block_bytes: u32,
     pub read_only: bool,
@@ -37,15 +40,28 @@ pub fn target_facts(path: &Path, options: &HostOptions, links: &[PathBuf]) -> Re
         let found = disks::candidates(options).ok()?.into_iter();
         found.map(|candidate| candidate.disk).find(|disk| (disk.major, disk.minor) == number)
     });
+    let bytes = sysfs::number::<u64>(&dir, "size").unwrap_or(0).saturating_mul(SECTOR_BYTES);
+    let start = partition.and_then(|_| sysfs::number(&dir, "start")).unwrap_or(0);
     Ok(TargetFacts {
         partition,
-        bytes: sysfs::number::<u64>(&dir, "size").unwrap_or(0).saturating_mul(SECTOR_BYTES),
+        mark: DeviceMark { disk: disk_mark(&whole)?, partition, start, bytes },
+        bytes,
         logical_block_bytes: sysfs::number(&whole, "queue/logical_block_size").unwrap_or(512),
         read_only: sysfs::flag(&dir, "ro") || sysfs::flag(&whole, "ro"),
         disk,
         in_use: in_use(&dir, &device.names.node)?,
         device,
     })
+}
+
+/// Not by its partition table, which is about to become another, nor by a name from the configuration, which is that of a
+/// path.
+fn disk_mark(whole: &Path) -> Result<DiskMark, HostError> {
+    if let Some(identity) = identity::of(whole, None, None) {
+        return Ok(DiskMark::Hardware(identity));
+    }
+    let number = sysfs::device_number(whole).unwrap_or_default();
+    Ok(DiskMark::Seat { boot: boot_id()?, number, sequence: sysfs::number(whole, "diskseq") })
 }
 
 /// The device's own uses, and those of its partitions.
@@ -62,6 +78,9 @@ fn in_use(dir: &Path, node: &str) -> Result<Option<String>, HostError> {
                 kind => format!("{name} is mounted on {place} ({kind}): unmount it first"),
             }));
         }
+        if let Some(upper) = backs(&name) {
+            return Ok(Some(format!("{name} is below {upper}: `losetup --detach {upper}` first")));
+        }
         if let Some(holder) = sysfs::names(&own.join("holders")).first() {
             return Ok(Some(format!(
                 "{name} is a part of {holder} (LVM, RAID or encryption): release it first"
@@ -69,6 +88,15 @@ fn in_use(dir: &Path, node: &str) -> Result<Option<String>, HostError> {
         }
     }
     Ok(exclusive(Path::new(node)))
+}
+
+/// The loop device that keeps its content on a device.
+fn backs(node: &str) -> Option<String> {
+    let block = Path::new("/sys/block");
+    let loops = sysfs::names(block).into_iter().filter(|name| name.starts_with("loop"));
+    let mut above =
+        loops.filter(|name| sysfs::text(&block.join(name), "loop/backing_file").as_deref() == Some(node));
+    above.next().map(|name| sysfs::node(&name))
 }
 
 /// What the lists above cannot see, an exclusive open refuses: mounts of other namespaces, a RAID that is being put
