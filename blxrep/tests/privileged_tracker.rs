@@ -745,6 +745,24 @@ fn lost_issues_are_healed_by_the_completion_and_forgotten_only_when_published() 
 }
 
 #[test]
+fn hooks_that_somebody_removed_are_missed() {
+    if skipped("hooks_that_somebody_removed_are_missed") {
+        return;
+    }
+    let (pins, disk) = (Pins::new(), Disk::on_loop(16 * MIB));
+    let mut tracker = pins.open();
+    let tracked = fresh(&mut tracker, &disk);
+    assert!(tracked.is_attached());
+    detach(&pins, "block_rq_complete");
+    assert!(!tracked.is_attached() && !tracker.is_pinned());
+    tracker.renew().unwrap();
+    assert!(tracker.is_pinned());
+    assert!(!tracked.is_attached(), "the hooks that are attached now may mark in other maps");
+    let (anew, _) = tracker.track(&disk.spec(), Epoch(2)).unwrap();
+    assert!(anew.is_attached());
+}
+
+#[test]
 fn two_trackers_do_not_disturb_each_other() {
     if skipped("two_trackers_do_not_disturb_each_other") {
         return;

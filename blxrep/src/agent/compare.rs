@@ -29,6 +29,8 @@ pub enum CompareError {
     Held(String),
     #[error("the dispatcher refused the comparison: {0}")]
     Refused(String),
+    #[error("what changed on the disk is not known: {0}")]
+    Unknown(String),
     #[error("cannot start the reading threads: {0}")]
     Threads(#[from] std::io::Error),
     #[error("the reading threads ended at block {0}: see the agent's log")]

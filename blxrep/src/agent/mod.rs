@@ -37,6 +37,7 @@ mod session;
 mod settings;
 mod unit;
 mod verify_source;
+mod watch;
 
 use crate::cli::start::AgentArgs;
 use crate::config::hooks::HooksConfig;

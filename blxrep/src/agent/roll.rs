@@ -107,6 +107,7 @@ impl Roll {
         match looked.await {
             Ok(Some(Ok(()))) => {
                 tracing::error!("the pins were removed: everything is attached and pinned anew");
+                self.units.values().for_each(|unit| unit.retire());
                 self.units.clear();
             }
             Ok(Some(Err(error))) => {
@@ -170,7 +171,9 @@ impl Roll {
         .await;
         let unit = begun.map_err(|_| "the agent is stopping".to_owned())?.map_err(|e| e.to_string())?;
         let unit = Arc::new(unit);
-        self.units.insert(disk.clone(), Arc::clone(&unit));
+        if let Some(former) = self.units.insert(disk.clone(), Arc::clone(&unit)) {
+            former.retire();
+        }
         Ok(unit)
     }
 
@@ -186,7 +189,9 @@ impl Roll {
 
     /// Stops tracking a disk: nobody wants its changes any more.
     pub async fn release(&mut self, disk: DiskIdentity) {
-        self.units.remove(&disk);
+        if let Some(former) = self.units.remove(&disk) {
+            former.retire();
+        }
         let tracker = Arc::clone(&self.tracker);
         let released = tokio::task::spawn_blocking(move || {
             tracker.lock().unwrap_or_else(PoisonError::into_inner).untrack(&disk)

@@ -1,5 +1,6 @@
 //! One protected disk as the agent's tasks share it: what tracks it, what reads it, what is known of it.
 
+use super::watch::Watches;
 use crate::engine::audit::{Audit, Proof, Verdict};
 use crate::engine::cut::{self, Swept, Witnesses};
 use crate::io::source::DiskSource;
@@ -11,7 +12,6 @@ use crate::model::holes::Holes;
 use crate::model::ids::{ActionId, DiskIdentity, Epoch, PointId};
 use crate::model::tracking::{Baseline, BaselineSearch, SKIPPED_WORD, Sample};
 use crate::model::units::GranuleSize;
-use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -20,6 +20,9 @@ use std::time::{Duration, Instant};
 const SAMPLE_PAUSE: Duration = Duration::from_micros(100);
 /// How long a new baseline is looked for after a gap. Without one the gap is found again by the next cut.
 const REBASE_WAIT: Duration = Duration::from_secs(5);
+
+/// Why nothing is known of what was written last.
+const DETACHED: &str = "the pins were removed under the running agent: what is written is not seen";
 
 /// A tracked disk.
 #[derive(Debug)]
@@ -47,8 +50,8 @@ struct State {
     holes: GranuleSet,
     /// Nothing but holes was left pending: until a cut fails, what is pending there was not swept from a write.
     holes_apart: bool,
-    /// What points carried since each comparison began that goes on beside them.
-    watched: BTreeMap<ActionId, GranuleSet>,
+    /// The comparisons that go on beside the cuts.
+    watches: Watches,
 }
 
 /// What the audit says of the point that was formed last.
@@ -78,7 +81,7 @@ impl Unit {
             compared: None,
             holes: GranuleSet::new(),
             holes_apart: false,
-            watched: BTreeMap::new(),
+            watches: Watches::default(),
         });
         Self { identity, source, device, tracker, lease, sweeps: AtomicU64::new(0), state }
     }
@@ -147,7 +150,7 @@ impl Unit {
     /// `holes` could not be read: they stay dirty, and every later point tries them again.
     pub fn published(&self, point: PointId, carried: &GranuleSet, holes: GranuleSet) -> Result<(), String> {
         // Before it is cleared: who looks at the maps and then here misses nothing.
-        self.state().watched.values_mut().for_each(|watched| watched.union_with(carried));
+        self.state().watches.carried(carried);
         cut::acknowledge(self, carried);
         let mut state = self.state();
         state.audit.published();
@@ -183,9 +186,15 @@ impl Unit {
         self.tracker.pending().mark(&GranuleSet::full(self.granules()));
         let mut state = self.state();
         state.compared = None;
+        state.watches.spoil(reason);
         let mut record = self.tracker.record();
         (record.gap, record.matched) = (Some(reason.to_owned()), None);
         self.tracker.store_record(&record).map_err(|e| e.to_string())
+    }
+
+    /// The disk is tracked anew, or not at all, from now on: this is no more what knows its changes.
+    pub fn retire(&self) {
+        self.state().watches.spoil("tracking of the disk ended or began anew");
     }
 
     /// Prepares a comparison: everything is dirty, and what changes from here on is marked beside that. What is read
@@ -221,20 +230,22 @@ impl Unit {
 
     /// From here on, what points carry is remembered, so that a comparison beside them knows what changed.
     pub fn watch(&self, action: ActionId) {
-        self.state().watched.insert(action, GranuleSet::new());
+        self.state().watches.begin(action);
     }
 
     /// The action does not want to know what changed any more.
     pub fn forget_watch(&self, action: ActionId) {
-        self.state().watched.remove(&action);
+        self.state().watches.forget(action);
     }
 
-    /// Everything that changed since the action's [`Self::watch`], and what was dirty then. Ends the watch.
-    pub fn unwatch(&self, action: ActionId) -> GranuleSet {
+    /// Everything that changed since the action's [`Self::watch`], and what was dirty then; or why that is not known.
+    /// Ends the watch.
+    pub fn unwatch(&self, action: ActionId) -> Result<GranuleSet, String> {
         // Looked at first: what an acknowledgement clears here meanwhile was added there before.
         let mut changed = self.dirty();
-        changed.union_with(&self.state().watched.remove(&action).unwrap_or_default());
-        changed
+        changed.union_with(&self.state().watches.end(action)?);
+        // Whoever is tracked anew has other hooks, and what they see is not here.
+        if self.tracker.is_attached() { Ok(changed) } else { Err(DETACHED.to_owned()) }
     }
 
     /// Everything that may differ from what the dispatcher has.
@@ -317,6 +328,11 @@ impl Unit {
             };
             // Also when all is proven: the parts of a discard are in the table, and in no count.
             self.tracker.retire_stale().map_err(unreadable)?;
+            // Asked last: what was written before this was seen. No baseline is looked for where nobody counts.
+            if !self.tracker.is_attached() {
+                self.lose_coverage(DETACHED)?;
+                return Ok(AuditOutcome::Gap(DETACHED.to_owned()));
+            }
             match self.with_skipped(verdict)? {
                 Verdict::Proven => return Ok(AuditOutcome::Proven(self.notes())),
                 Verdict::Unproven(reason) => return Ok(AuditOutcome::Unproven(reason)),

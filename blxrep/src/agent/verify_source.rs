@@ -44,8 +44,10 @@ pub async fn run(
     let watched = Arc::clone(&unit);
     let changed = on_thread((), move || watched.unwatch(action)).await;
     let changed = changed.map_err(|e| CompareError::Record(e.to_string()))?;
+    let lost = |reason| CompareError::Unknown(format!("coverage was lost meanwhile ({reason})"));
+    let changed = changed.map_err(lost)?;
     if let Some(reason) = unit.gap() {
-        return Err(CompareError::Refused(format!("coverage was lost meanwhile: {reason}")));
+        return Err(lost(reason));
     }
     let mut differing = compared.differing;
     differing.subtract(&changed);

@@ -3,7 +3,7 @@
 use super::TrackerError;
 use super::inflight::{Entry, Inflight, Table};
 use super::maps::Words;
-use super::object;
+use super::object::{self, Hooks};
 use super::stat::StatFiles;
 use super::store::RecordStore;
 use crate::model::bitmap::Bitmap;
@@ -120,6 +120,7 @@ pub struct DiskTracker {
     pub(super) granules: u32,
     pub(super) reporting: Reporting,
     pub(super) shared: Arc<Shared>,
+    pub(super) hooks: Hooks,
     pub(super) issued: Words,
     pub(super) completed: Words,
     pub(super) pending: Words,
@@ -177,6 +178,12 @@ impl DiskTracker {
     #[must_use]
     pub fn inflight(&self) -> Inflight {
         Table(self.shared.table.get()).walk(self.slot, self.granule, self.granules)
+    }
+
+    /// Whether the hooks that mark in these maps are attached still: somebody may have removed their pins. Cheap.
+    #[must_use]
+    pub fn is_attached(&self) -> bool {
+        self.hooks.are_attached()
     }
 
     /// What the programs have counted.

@@ -373,6 +373,7 @@ impl Tracker {
             granule,
             granules,
             reporting,
+            hooks: object.hooks(reporting == Reporting::Bios)?,
             shared,
             issued: Words::map(issued.fd(), words, "issued")?,
             completed: Words::map(completed.fd(), words, "completed")?,

@@ -11,6 +11,7 @@ use blxrep_ebpf::{
 };
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// Built by `cargo xtask build-ebpf` and committed, with a digest of its sources beside it.
@@ -55,6 +56,17 @@ pub struct Object {
 impl std::fmt::Debug for PodRef {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         self.0.fmt(f)
+    }
+}
+
+/// Pinned links and their inodes. Nothing but its pin keeps a hook attached, and one that is attached anew has another.
+#[derive(Debug)]
+pub struct Hooks(Vec<(PathBuf, u64)>);
+
+impl Hooks {
+    /// Whether these very hooks are attached still.
+    pub fn are_attached(&self) -> bool {
+        self.0.iter().all(|(path, inode)| fs::metadata(path).is_ok_and(|link| link.ino() == *inode))
     }
 }
 
@@ -143,6 +155,17 @@ impl Object {
     /// Whether the links of the request hooks are pinned: nothing else keeps them.
     pub fn is_attached(&self) -> bool {
         programs::REQUEST.iter().all(|name| link_pin(&self.folder, name).exists())
+    }
+
+    /// The hooks that a disk depends on, as they are attached now.
+    pub fn hooks(&self, bios: bool) -> Result<Hooks, TrackerError> {
+        let names = programs::REQUEST.iter().chain(if bios { &programs::BIO[..] } else { &[] });
+        let links = names.map(|name| {
+            let path = link_pin(&self.folder, name);
+            let inode = fs::metadata(&path).map_err(TrackerError::io("look at", &path))?.ino();
+            Ok((path, inode))
+        });
+        links.collect::<Result<_, _>>().map(Hooks)
     }
 
     /// The slots of all disks.

@@ -119,6 +119,7 @@ impl Pinned {
             granule: now.granule,
             granules,
             reporting,
+            hooks: self.object.hooks(reporting == Reporting::Bios)?,
             shared: Arc::clone(&self.shared),
             issued: map("issued")?,
             completed: map("completed")?,
