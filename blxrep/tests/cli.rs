@@ -419,3 +419,33 @@ fn the_screen_gives_the_terminal_back() {
         assert_eq!((after.local_modes, after.input_modes), (before.local_modes, before.input_modes));
     }
 }
+
+/// An ssh connection that is cut, a tmux that is killed: nobody is there to press a key, or to say why.
+#[test]
+fn the_screen_ends_with_its_terminal() {
+    let dispatcher = FakeDispatcher::start();
+    let (mut ours, theirs) = terminal();
+    let mut command = std::process::Command::new(cargo_bin("blxrep"));
+    command.arg("tui").arg("--data-dir").arg(dispatcher.path());
+    command.stdin(theirs.try_clone().unwrap()).stdout(theirs.try_clone().unwrap()).stderr(theirs);
+    let mut child = command.spawn().unwrap();
+    // The command has the program's end open too.
+    drop(command);
+    let (mut drawn, mut chunk) = (String::new(), [0; 4096]);
+    while !drawn.contains("Actions") {
+        let n = ours.read(&mut chunk).unwrap();
+        drawn.push_str(&String::from_utf8_lossy(&chunk[..n]));
+    }
+    drop(ours);
+    let end = Instant::now() + Duration::from_secs(30);
+    let mut ended = child.try_wait().unwrap();
+    while ended.is_none() && Instant::now() < end {
+        std::thread::sleep(Duration::from_millis(50));
+        ended = child.try_wait().unwrap();
+    }
+    if ended.is_none() {
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    assert!(ended.is_some(), "it goes on without a terminal");
+}

@@ -35,6 +35,12 @@ const PIECES: usize = CREDIT as usize / (HEADER_BYTES + SECTOR_BYTES as usize) +
 /// Between two words of progress.
 const WORD_EVERY: Duration = Duration::from_secs(1);
 
+/// A dispatcher that hears nothing takes the agent for gone. Comparing one large file, or writing all out at the end,
+/// takes longer than it waits.
+const ALIVE_EVERY: Duration = Duration::from_secs(15);
+/// A thread that has done nothing for so long never will.
+const HUNG: Duration = Duration::from_secs(12 * 3600);
+
 /// A frame.
 type Piece = (Data, Bytes);
 
@@ -65,7 +71,7 @@ pub async fn run(
     let (standing, seen) = watch::channel(Standing::default());
     let writer = Writer { place, target: target.clone(), announced, standing };
     let thread = tokio::task::spawn_blocking(move || writer.run(pieces));
-    Intake { wire, queue: Some(queue), seen, told: Instant::now() }.run(thread).await
+    Intake { wire, queue: Some(queue), seen, told: Instant::now(), moved: Instant::now() }.run(thread).await
 }
 
 struct Intake<'a> {
@@ -74,6 +80,8 @@ struct Intake<'a> {
     queue: Option<mpsc::Sender<Piece>>,
     seen: watch::Receiver<Standing>,
     told: Instant,
+    /// When the thread did something last that can be seen.
+    moved: Instant,
 }
 
 impl Intake<'_> {
@@ -81,10 +89,14 @@ impl Intake<'_> {
         &mut self,
         mut thread: JoinHandle<Result<Outcome, ArchiveError>>,
     ) -> Result<Outcome, RestoreError> {
+        let mut alive = tokio::time::interval(ALIVE_EVERY);
         let broke = loop {
             tokio::select! {
                 written = &mut thread => return self.written(written).await,
                 Ok(()) = self.seen.changed() => if let Err(error) = self.tell().await {
+                    break error;
+                },
+                _ = alive.tick(), if self.moved.elapsed() < HUNG => if let Err(error) = self.say_progress().await {
                     break error;
                 },
                 heard = self.wire.receive() => if let Err(error) = heard.and_then(|heard| self.take(heard)) {
@@ -114,13 +126,19 @@ impl Intake<'_> {
     }
 
     async fn tell(&mut self) -> Result<(), RestoreError> {
-        let Standing { taken, files, bytes } = *self.seen.borrow_and_update();
+        self.moved = Instant::now();
+        let taken = self.seen.borrow_and_update().taken;
         self.wire.has_taken(taken).await?;
         if self.told.elapsed() >= WORD_EVERY {
-            self.told = Instant::now();
-            self.wire.say(&ToDispatcher::Progress { files, bytes }).await?;
+            self.say_progress().await?;
         }
         Ok(())
+    }
+
+    async fn say_progress(&mut self) -> Result<(), RestoreError> {
+        self.told = Instant::now();
+        let Standing { files, bytes, .. } = *self.seen.borrow();
+        self.wire.say(&ToDispatcher::Progress { files, bytes }).await
     }
 
     /// The thread has ended. What it wrote counts only if the end of the transfer has come, too.

@@ -14,6 +14,8 @@ use std::os::unix::fs::FileExt;
 pub const STAGING: &str = ".blxrep-restore";
 /// Compared at once.
 const COMPARED_BYTES: usize = 256 << 10;
+/// No filesystem loses less at once.
+const TORN_BYTES: usize = 512;
 /// How everything below the target is opened: no link leads out of it.
 pub(super) const CONFINED: ResolveFlags =
     ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_MAGICLINKS);
@@ -97,6 +99,27 @@ pub fn equal(a: &File, b: &File) -> io::Result<bool> {
     loop {
         let n = read_full(a, &mut left, at)?;
         if read_full(b, &mut right, at)? != n || left[..n] != right[..n] {
+            return Ok(false);
+        }
+        if n == 0 {
+            return Ok(true);
+        }
+        at += n as u64;
+    }
+}
+
+/// Whether another file of the same length differs only in what was never written: a power cut between a file's name and
+/// its content leaves zeroes.
+pub(super) fn is_torn(whole: &File, other: &File) -> io::Result<bool> {
+    let (mut left, mut right) = (vec![0; COMPARED_BYTES], vec![0; COMPARED_BYTES]);
+    let mut at = 0;
+    loop {
+        let n = read_full(whole, &mut left, at)?;
+        if read_full(other, &mut right, at)? != n {
+            return Ok(false);
+        }
+        let mut blocks = left[..n].chunks(TORN_BYTES).zip(right[..n].chunks(TORN_BYTES));
+        if !blocks.all(|(whole, other)| whole == other || other.iter().all(|byte| *byte == 0)) {
             return Ok(false);
         }
         if n == 0 {

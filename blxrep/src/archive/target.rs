@@ -11,7 +11,7 @@
 use super::conflict::{Decision, Existing, Policy, decide, other_names};
 use super::dress::{Failure, dress, dress_folder};
 use super::root::Root;
-use super::staging::{CONFINED, FOLDER, STAGING, empty, equal, open_staging, rename_new};
+use super::staging::{CONFINED, FOLDER, STAGING, empty, equal, is_torn, open_staging, rename_new};
 use super::{ArchiveError, Entry, Kind, MAX_LINKS, Meta, Name, Sink, Want, shown, xattr};
 use crate::model::restored::Report;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -71,6 +71,17 @@ enum Place {
     Other,
     /// What has it stays; whether it is the same counts for its other names.
     Compare,
+}
+
+/// What something that is there is to what was made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Likeness {
+    Same,
+    /// The same but for content that it lacks. An earlier attempt made it, and a power cut took the content.
+    Torn,
+    /// The same but for its content.
+    Altered,
+    Other,
 }
 
 /// Where the first name of a file with several ended up.
@@ -278,7 +289,8 @@ impl Target {
         let name = entry.name.as_bytes();
         let stat = self.stat_staged(temporary)?;
         let identity = (stat.st_dev, stat.st_ino);
-        if let Some(twin) = self.twin(temporary, entry, place)? {
+        let (twin, likeness) = self.twin(temporary, entry, place)?;
+        if likeness == Likeness::Same {
             self.discard(temporary);
             let there = rustix::fs::statat(self.parent(), twin.as_slice(), AtFlags::SYMLINK_NOFOLLOW)
                 .map_err(Failure::of_errno("look at it"))?;
@@ -286,10 +298,22 @@ impl Target {
             self.remember(entry, &twin, Some((there.st_dev, there.st_ino)));
             return Ok(());
         }
+        let (name, place) = match likeness {
+            Likeness::Torn => (&twin[..], Place::Over),
+            _ => (name, place),
+        };
         if place == Place::Compare {
             self.discard(temporary);
             let path = self.path(name);
-            self.report.problem(&shown(&path), "it exists", false);
+            // Whoever changed the content would have changed the time.
+            let altered = self.again && likeness == Likeness::Altered;
+            let why = match altered {
+                true => {
+                    "it exists and differs in nothing but its content; look at it, and restore it with overwrite"
+                }
+                false => "it exists",
+            };
+            self.report.problem(&shown(&path), why, altered);
             self.remember(entry, name, None);
             return Ok(());
         }
@@ -352,66 +376,78 @@ impl Target {
         let _ = rustix::fs::unlinkat(&self.staging, temporary, AtFlags::empty());
     }
 
-    /// The name by which what was made is there already.
-    fn twin(&self, temporary: &str, entry: &Entry, place: Place) -> Result<Option<Vec<u8>>, Failure> {
+    /// The name by which what was made is there already, whole or torn; else what is there by its own name.
+    fn twin(&self, temporary: &str, entry: &Entry, place: Place) -> Result<(Vec<u8>, Likeness), Failure> {
         let name = entry.name.as_bytes();
         let exists = |name: &Vec<u8>| self.existing(name).is_ok_and(|found| found.is_some());
         let others = match place {
             Place::Other => other_names(name).take_while(exists).collect(),
             Place::Compare => Vec::new(),
-            Place::New | Place::Over => return Ok(None),
+            Place::New | Place::Over => return Ok((name.to_vec(), Likeness::Other)),
         };
+        let mut first = None;
         for name in [name.to_vec()].into_iter().chain(others) {
-            if self.is_same(temporary, &name, entry)? {
-                return Ok(Some(name));
+            let likeness = self.likeness(temporary, &name, entry)?;
+            if matches!(likeness, Likeness::Same | Likeness::Torn) {
+                return Ok((name, likeness));
             }
+            first.get_or_insert(likeness);
         }
-        Ok(None)
+        Ok((name.to_vec(), first.unwrap_or(Likeness::Other)))
     }
 
-    /// Whether what has the name is what was made.
-    fn is_same(&self, temporary: &str, name: &[u8], entry: &Entry) -> Result<bool, Failure> {
+    /// What has the name, compared with what was made.
+    fn likeness(&self, temporary: &str, name: &[u8], entry: &Entry) -> Result<Likeness, Failure> {
         let failed = |source| Failure { what: "compare it with what is there", source };
         let ours = self.stat_staged(temporary)?;
         let Ok(theirs) = rustix::fs::statat(self.parent(), name, AtFlags::SYMLINK_NOFOLLOW) else {
-            return Ok(false);
+            return Ok(Likeness::Other);
         };
         if (ours.st_dev, ours.st_ino) == (theirs.st_dev, theirs.st_ino) {
-            return Ok(true);
+            return Ok(Likeness::Same);
         }
         let of = |stat: &Stat| {
-            (
-                stat.st_mode,
-                stat.st_uid,
-                stat.st_gid,
-                stat.st_rdev,
-                stat.st_size,
-                stat.st_mtime,
-                stat.st_mtime_nsec,
-            )
+            (stat.st_mode, stat.st_uid, stat.st_gid, stat.st_rdev, stat.st_mtime, stat.st_mtime_nsec)
         };
-        if matches!(entry.kind, Kind::Link { .. }) || of(&ours) != of(&theirs) {
-            return Ok(false);
+        let is_file = FileType::from_raw_mode(ours.st_mode) == FileType::RegularFile;
+        let emptied = self.again && is_file && theirs.st_size == 0;
+        if of(&ours) != of(&theirs) || (ours.st_size != theirs.st_size && !emptied) {
+            return Ok(Likeness::Other);
         }
         let xattrs = xattr::read(&self.staging, temporary.as_bytes()).map_err(failed)?;
         if xattrs != xattr::read(self.parent(), name).map_err(failed)? {
-            return Ok(false);
+            return Ok(Likeness::Other);
         }
         match &entry.kind {
-            Kind::File { .. } => {
+            Kind::File { .. } | Kind::Link { .. } if is_file => {
                 let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
                 let open = |folder: BorrowedFd<'_>, name: &[u8]| {
                     rustix::fs::openat2(folder, name, flags, Mode::empty(), CONFINED).map(File::from)
                 };
                 let ours = open(self.staging.as_fd(), temporary.as_bytes()).map_err(|e| failed(e.into()))?;
                 let theirs = open(self.parent(), name).map_err(|e| failed(e.into()))?;
-                equal(&ours, &theirs).map_err(failed)
+                let is_link = matches!(entry.kind, Kind::Link { .. });
+                Ok(match (emptied, equal(&ours, &theirs).map_err(failed)?) {
+                    // Of two files with the same content, neither is another name of the other.
+                    (_, true) if is_link => Likeness::Other,
+                    (_, true) => Likeness::Same,
+                    (true, false) => Likeness::Torn,
+                    (false, false) if self.again && is_torn(&ours, &theirs).map_err(failed)? => {
+                        Likeness::Torn
+                    }
+                    (false, false) if is_link => Likeness::Other,
+                    (false, false) => Likeness::Altered,
+                })
             }
+            Kind::Link { .. } => Ok(Likeness::Other),
             Kind::Symlink { target } => {
                 let theirs = rustix::fs::readlinkat(self.parent(), name, Vec::new());
-                Ok(theirs.map_err(|e| failed(e.into()))?.as_bytes() == target)
+                Ok(match theirs.map_err(|e| failed(e.into()))?.as_bytes() == target {
+                    true => Likeness::Same,
+                    false => Likeness::Other,
+                })
             }
-            _ => Ok(true),
+            _ => Ok(Likeness::Same),
         }
     }
 

@@ -27,13 +27,17 @@ pub use error::{CliError, exit_code};
 
 use crate::api::client::Client;
 use crate::api::types::Control;
+use crate::io::limits;
 use crate::observe::LogFormat;
 use clap::{Args, Parser, Subcommand};
 use output::Output;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 use tracing_subscriber::filter::LevelFilter;
 
+/// Threads that hang in the kernel when the program ends get this long.
+const STOP_PATIENCE: Duration = Duration::from_secs(10);
 /// Where the dispatcher keeps everything unless it is told otherwise.
 pub const DEFAULT_DATA_DIR: &str = "/var/lib/blxrep";
 /// Names the data directory where `--data-dir` is not given.
@@ -204,11 +208,20 @@ impl Cli {
 
     /// Does what was asked for.
     pub fn run(self) -> Result<(), CliError> {
+        let is_child =
+            matches!(self.command, Command::BrowsePoints(_) | Command::ServeMount(_) | Command::CarryFiles);
+        if is_child {
+            limits::close_inherited();
+        }
         let runtime = match self.command {
             Command::Start(_) => tokio::runtime::Builder::new_multi_thread().enable_all().build(),
             _ => tokio::runtime::Builder::new_current_thread().enable_all().build(),
         };
-        runtime.map_err(CliError::Runtime)?.block_on(run(self.command))
+        let runtime = runtime.map_err(CliError::Runtime)?;
+        let ended = runtime.block_on(run(self.command));
+        // What hangs in the kernel holds up nobody.
+        runtime.shutdown_timeout(STOP_PATIENCE);
+        ended
     }
 }
 

@@ -1,5 +1,6 @@
 //! A courier that restores files to this host, and what it tells. See [`crate::mount::courier`].
 
+use crate::io::child;
 use crate::model::restored::Outcome;
 use crate::mount::courier::{Errand, Talk, Word, courier};
 use crate::mount::session::receive;
@@ -21,7 +22,7 @@ pub fn restore_here(errand: &Errand, progress: Progress<'_>) -> Result<Outcome, 
     let starting = |e: io::Error| StoreError::Refused(format!("cannot start a process for the files: {e}"));
     let (mut command, talk) = courier(errand).map_err(starting)?;
     talk.set_read_timeout(Some(LOOK_EVERY)).map_err(starting)?;
-    let _courier = Courier(command.stdout(Stdio::null()).spawn().map_err(starting)?);
+    let _courier = Courier(Some(command.stdout(Stdio::null()).spawn().map_err(starting)?));
     // It holds the other end of the conversation, whose end must be heard.
     drop(command);
     let mut words = BufReader::new(Patient { talk, cancel: progress.cancel, hung_up: None });
@@ -43,17 +44,15 @@ pub fn restore_here(errand: &Errand, progress: Progress<'_>) -> Result<Outcome, 
 
 /// A child that does not outlive its use.
 #[derive(Debug)]
-struct Courier(Child);
+struct Courier(Option<Child>);
 
 impl Drop for Courier {
     fn drop(&mut self) {
-        let deadline = Instant::now() + PATIENCE;
-        while matches!(self.0.try_wait(), Ok(None)) && Instant::now() < deadline {
-            std::thread::sleep(Duration::from_millis(5));
+        if let Some(mut courier) = self.0.take()
+            && !child::ends_within(&mut courier, PATIENCE)
+        {
+            child::kill(courier);
         }
-        // Has ended, as a rule; then this does nothing.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
     }
 }
 

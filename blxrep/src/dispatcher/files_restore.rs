@@ -9,6 +9,7 @@
 use super::Shared;
 use super::hub::Note;
 use super::restore_link::{RestoreError, RestoreLink};
+use crate::io::child;
 use crate::model::encoding::Encoding;
 use crate::model::ids::ActionId;
 use crate::model::restoration::FilesTarget;
@@ -130,10 +131,8 @@ struct Courier {
 
 impl Drop for Courier {
     fn drop(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            // Has ended, as a rule; then this does nothing.
-            let _ = child.kill();
-            tokio::task::spawn_blocking(move || child.wait());
+        if let Some(child) = self.child.take() {
+            child::kill(child);
         }
     }
 }

@@ -149,6 +149,11 @@ async fn run(link: &mut RestoreLink, agent: &AgentId, shared: &Shared) -> Result
             link.say(&ToAgent::Refuse { reason: reason.clone() }).await?;
             Err(RestoreError::Failed(reason))
         }
+        Err(RestoreError::Courier(why)) => {
+            let error = RestoreError::Courier(why);
+            ended(shared, (action, number), Ending::Died(error.to_string())).await;
+            Err(error)
+        }
         Err(error) => {
             ended(shared, (action, number), Ending::Broke(error.to_string())).await;
             Err(error)

@@ -33,6 +33,8 @@ use tokio::sync::{oneshot, watch};
 const MAX_PREFLIGHTS: usize = 64;
 /// Restores to agents that have not ended.
 const MAX_RESTORES: usize = 256;
+/// A process that reads files for a restore may die so often; then the restore has failed.
+const MAX_DEATHS: u32 = 3;
 /// How far a restore is, is kept so often: after a crash of the dispatcher so much is compared again.
 const KEEP_EVERY: Duration = Duration::from_secs(5);
 
@@ -59,6 +61,8 @@ pub enum Ending {
     Failed(String),
     /// The agent comes back for the rest.
     Broke(String),
+    /// The same, but it was the dispatcher's own process that ended. It may do so each time.
+    Died(String),
 }
 
 struct Waiting {
@@ -77,6 +81,8 @@ struct Open {
     kept: Instant,
     /// The connection that carries it.
     link: Option<Link>,
+    /// How often a process that read for it has died.
+    deaths: u32,
 }
 
 /// Restores to agents that have not ended.
@@ -89,7 +95,8 @@ pub struct Restores {
 impl Restores {
     /// Takes up what was open when the dispatcher stopped.
     pub fn new(rows: Vec<RestorationRow>) -> Self {
-        let open = |row: RestorationRow| (row.action, Open { row, kept: Instant::now(), link: None });
+        let open =
+            |row: RestorationRow| (row.action, Open { row, kept: Instant::now(), link: None, deaths: 0 });
         Self { open: rows.into_iter().map(open).collect(), preflights: BTreeMap::new() }
     }
 
@@ -187,7 +194,7 @@ impl Hub {
             self.set_state(action, ActionState::Failed, error.to_string());
             return Err(error.into());
         }
-        self.restores.open.insert(action, Open { row, kept: Instant::now(), link: None });
+        self.restores.open.insert(action, Open { row, kept: Instant::now(), link: None, deaths: 0 });
         self.start_restore(action);
         self.action_row(action)
     }
@@ -416,6 +423,18 @@ impl Hub {
                         format!("{}: it goes on when its agent comes back: {reason}", under_way(&row));
                     self.set_state(action, ActionState::Queued, reason);
                 }
+            }
+            Ending::Died(reason) => {
+                open.deaths += 1;
+                let ending = match open.deaths {
+                    MAX_DEATHS.. => Ending::Failed(format!(
+                        "{reason}, for the third time; `dmesg` may say why, and `blxrep export {} --nbd` gives \
+                         the point to a virtual machine",
+                        row.restoration.point
+                    )),
+                    _ => Ending::Broke(reason),
+                };
+                self.restore_ended(action, ending);
             }
             Ending::Done { written } => {
                 if let Some(action) = self.open.get_mut(&action) {

@@ -2,6 +2,7 @@
 
 pub mod buffer;
 pub mod channel;
+pub mod child;
 pub mod db;
 pub mod device_writer;
 pub mod digester;

@@ -1,18 +1,22 @@
 //! The command's side of a mount: starts the server and talks to it over the control socket.
 
-use super::MountError;
+use super::{MountError, place};
+use crate::io::child;
 use crate::model::contents::Part;
 use serde::{Deserialize, Serialize};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 /// The hidden subcommand that serves a mount.
 pub const COMMAND: &str = "serve-mount";
 /// Longest message: 512 partitions with long names.
 const MAX_MESSAGE: u64 = 4 << 20;
+/// A server that was told to end gets this long, and so long again once it is killed.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What the server says.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -62,6 +66,7 @@ pub fn receive<T: serde::de::DeserializeOwned>(from: &mut impl BufRead) -> Optio
 pub struct Session {
     control: BufReader<UnixStream>,
     server: Child,
+    dir: PathBuf,
     pub ready: Ready,
 }
 
@@ -88,7 +93,7 @@ impl Session {
             .map_err(starting())?;
         let mut control = BufReader::new(ours);
         match receive(&mut control) {
-            Some(Word::Ready(ready)) => Ok(Self { control, server, ready }),
+            Some(Word::Ready(ready)) => Ok(Self { control, server, dir: dir.to_owned(), ready }),
             answer => {
                 drop(control);
                 // It ends by itself; nothing of it is of interest but that it is gone.
@@ -126,7 +131,13 @@ impl Drop for Session {
     fn drop(&mut self) {
         // The server takes the end of the conversation for the end of the mount.
         let _ = self.control.get_mut().shutdown(std::net::Shutdown::Both);
-        let _ = self.server.wait();
+        if child::ends_within(&mut self.server, PATIENCE) {
+            return;
+        }
+        // Something in the mount is open, which only goes with this process: waiting would have no end.
+        place::detach(&self.dir);
+        let _ = self.server.kill();
+        child::ends_within(&mut self.server, PATIENCE);
     }
 }
 

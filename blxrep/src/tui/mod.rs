@@ -47,6 +47,14 @@ const BETWEEN_SCREENS: Duration = Duration::from_millis(40);
 
 /// Shows the screen until the user leaves it. The terminal is given back as it was, however this ends.
 pub async fn run(client: Client) -> io::Result<()> {
+    match show(client).await {
+        // There is nobody to tell.
+        Err(_) if terminal::is_gone() => Ok(()),
+        ended => ended,
+    }
+}
+
+async fn show(client: Client) -> io::Result<()> {
     let mut screen = Screen::open()?;
     let mut keys = Keys::read()?;
     let mut terminate = signal(SignalKind::terminate())?;
@@ -79,7 +87,7 @@ pub async fn run(client: Client) -> io::Result<()> {
                 event = keys.next() => break event?,
                 Some(event) = shell.next() => break event,
                 Some(event) = feed.recv() => break event,
-                _ = ticks.tick() => break Event::Tick(Timestamp::now()),
+                _ = ticks.tick() => if terminal::is_gone() { return Ok(()) } else { break Event::Tick(Timestamp::now()) },
                 // Whatever came meanwhile is drawn at once.
                 () = tokio::time::sleep_until(drawn + BETWEEN_SCREENS), if stale => {
                     screen.draw(|frame| view(&model, frame))?;

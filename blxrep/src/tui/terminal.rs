@@ -4,9 +4,10 @@ use super::key::Key;
 use super::update::Event;
 use ratatui::crossterm::event::{self, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 use ratatui::{DefaultTerminal, Frame};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::io::{self, IsTerminal};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
 /// Keys pressed faster than the screen is drawn; the reader waits beyond it.
@@ -47,23 +48,33 @@ impl Screen {
 
 impl Drop for Screen {
     fn drop(&mut self) {
-        // Says on stderr if it cannot; there is nothing else to do about it.
-        ratatui::restore();
+        // Where there is no terminal any more, nobody could be told either.
+        let _ = ratatui::try_restore();
     }
+}
+
+/// Whether nobody is at the other end of the terminal any more. One that does not control this process says so in no
+/// other way.
+pub fn is_gone() -> bool {
+    let stdin = io::stdin();
+    let mut asked = [PollFd::new(&stdin, PollFlags::empty())];
+    let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+    let gone = PollFlags::HUP | PollFlags::ERR | PollFlags::NVAL;
+    poll(&mut asked, Some(&at_once)).is_ok_and(|_| asked[0].revents().intersects(gone))
 }
 
 /// Keys, read by a thread of their own: reading a terminal blocks.
 #[derive(Debug)]
 pub struct Keys {
     events: mpsc::Receiver<io::Result<Event>>,
-    reader: Option<JoinHandle<()>>,
+    reader: JoinHandle<()>,
 }
 
 impl Keys {
     pub fn read() -> io::Result<Self> {
         let (sender, events) = mpsc::channel(QUEUED_KEYS);
         let reader = std::thread::Builder::new().name("keys".into()).spawn(move || read_keys(&sender))?;
-        Ok(Self { events, reader: Some(reader) })
+        Ok(Self { events, reader })
     }
 
     /// The next key, or why there will be no more.
@@ -75,15 +86,17 @@ impl Keys {
 impl Drop for Keys {
     fn drop(&mut self) {
         self.events.close();
-        if let Some(reader) = self.reader.take() {
-            // It ends within `KEY_POLL`; if it panicked, the hook has said so.
-            let _ = reader.join();
+        // One that a dead terminal keeps busy ends with the process. If it panicked, the hook has said so.
+        let deadline = Instant::now() + 2 * KEY_POLL;
+        while !self.reader.is_finished() && Instant::now() < deadline {
+            std::thread::sleep(KEY_POLL / 40);
         }
     }
 }
 
 fn read_keys(sender: &mpsc::Sender<io::Result<Event>>) {
-    while !sender.is_closed() {
+    // What reads keys finds none in a terminal that is gone, and looks for them for ever.
+    while !sender.is_closed() && !is_gone() {
         let event = match event::poll(KEY_POLL) {
             Ok(false) => continue,
             Ok(true) => event::read(),

@@ -226,3 +226,47 @@ fn a_second_attempt_counts_what_the_first_one_made() {
         }
     }
 }
+
+/// A power cut: the names are there, and content that was never written reads as zeroes, or the file is empty.
+#[test]
+fn what_a_power_cut_took_of_the_first_attempt_is_written_by_the_second() {
+    use std::os::unix::fs::FileExt;
+    for policy in [Policy::Skip, Policy::Rename] {
+        let fixture = Fixture::new();
+        let content: Vec<u8> = (0..20_000u32).map(|i| (i % 250 + 1) as u8).collect();
+        let attempt = |again| {
+            let mut target =
+                Target::new(Root::open(&fixture.path("target")).unwrap(), policy, again).unwrap();
+            for (number, name) in ["torn", "emptied", "altered", "whole"].iter().enumerate() {
+                let kind = Kind::File { bytes: content.len() as u64 };
+                let file = Entry { link: Some(number as u64), ..entry(name, kind) };
+                assert_eq!(target.entry(&file).unwrap(), Want::Content);
+                target.data(0, &content).unwrap();
+                target.end_file().unwrap();
+            }
+            target.entry(&entry("torn-too", Kind::Link { of: 0 })).unwrap();
+            target.end().unwrap();
+            target.into_report()
+        };
+        attempt(false);
+        let file =
+            |name: &str| fs::File::options().write(true).open(fixture.path("target").join(name)).unwrap();
+        let time = fs::metadata(fixture.path("target/whole")).unwrap().modified().unwrap();
+        file("torn").write_all_at(&[0; 4096], 8192).unwrap();
+        file("emptied").set_len(0).unwrap();
+        file("altered").write_all_at(b"mine", 100).unwrap();
+        for name in ["torn", "emptied", "altered"] {
+            file(name).set_modified(time).unwrap();
+        }
+        let report = attempt(true);
+        let read = |name: &str| fs::read(fixture.path("target").join(name)).unwrap();
+        for name in ["torn", "torn-too", "emptied", "whole"] {
+            assert!(read(name) == content, "{policy:?}: {name}: {report:?}");
+        }
+        assert_eq!(&read("altered")[100..104], b"mine", "{policy:?}: that is nobody's but the user's");
+        match policy {
+            Policy::Rename => assert!(read("altered.restored") == content),
+            _ => assert_eq!((report.files, report.links, report.same, report.failed), (2, 1, 1, 1)),
+        }
+    }
+}
