@@ -8,17 +8,18 @@ use blxrep::api::browse::{DiffQuery, FileRow, FilesQuery, FindQuery, How};
 use blxrep::api::client::{Client, ClientError};
 use blxrep::api::error::ErrorCode;
 use blxrep::api::events::Event;
+use blxrep::api::mounts::{MountBody, MountRow, MountState, UnmountQuery};
 use blxrep::api::socket::{ControlSocket, SocketError, connect, socket_path};
 use blxrep::api::types::{Control, ListQuery, RestoreBody, SnapshotBody, SyncBody};
-use fake::{BASE, DELTA, FakeDispatcher, LIVE, SDA};
+use fake::{BASE, DELTA, FUZZY, FakeDispatcher, LIVE, SDA};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-fn query(agent: Option<&str>, disk: Option<&str>, newest: Option<u32>) -> ListQuery {
-    ListQuery { agent: agent.map(Into::into), disk: disk.map(Into::into), newest }
+fn query_of(agent: Option<&str>, disk: Option<&str>, newest: Option<u32>) -> ListQuery {
+    ListQuery { agent: agent.map(Into::into), disk: disk.map(Into::into), newest, ..ListQuery::default() }
 }
 
 fn code<T: std::fmt::Debug>(result: Result<T, ClientError>) -> (ErrorCode, String) {
@@ -46,7 +47,7 @@ async fn rows_survive_the_way() {
     assert_eq!(client.agents().await.unwrap(), fake::agents());
     assert_eq!(client.disks(&ListQuery::default()).await.unwrap(), fake::disks());
     assert_eq!(client.points(&ListQuery::default()).await.unwrap(), fake::points());
-    assert_eq!(client.actions(&ListQuery::default()).await.unwrap(), [fake::live(), fake::failed()]);
+    assert_eq!(client.actions(&ListQuery::default()).await.unwrap(), [fake::failed(), fake::live()]);
     assert_eq!(client.action(LIVE).await.unwrap(), fake::live());
     assert_eq!(client.status().await.unwrap().uptime_seconds, 11_400);
     let detail = client.agent("web1").await.unwrap();
@@ -59,15 +60,15 @@ async fn disks_are_named_by_device_identity_or_id() {
     let client = Client::new(dispatcher.path());
     let id = SDA.to_string();
     for name in ["/dev/sda", "sda", "wwn:naa.5000c500a1b2c3d4", &id] {
-        let rows = client.disks(&query(Some("web1"), Some(name), None)).await.unwrap();
+        let rows = client.disks(&query_of(Some("web1"), Some(name), None)).await.unwrap();
         assert_eq!(rows.iter().map(|r| r.id).collect::<Vec<_>>(), [SDA], "{name}");
     }
     // Two disks were seen at /dev/sda; only one is there now.
-    assert_eq!(client.disks(&query(None, Some("sda"), None)).await.unwrap().len(), 1);
-    let (code_, message) = code(client.disks(&query(Some("web1"), Some("sdz"), None)).await);
+    assert_eq!(client.disks(&query_of(None, Some("sda"), None)).await.unwrap().len(), 1);
+    let (code_, message) = code(client.disks(&query_of(Some("web1"), Some("sdz"), None)).await);
     assert_eq!(code_, ErrorCode::NotFound);
     assert!(message.contains("/dev/sda") && message.contains("/dev/sdb"), "{message}");
-    let (code_, message) = code(client.points(&query(Some("nobody"), None, None)).await);
+    let (code_, message) = code(client.points(&query_of(Some("nobody"), None, None)).await);
     assert_eq!(code_, ErrorCode::NotFound);
     assert!(message.contains("web1"), "{message}");
 }
@@ -444,4 +445,58 @@ fn what_is_no_path_cursor_or_limit_is_refused_with_what_to_write() {
     assert!(answer.starts_with("HTTP/1.1 404"), "{answer}");
     let answer = ask("files?partition=2&path=/home/ada/old%20%25ff+name");
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+}
+
+#[tokio::test]
+async fn lists_come_in_pages_in_an_order_that_stays() {
+    let dispatcher = FakeDispatcher::start();
+    let client = Client::new(dispatcher.path());
+    let mut query = ListQuery { limit: Some(1), ..ListQuery::default() };
+    let mut found = Vec::new();
+    loop {
+        let page = client.points_page(&query).await.unwrap();
+        found.extend(page.items.into_iter().map(|row| row.id));
+        match page.next {
+            Some(next) => query.after = Some(next),
+            None => break,
+        }
+    }
+    assert_eq!(found, [BASE, DELTA, FUZZY], "disk after disk");
+    let newest = query_of(None, None, Some(1));
+    assert_eq!(client.points(&newest).await.unwrap()[0].id, DELTA);
+    assert_eq!(client.points(&query_of(None, None, Some(100_000))).await.unwrap(), fake::points());
+    let dispatcher_says = |target: &str| {
+        let request = format!("GET {target} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+        raw(dispatcher.path(), request.as_bytes())
+    };
+    let agents = dispatcher_says("/api/v1/agents?limit=1");
+    assert!(agents.contains(r#""next":"db1""#), "{agents}");
+    let agents = dispatcher_says("/api/v1/agents?limit=1&after=db1");
+    assert!(agents.contains(r#""next":null"#) && agents.contains("web1.example.com"), "{agents}");
+    for bad in [
+        "points?limit=1001",
+        "points?newest=5&after=x",
+        "agents?disk=sda",
+        "disks?newest=1",
+        "points?newest=1001",
+    ] {
+        let answer = dispatcher_says(&format!("/api/v1/{bad}"));
+        assert!(answer.starts_with("HTTP/1.1 400"), "{bad}: {answer}");
+    }
+}
+
+#[tokio::test]
+async fn policies_and_mounts_are_told_and_mounts_made() {
+    let dispatcher = FakeDispatcher::start();
+    let client = Client::new(dispatcher.path());
+    assert_eq!(client.policies().await.unwrap(), fake::policies());
+    let body = |directory: &str| MountBody { point: "9a00".into(), directory: directory.into() };
+    assert_eq!(code(client.mount(&body("here")).await).0, ErrorCode::Invalid);
+    assert_eq!(code(client.mount(&body("/mnt/full")).await).0, ErrorCode::Refused);
+    let mounted = client.mount(&body("/mnt/a b")).await.unwrap();
+    assert_eq!(client.mounts().await.unwrap(), std::slice::from_ref(&mounted));
+    let directory = mounted.directory.clone();
+    let gone = client.unmount(&UnmountQuery { directory: directory.clone() }).await.unwrap();
+    assert_eq!(gone, MountRow { state: MountState::Unmounted, ..mounted });
+    assert_eq!(code(client.unmount(&UnmountQuery { directory }).await).0, ErrorCode::NotFound);
 }

@@ -5,6 +5,9 @@ use super::chain::PointChain;
 use super::consolidation::ConsolidationPlan;
 use super::error::Result;
 use super::events::Ear;
+use super::mounts::MountRow;
+use super::page::{Page, Window};
+use super::policies::PolicyList;
 use super::types::{
     ActionRow, AgentDetail, AgentRow, Control, DiskRow, DispatcherStatus, FilesReport, PointRow, SyncRow,
     VerifyReport,
@@ -24,8 +27,6 @@ use std::path::PathBuf;
 pub struct Filter {
     pub agent: Option<AgentId>,
     pub disk: Option<DiskId>,
-    /// Only this many, the newest ones.
-    pub newest: Option<usize>,
 }
 
 /// Cut now.
@@ -151,8 +152,15 @@ pub trait Backend: Send + Sync + 'static {
     /// Every disk of every agent, or of one; ordered by agent and device.
     fn disks(&self, agent: Option<AgentId>) -> impl Future<Output = Result<Vec<DiskRow>>> + Send;
 
-    /// Oldest cut first.
-    fn points(&self, filter: Filter) -> impl Future<Output = Result<Vec<PointRow>>> + Send;
+    /// Disk after disk, in the order of their ids; those of a disk in the order of publication.
+    fn points(&self, filter: Filter, window: Window) -> impl Future<Output = Result<Page<PointRow>>> + Send;
+
+    /// The newest so many by their cuts, oldest cut first.
+    fn newest_points(
+        &self,
+        filter: Filter,
+        count: usize,
+    ) -> impl Future<Output = Result<Vec<PointRow>>> + Send;
 
     fn point(&self, point: PointId) -> impl Future<Output = Result<PointRow>> + Send;
 
@@ -188,6 +196,18 @@ pub trait Backend: Send + Sync + 'static {
     fn actions(&self, filter: Filter) -> impl Future<Output = Result<Vec<ActionRow>>> + Send;
 
     fn action(&self, action: ActionId) -> impl Future<Output = Result<ActionRow>> + Send;
+
+    /// The policies in force.
+    fn policies(&self) -> impl Future<Output = Result<PolicyList>> + Send;
+
+    /// Points that are mounted on the dispatcher's host, as it sees them.
+    fn mounts(&self) -> impl Future<Output = Result<Vec<MountRow>>> + Send;
+
+    /// Mounts a point on an empty folder, until it is unmounted or the dispatcher's host is shut down.
+    fn mount(&self, point: PointId, directory: PathBuf) -> impl Future<Output = Result<MountRow>> + Send;
+
+    /// Unmounts what is mounted on a folder.
+    fn unmount(&self, directory: PathBuf) -> impl Future<Output = Result<MountRow>> + Send;
 
     /// At most `limit` ids in the range, ascending: how a prefix that a person typed becomes an id.
     fn point_ids(

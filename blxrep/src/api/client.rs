@@ -4,6 +4,9 @@ use super::browse::{ChangeRow, DiffQuery, FileRow, FilesQuery, FindQuery, Findin
 use super::chain::PointChain;
 use super::consolidation::{ConsolidateBody, ConsolidationPlan};
 use super::error::{ApiError, ErrorBody};
+use super::mounts::{MountBody, MountRow, UnmountQuery};
+use super::page::{MAX_LIMIT, Page};
+use super::policies::PolicyList;
 use super::socket::{connect, socket_path};
 use super::types::{
     ActionRow, AgentDetail, AgentRow, Control, DiskRow, DispatcherStatus, FilesReport, ListQuery, PointRow,
@@ -24,8 +27,8 @@ use std::time::Duration;
 use tokio::net::UnixStream;
 use tokio::task::JoinSet;
 
-/// A list of 300,000 points; a store that has more is asked with `newest`.
-const MAX_ANSWER_BYTES: usize = 256 << 20;
+/// A page of a thousand points with long notes, or the plan of a consolidation of 100,000 points.
+const MAX_ANSWER_BYTES: usize = 64 << 20;
 /// Anything but a waiting sync is answered from the dispatcher's own state.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(30);
 
@@ -88,7 +91,7 @@ impl Client {
     }
 
     pub async fn agents(&self) -> Result<Vec<AgentRow>> {
-        self.get("/api/v1/agents").await
+        self.all("/api/v1/agents", &ListQuery::default()).await
     }
 
     pub async fn agent(&self, agent: &str) -> Result<AgentDetail> {
@@ -96,10 +99,35 @@ impl Client {
     }
 
     pub async fn disks(&self, query: &ListQuery) -> Result<Vec<DiskRow>> {
-        self.get(&with_query("/api/v1/disks", query)).await
+        self.all("/api/v1/disks", query).await
     }
 
+    pub async fn policies(&self) -> Result<PolicyList> {
+        self.get("/api/v1/policies").await
+    }
+
+    pub async fn mounts(&self) -> Result<Vec<MountRow>> {
+        self.all("/api/v1/mounts", &ListQuery::default()).await
+    }
+
+    pub async fn mount(&self, body: &MountBody) -> Result<MountRow> {
+        self.post("/api/v1/mounts", body).await
+    }
+
+    pub async fn unmount(&self, query: &UnmountQuery) -> Result<MountRow> {
+        let target = with_query("/api/v1/mounts", query);
+        self.ask(Method::DELETE, &target, Bytes::new(), Some(ANSWER_PATIENCE)).await
+    }
+
+    /// Oldest cut first.
     pub async fn points(&self, query: &ListQuery) -> Result<Vec<PointRow>> {
+        let mut rows: Vec<PointRow> = self.all("/api/v1/points", query).await?;
+        rows.sort_by_key(|row| (row.cut, row.id));
+        Ok(newest(rows, query))
+    }
+
+    /// One page, disk after disk in the order of publication.
+    pub async fn points_page(&self, query: &ListQuery) -> Result<Page<PointRow>> {
         self.get(&with_query("/api/v1/points", query)).await
     }
 
@@ -131,8 +159,9 @@ impl Client {
         self.get(&format!("/api/v1/points/{}/chain", Encoded(point))).await
     }
 
+    /// Oldest first.
     pub async fn actions(&self, query: &ListQuery) -> Result<Vec<ActionRow>> {
-        self.get(&with_query("/api/v1/actions", query)).await
+        Ok(newest(self.all("/api/v1/actions", query).await?, query))
     }
 
     pub async fn action(&self, action: ActionId) -> Result<ActionRow> {
@@ -180,6 +209,23 @@ impl Client {
 
     pub async fn consolidate(&self, body: &ConsolidateBody) -> Result<Vec<ActionRow>> {
         self.post("/api/v1/consolidations", body).await
+    }
+
+    /// Every page of a list.
+    async fn all<T: DeserializeOwned>(&self, path: &str, query: &ListQuery) -> Result<Vec<T>> {
+        let mut query = query.clone();
+        // The newest of more than one answer can have are chosen from all.
+        query.newest = query.newest.filter(|count| in_one_answer(*count));
+        query.limit = query.newest.is_none().then_some(u32::try_from(MAX_LIMIT).unwrap_or(u32::MAX));
+        let mut rows = Vec::new();
+        loop {
+            let page: Page<T> = self.get(&with_query(path, &query)).await?;
+            rows.extend(page.items);
+            match page.next {
+                Some(next) => query.after = Some(next),
+                None => return Ok(rows),
+            }
+        }
     }
 
     async fn get<T: DeserializeOwned>(&self, target: &str) -> Result<T> {
@@ -259,6 +305,17 @@ impl Client {
 fn encode(body: &impl Serialize) -> Result<Bytes> {
     let bytes = serde_json::to_vec(body).map_err(|e| ApiError::invalid(format!("the request: {e}")))?;
     Ok(bytes.into())
+}
+
+fn in_one_answer(count: u32) -> bool {
+    usize::try_from(count).is_ok_and(|count| (1..=MAX_LIMIT).contains(&count))
+}
+
+/// The last so many that a query asked for.
+fn newest<T>(mut rows: Vec<T>, query: &ListQuery) -> Vec<T> {
+    let count = query.newest.map_or(usize::MAX, |count| usize::try_from(count).unwrap_or(usize::MAX));
+    rows.drain(..rows.len().saturating_sub(count));
+    rows
 }
 
 /// A path with a query of what is set in `query`, which is a struct of texts, numbers and flags.

@@ -37,8 +37,8 @@ impl Scrape {
         let disks = backend.disks(None).await?;
         let mut newest = Vec::new();
         for disk in &disks {
-            let filter = Filter { disk: Some(disk.id), newest: Some(1), ..Filter::default() };
-            newest.extend(backend.points(filter).await?);
+            let filter = Filter { disk: Some(disk.id), ..Filter::default() };
+            newest.extend(backend.newest_points(filter, 1).await?);
         }
         let mut open_actions = backend.actions(Filter::default()).await?;
         open_actions.retain(|action| !action.state.is_final());

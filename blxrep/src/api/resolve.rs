@@ -134,6 +134,7 @@ mod tests {
             newest_point: None,
             newest_cut: None,
             points: 0,
+            policy: None,
             notes: Vec::new(),
             problem: None,
         }

@@ -123,6 +123,9 @@ pub struct DiskRow {
     pub newest_point: Option<PointId>,
     pub newest_cut: Option<Timestamp>,
     pub points: u64,
+    /// Name of the policy that its agent gets; `null` if none names the agent.
+    #[serde(default)]
+    pub policy: Option<String>,
     /// What the audit cannot see on this disk.
     pub notes: Vec<String>,
     pub problem: Option<String>,
@@ -426,6 +429,12 @@ pub struct ListQuery {
     /// Only this many, the newest ones.
     #[serde(default)]
     pub newest: Option<u32>,
+    /// Items of the answer: 1 to 1000, 200 without it.
+    #[serde(default)]
+    pub limit: Option<u32>,
+    /// What an answer had as its `next`.
+    #[serde(default)]
+    pub after: Option<String>,
 }
 
 /// Coverage as the text that people read: `proven` or `unknown: REASON`.

@@ -40,7 +40,7 @@ pub struct ConsolidateArgs {
 pub async fn run(args: ConsolidateArgs) -> Result<(), CliError> {
     let client = args.common.client();
     if args.dry_run {
-        let query = ListQuery { agent: args.agent, disk: args.disk, newest: None };
+        let query = ListQuery { agent: args.agent, disk: args.disk, ..ListQuery::default() };
         let plan = client.consolidation_plan(&query).await?;
         args.common.output().table(&plan, fates_table)?;
         if !args.common.json {

@@ -5,15 +5,19 @@ use crate::api::error::{ApiError, ErrorCode};
 use crate::archive::ArchiveError;
 use crate::config::ConfigError;
 use crate::mount::MountError;
+use exit::{FAILED, INTERRUPTED, NOT_FOUND, REFUSED, USAGE};
 use std::io;
 use std::process::ExitCode;
 
-const FAILED: u8 = 1;
-const USAGE: u8 = 2;
-const NOT_FOUND: u8 = 3;
-const REFUSED: u8 = 4;
-/// What shells use for SIGINT.
-const INTERRUPTED: u8 = 130;
+/// Exit codes of what did not succeed.
+pub mod exit {
+    pub const FAILED: u8 = 1;
+    pub const USAGE: u8 = 2;
+    pub const NOT_FOUND: u8 = 3;
+    pub const REFUSED: u8 = 4;
+    /// What shells use for SIGINT.
+    pub const INTERRUPTED: u8 = 130;
+}
 
 /// Why a command did not succeed.
 #[derive(Debug, thiserror::Error)]

@@ -28,7 +28,7 @@ pub struct FilterArgs {
 
 impl FilterArgs {
     fn query(self, newest: Option<u32>) -> ListQuery {
-        ListQuery { agent: self.agent, disk: self.disk, newest }
+        ListQuery { agent: self.agent, disk: self.disk, newest, ..ListQuery::default() }
     }
 }
 

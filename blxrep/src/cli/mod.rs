@@ -23,7 +23,7 @@ pub mod start;
 mod table;
 pub mod view;
 
-pub use error::{CliError, exit_code};
+pub use error::{CliError, exit, exit_code};
 
 use crate::api::client::Client;
 use crate::api::types::Control;

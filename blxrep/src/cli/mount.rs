@@ -4,10 +4,11 @@ use super::error::CliError;
 use super::table::{Table, number, text, word};
 use super::{Common, DataDir, view};
 use crate::api::client::Client;
+use crate::api::mounts::{MountRow, MountState};
 use crate::api::text::printable;
 use crate::model::contents::{Access, Part};
 use crate::model::units::ByteCount;
-use crate::mount::place::{self, Place};
+use crate::mount::place;
 use crate::mount::serve::{self, Control, Job};
 use crate::mount::session::{Session, Word};
 use crate::mount::{MountError, files};
@@ -63,9 +64,9 @@ pub struct ServeArgs {
     dir: PathBuf,
 }
 
-/// A mounted point as it is printed.
+/// A point that was just mounted.
 #[derive(Debug, Serialize)]
-struct MountRow {
+struct Mounted {
     point: String,
     directory: String,
     bytes: u64,
@@ -88,16 +89,6 @@ struct PartRow {
     note: String,
 }
 
-#[derive(Debug, Serialize)]
-struct PlaceRow {
-    point: String,
-    directory: String,
-    process: u32,
-    /// `served`, or `dead` when its process has died: unmount it.
-    state: &'static str,
-    files: Vec<String>,
-}
-
 pub fn mount(args: &MountArgs) -> Result<(), CliError> {
     let dir = empty_folder(&args.dir, args.common.data_dir.path())?;
     let session = Session::start(args.common.data_dir.path(), &args.point, &dir)?;
@@ -105,7 +96,7 @@ pub fn mount(args: &MountArgs) -> Result<(), CliError> {
     for part in &session.ready.parts {
         parts.push(show(&dir, part));
     }
-    let row = MountRow {
+    let row = Mounted {
         point: session.ready.point.clone(),
         directory: dir.to_string_lossy().into_owned(),
         bytes: session.ready.disk_bytes,
@@ -155,32 +146,18 @@ fn empty_folder(dir: &Path, data_dir: &Path) -> Result<PathBuf, MountError> {
 
 pub fn umount(args: &UmountArgs) -> Result<(), CliError> {
     let place = place::find(&args.dir)?;
+    let known = MountRow::of(&place);
     place.unmount()?;
-    let row = place_row(&place, "unmounted");
+    let row = MountRow { state: MountState::Unmounted, ..known };
     args.common.output().result(&row, |row| format!("unmounted point {} from {}", row.point, row.directory))
 }
 
 pub fn mounts(args: &MountsArgs) -> Result<(), CliError> {
-    let places = place::all()?;
-    let rows: Vec<PlaceRow> = places
-        .iter()
-        .map(|place| place_row(place, if place.is_served() { "served" } else { "dead" }))
-        .collect();
+    let rows: Vec<MountRow> = place::all()?.iter().map(MountRow::of).collect();
     args.common.output().table(&rows, |rows| mounts_table(rows))
 }
 
-fn place_row(place: &Place, state: &'static str) -> PlaceRow {
-    let text = |path: &PathBuf| path.to_string_lossy().into_owned();
-    PlaceRow {
-        point: place.point.clone(),
-        directory: text(&place.dir),
-        process: place.server,
-        state,
-        files: place.below.iter().map(text).collect(),
-    }
-}
-
-fn mounts_table(rows: &[PlaceRow]) -> Table {
+fn mounts_table(rows: &[MountRow]) -> Table {
     let headers = [word("POINT"), word("DIRECTORY"), number("PROCESS"), word("STATE"), text("FILES")];
     let mut table = Table::new("No point is mounted.", &headers);
     for row in rows {
@@ -188,14 +165,14 @@ fn mounts_table(rows: &[PlaceRow]) -> Table {
             row.point.clone(),
             row.directory.clone(),
             row.process.to_string(),
-            row.state.to_owned(),
+            row.state.word().to_owned(),
             row.files.join(" "),
         ]);
     }
     table
 }
 
-fn mounted_text(row: &MountRow) -> String {
+fn mounted_text(row: &Mounted) -> String {
     let mut lines = vec![format!("point {} is mounted on {}", row.point, row.directory)];
     for part in &row.parts {
         let what =

@@ -172,8 +172,22 @@ impl Policy {
         }
     }
 
+    /// What it asks of an agent that this target names; disks are left out as the target says.
+    #[must_use]
+    pub fn in_force(&self, target: &Target) -> EffectivePolicy {
+        EffectivePolicy {
+            name: self.name.clone(),
+            live_sync: self.live_sync_frequency.unwrap_or(DEFAULT_LIVE_SYNC),
+            bandwidth_limit: self.bandwidth_limit.filter(|limit| *limit > 0),
+            disks_excluded: target.disks_excluded.clone(),
+            cut: self.cut_rules(),
+            group: self.grouping(),
+        }
+    }
+
     /// How long points are kept. `snapshot_retention` is the age at which the last of the spans ends.
-    fn retention(&self) -> Retention {
+    #[must_use]
+    pub fn retention(&self) -> Retention {
         let usual = Retention::default();
         let days = |days: u32| Duration::from_secs(u64::from(days) * 86_400);
         let end = self.snapshot_retention.map(days);
@@ -194,7 +208,9 @@ impl Policy {
         }
     }
 
-    fn verify_rule(&self) -> Option<VerifyRule> {
+    /// How often what is stored is verified.
+    #[must_use]
+    pub fn verify_rule(&self) -> Option<VerifyRule> {
         self.verify.map(|verify| VerifyRule { every: verify.every, sample: verify.sample })
     }
 
@@ -207,7 +223,8 @@ impl Policy {
     }
 
     /// The target that an agent matches.
-    fn target(&self, agent: &AgentId) -> Option<&Target> {
+    #[must_use]
+    pub fn target(&self, agent: &AgentId) -> Option<&Target> {
         self.targets.iter().find(|target| target.pattern.matches(agent.as_str()))
     }
 
@@ -249,6 +266,11 @@ impl Policies {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.files.is_empty()
+    }
+
+    /// Every policy and its file, in the order in which they are asked.
+    pub fn files(&self) -> impl Iterator<Item = (&Path, &Policy)> {
+        self.files.iter().map(|(path, policy)| (path.as_path(), policy))
     }
 
     /// Reads every policy of a directory. A directory that does not exist holds none.
@@ -297,15 +319,7 @@ impl Policies {
         }
         let retention = policy.retention();
         let verify = policy.verify_rule();
-        let policy = EffectivePolicy {
-            name: policy.name.clone(),
-            live_sync: policy.live_sync_frequency.unwrap_or(DEFAULT_LIVE_SYNC),
-            bandwidth_limit: policy.bandwidth_limit.filter(|limit| *limit > 0),
-            disks_excluded: target.disks_excluded.clone(),
-            cut: policy.cut_rules(),
-            group: policy.grouping(),
-        };
-        Some(Chosen { policy, retention, verify, notes })
+        Some(Chosen { policy: policy.in_force(target), retention, verify, notes })
     }
 }
 

@@ -2,9 +2,10 @@
 
 use super::hub::{Hub, Note};
 use super::jobs::Report;
+use super::mounts::Mounts;
 use super::restores::files_of;
-use super::rows;
 use super::syncs::Asker;
+use super::{lists, rows};
 use crate::api::backend::{
     AgentRestore, Backend, DiffRequest, FilesRequest, FilesRestore, Filter, FindRequest, RestoreRequest,
     SyncRequest, VerifyRequest,
@@ -14,6 +15,9 @@ use crate::api::chain::PointChain;
 use crate::api::consolidation::ConsolidationPlan;
 use crate::api::error::{ApiError, Result};
 use crate::api::events::{Ear, Feed};
+use crate::api::mounts::MountRow;
+use crate::api::page::{Page, Window};
+use crate::api::policies::PolicyList;
 use crate::api::types::{
     ActionRow, AgentDetail, AgentRow, Control as Order, DiskRow, DispatcherStatus, FilesReport, PointRow,
     SyncRow, VerifyReport,
@@ -55,6 +59,7 @@ pub struct Control {
     facts: HouseFacts,
     feed: Feed,
     browsers: Browsers,
+    mounts: Mounts,
 }
 
 impl From<StoreError> for ApiError {
@@ -72,8 +77,9 @@ fn stopping() -> ApiError {
 }
 
 impl Control {
-    pub const fn new(notes: mpsc::Sender<Note>, facts: HouseFacts, feed: Feed, browsers: Browsers) -> Self {
-        Self { notes, facts, feed, browsers }
+    pub fn new(notes: mpsc::Sender<Note>, facts: HouseFacts, feed: Feed, browsers: Browsers) -> Self {
+        let mounts = Mounts::new(facts.data_dir.clone());
+        Self { notes, facts, feed, browsers, mounts }
     }
 
     /// Runs a question or an order on the hub's thread.
@@ -168,25 +174,12 @@ impl Backend for Control {
         self.ask(move |hub| Ok(rows::disks(hub, agent.as_ref())?)).await
     }
 
-    async fn points(&self, filter: Filter) -> Result<Vec<PointRow>> {
-        self.ask(move |hub| {
-            let disks = hub.store.disks()?;
-            let newest = filter.newest;
-            let filter = PointFilter { agent: filter.agent, disk: filter.disk, newest };
-            let mut found = hub.store.points(&filter)?;
-            found.sort_by_key(|p| (p.summary.at, p.id));
-            if let Some(newest) = newest {
-                found.drain(..found.len().saturating_sub(newest));
-            }
-            let damages = hub.store.damages()?;
-            let row = |p: crate::model::point::Point| {
-                let disk = disks.iter().find(|d| d.id == p.disk)?;
-                let damage = damages.get(&p.id).map(|row| row.what.clone()).unwrap_or_default();
-                Some(PointRow { damage, ..rows::point(disk, p) })
-            };
-            Ok(found.into_iter().filter_map(row).collect())
-        })
-        .await
+    async fn points(&self, filter: Filter, window: Window) -> Result<Page<PointRow>> {
+        self.ask(move |hub| lists::points(hub, &filter, &window)).await
+    }
+
+    async fn newest_points(&self, filter: Filter, count: usize) -> Result<Vec<PointRow>> {
+        self.ask(move |hub| lists::newest_points(hub, filter, count)).await
     }
 
     async fn point(&self, point: PointId) -> Result<PointRow> {
@@ -234,10 +227,9 @@ impl Backend for Control {
             let mut actions = hub.actions()?;
             actions.retain(|a| filter.agent.is_none() || a.agent == filter.agent);
             actions.retain(|a| filter.disk.is_none() || a.disk == filter.disk);
-            let surplus = filter.newest.map_or(0, |n| actions.len().saturating_sub(n));
             let trouble = hub.store.trouble();
             let row = |action| rows::halted(rows::action(action, &disks), trouble.as_deref());
-            Ok(actions[surplus..].iter().map(row).collect())
+            Ok(actions.iter().map(row).collect())
         })
         .await
     }
@@ -247,15 +239,23 @@ impl Backend for Control {
     }
 
     async fn point_ids(&self, range: RangeInclusive<PointId>, limit: usize) -> Result<Vec<PointId>> {
-        self.ask(move |hub| {
-            let mut ids: Vec<PointId> =
-                hub.store.points(&PointFilter::default())?.iter().map(|p| p.id).collect();
-            ids.retain(|id| range.contains(id));
-            ids.sort();
-            ids.truncate(limit);
-            Ok(ids)
-        })
-        .await
+        self.ask(move |hub| Ok(hub.store.point_ids(&range, limit)?)).await
+    }
+
+    async fn policies(&self) -> Result<PolicyList> {
+        self.ask(|hub| lists::policies(hub)).await
+    }
+
+    async fn mounts(&self) -> Result<Vec<MountRow>> {
+        self.mounts.list().await
+    }
+
+    async fn mount(&self, point: PointId, directory: PathBuf) -> Result<MountRow> {
+        self.mounts.mount(point, &directory).await
+    }
+
+    async fn unmount(&self, directory: PathBuf) -> Result<MountRow> {
+        self.mounts.unmount(&directory).await
     }
 
     async fn action_ids(&self, range: RangeInclusive<ActionId>, limit: usize) -> Result<Vec<ActionId>> {

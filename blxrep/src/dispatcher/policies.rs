@@ -5,7 +5,7 @@ use crate::model::ids::AgentId;
 use crate::model::policy::{EffectivePolicy, VerifyRule};
 use crate::model::retention::Retention;
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Policies of one directory.
 #[derive(Debug)]
@@ -33,6 +33,16 @@ impl PolicyBook {
             self.said.insert(agent.clone(), chosen.notes);
         }
         Some(chosen.policy)
+    }
+
+    /// Folder of the files, the policies in force, and why the files could not be read when they were looked at last.
+    pub fn contents(&self) -> (&Path, &Policies, Option<&str>) {
+        (&self.dir, &self.policies, self.trouble.as_deref())
+    }
+
+    /// Name of the policy that names the agent.
+    pub fn name_for(&self, agent: &AgentId) -> Option<String> {
+        self.policies.for_agent(agent).map(|chosen| chosen.policy.name)
     }
 
     /// How long points of the agent are kept.

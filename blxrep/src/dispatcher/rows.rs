@@ -139,6 +139,7 @@ pub fn disk(hub: &Hub, disk: &Disk) -> Result<DiskRow, StoreError> {
         newest_point: newest.as_ref().map(|p| p.id),
         newest_cut: newest.as_ref().map(|p| p.summary.at),
         points,
+        policy: hub.policies.name_for(&disk.agent),
         notes: status
             .map(|s| s.notes.clone())
             .unwrap_or_default()

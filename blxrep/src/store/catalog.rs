@@ -9,7 +9,7 @@ use crate::model::ids::{ActionId, AgentId, DiskId, DiskIdentity, Epoch, Generati
 use crate::model::point::{Disk, Point};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use std::ops::Bound;
+use std::ops::{Bound, RangeInclusive};
 
 /// Which store the catalog belongs to. One record.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
@@ -267,6 +267,22 @@ impl Store {
         Ok(points)
     }
 
+    /// At most so many points of a disk in the order of publication, from this number on.
+    pub fn points_from(&self, disk: DiskId, number: u64, most: usize) -> Result<Vec<Point>, StoreError> {
+        let bounds = [[key(disk.0), key(number)].concat(), [key(disk.0), [0xff; 8]].concat()];
+        let mut points = Vec::new();
+        let mut moments = Vec::new();
+        self.db().scan::<Moment>(within(&bounds), false, |moment| {
+            moments.push(moment);
+            moments.len() < most
+        })?;
+        for moment in moments.iter().take(most) {
+            // One that is not there was dropped since its moment was read.
+            points.extend(self.db().get::<Point>(&key(moment.point.0))?);
+        }
+        Ok(points)
+    }
+
     /// The newest moments of a disk, newest first.
     fn moments(&self, disk: DiskId, most: usize) -> Result<Vec<Moment>, StoreError> {
         let mut moments = Vec::new();
@@ -314,6 +330,22 @@ impl Store {
     pub fn point(&self, id: PointId) -> Result<Point, StoreError> {
         let found = self.db().get(&key(id.0))?;
         found.ok_or_else(|| StoreError::NotFound(format!("no point {id}: `blxrep points` lists them")))
+    }
+
+    /// At most so many ids of points in a range, ascending.
+    pub fn point_ids(
+        &self,
+        range: &RangeInclusive<PointId>,
+        most: usize,
+    ) -> Result<Vec<PointId>, StoreError> {
+        let bounds = [key(range.start().0).to_vec(), key(range.end().0).to_vec()];
+        let mut ids = Vec::new();
+        self.db().scan::<Point>(within(&bounds), false, |point| {
+            ids.push(point.id);
+            ids.len() < most
+        })?;
+        ids.truncate(most);
+        Ok(ids)
     }
 
     /// The one point whose id starts with these hex digits.

@@ -13,6 +13,9 @@ use blxrep::api::chain::{BaseLink, PointChain};
 use blxrep::api::consolidation::{ConsolidationPlan, PlannedStep, PointFate};
 use blxrep::api::error::{ApiError, Result};
 use blxrep::api::events::{Ear, Feed};
+use blxrep::api::mounts::{MountRow, MountState};
+use blxrep::api::page::{Page, Window};
+use blxrep::api::policies::{PolicyList, PolicyRow, PolicyTarget, PolicyValues};
 use blxrep::api::server;
 use blxrep::api::socket::ControlSocket;
 use blxrep::api::types::*;
@@ -20,8 +23,10 @@ use blxrep::model::action::{ActionKind, ActionState};
 use blxrep::model::host::{Filesystem, Footprint, HostDisk, Interface, Partition};
 use blxrep::model::ids::*;
 use blxrep::model::point::{Consistency, Coverage, PointKind};
+use blxrep::model::policy::EffectivePolicy;
 use blxrep::model::restoration::Conflict;
 use blxrep::model::restored::{Outcome, Step};
+use blxrep::model::retention::Retention;
 use blxrep::model::verification::Scope;
 use jiff::{SignedDuration, Timestamp};
 use std::collections::BTreeMap;
@@ -61,6 +66,7 @@ fn ago(seconds: i64) -> Timestamp {
 pub struct Fake {
     data_dir: String,
     feed: Feed,
+    mounts: Mutex<Vec<MountRow>>,
     actions: Mutex<BTreeMap<ActionId, (ActionRow, End)>>,
     /// What came of files that were restored.
     restored: Mutex<BTreeMap<ActionId, Outcome>>,
@@ -80,6 +86,7 @@ impl Fake {
         Self {
             data_dir: data_dir.display().to_string(),
             feed: Feed::default(),
+            mounts: Mutex::default(),
             actions: Mutex::new(actions.map(|(row, end)| (row.id, (row, end))).into()),
             restored: Mutex::default(),
         }
@@ -145,13 +152,45 @@ impl Backend for Fake {
         Ok(disks().into_iter().filter(|row| agent.as_ref().is_none_or(|a| row.agent == *a)).collect())
     }
 
-    async fn points(&self, filter: Filter) -> Result<Vec<PointRow>> {
-        let wanted = |row: &PointRow| {
-            filter.agent.as_ref().is_none_or(|a| row.agent == *a) && filter.disk.is_none_or(|d| row.disk == d)
-        };
-        let mut rows: Vec<_> = points().into_iter().filter(wanted).collect();
-        rows.drain(..rows.len().saturating_sub(filter.newest.unwrap_or(usize::MAX)));
+    async fn points(&self, filter: Filter, window: Window) -> Result<Page<PointRow>> {
+        let key = |row: &PointRow| format!("{} {:020}", row.disk, row.sequence);
+        Ok(Page::of(chosen(&filter), key, &window))
+    }
+
+    async fn newest_points(&self, filter: Filter, count: usize) -> Result<Vec<PointRow>> {
+        let mut rows = chosen(&filter);
+        rows.drain(..rows.len().saturating_sub(count));
         Ok(rows)
+    }
+
+    async fn policies(&self) -> Result<PolicyList> {
+        Ok(policies())
+    }
+
+    async fn mounts(&self) -> Result<Vec<MountRow>> {
+        Ok(self.mounts.lock().unwrap().clone())
+    }
+
+    async fn mount(&self, point: PointId, directory: PathBuf) -> Result<MountRow> {
+        if directory.ends_with("full") {
+            return Err(ApiError::refused(format!(
+                "cannot mount on {}: it is not empty",
+                directory.display()
+            )));
+        }
+        let files = vec![directory.join("files/2").display().to_string()];
+        let (point, directory) = (point.to_string(), directory.display().to_string());
+        let row = MountRow { point, directory, process: 4242, state: MountState::Served, files };
+        self.mounts.lock().unwrap().push(row.clone());
+        Ok(row)
+    }
+
+    async fn unmount(&self, directory: PathBuf) -> Result<MountRow> {
+        let mut mounts = self.mounts.lock().unwrap();
+        let at = mounts.iter().position(|row| Path::new(&row.directory) == directory);
+        let at =
+            at.ok_or_else(|| ApiError::not_found(format!("no point is mounted on {}", directory.display())))?;
+        Ok(MountRow { state: MountState::Unmounted, ..mounts.remove(at) })
     }
 
     async fn point(&self, point: PointId) -> Result<PointRow> {
@@ -323,7 +362,7 @@ impl Backend for Fake {
             keep: row.id != FUZZY,
             reason: if row.id == FUZZY { "others stand for its time" } else { "the one of its week" }.into(),
         };
-        let points: Vec<_> = self.points(filter).await?.into_iter().map(fate).collect();
+        let points: Vec<_> = chosen(&filter).into_iter().map(fate).collect();
         let step =
             PlannedStep { disk: points[0].disk, what: format!("merge 1 points into {FUZZY}"), bytes: TOTAL };
         Ok(ConsolidationPlan { points, steps: vec![step] })
@@ -489,6 +528,7 @@ pub fn disks() -> Vec<DiskRow> {
         newest_point: Some(DELTA),
         newest_cut: Some(ago(4)),
         points: 2,
+        policy: Some("web servers".into()),
         notes: vec!["discards are not audited on this device".into()],
         problem: None,
     };
@@ -519,12 +559,37 @@ pub fn disks() -> Vec<DiskRow> {
         newest_point: Some(FUZZY),
         newest_cut: Some(ago(7_500)),
         points: 1,
+        policy: None,
         notes: Vec::new(),
         ..sda.clone()
     };
     vec![db_sda, sda, sdb]
 }
 
+fn chosen(filter: &Filter) -> Vec<PointRow> {
+    let wanted = |row: &PointRow| {
+        filter.agent.as_ref().is_none_or(|a| row.agent == *a) && filter.disk.is_none_or(|d| row.disk == d)
+    };
+    points().into_iter().filter(wanted).collect()
+}
+
+pub fn policies() -> PolicyList {
+    let policy = EffectivePolicy { name: "web servers".into(), ..EffectivePolicy::default() };
+    let row = PolicyRow {
+        name: policy.name.clone(),
+        description: "What serves the shop".into(),
+        file: "/etc/blxrep/policies/10-web.yaml".into(),
+        targets: vec![PolicyTarget { pattern: "web[1-5]".into(), disks_excluded: vec!["/dev/sdb".into()] }],
+        values: PolicyValues::new(&policy, &Retention::default(), None),
+        not_in_force: vec!["archive_interval".into()],
+        agents: vec!["web1".parse().unwrap()],
+        disks: vec![SDA],
+        disks_excluded: vec![SDB],
+    };
+    PolicyList { dir: "/etc/blxrep/policies".into(), items: vec![row], trouble: None }
+}
+
+/// Oldest cut first.
 pub fn points() -> Vec<PointRow> {
     let base = PointRow {
         id: BASE,

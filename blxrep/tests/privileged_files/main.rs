@@ -1,5 +1,6 @@
 //! Points as files on the dispatcher's host: mounted, looked at, and brought back.
 
+mod browsed;
 mod everything;
 mod mounted;
 mod restored;

@@ -27,7 +27,7 @@ pub struct Volume {
 /// The fields are in the order in which they have to go.
 pub struct Scene {
     agent: Option<Process>,
-    _dispatcher: Process,
+    dispatcher: Process,
     home: AgentHome,
     pub volumes: Vec<Volume>,
     pub disks: Vec<LoopDisk>,
@@ -73,7 +73,7 @@ impl Scene {
         let home = site.agent(AGENT, &[(&disks[0], "gpt"), (&disks[1], "mbr")])?;
         let agent = Some(home.start(&site, &[])?);
         site.wait_for_points(AGENT, 2, 1, PATIENCE)?;
-        Ok(Self { agent, _dispatcher: dispatcher, home, volumes, disks, site })
+        Ok(Self { agent, dispatcher, home, volumes, disks, site })
     }
 
     /// Mounts every filesystem, with these options.
@@ -117,6 +117,11 @@ impl Scene {
         self.home.add_to_config(lines)?;
         self.agent = Some(self.home.start(&self.site, &[])?);
         Ok(())
+    }
+
+    /// Nothing of it may be left then.
+    pub fn stop_dispatcher(&mut self) -> Result<()> {
+        self.dispatcher.terminate(PATIENCE).map(drop)
     }
 
     /// Digests of all that the dispatcher has stored.

@@ -1,9 +1,10 @@
 //! Routes that look into points.
 
-use super::{Answer, limit, point_id, query};
+use super::{Answer, point_id, query};
 use crate::api::backend::{Backend, DiffRequest, FilesRequest, FindRequest};
 use crate::api::browse::{ChangeRow, DiffQuery, FileRow, FilesQuery, FindQuery, Findings, PartitionRow};
-use crate::api::error::{ApiError, Result};
+use crate::api::error::Result;
+use crate::api::page::{limit, strange_cursor};
 use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::Uri;
@@ -58,8 +59,4 @@ pub async fn diff<B: Backend>(
 fn number(after: Option<String>) -> Result<u64> {
     let Some(after) = after else { return Ok(0) };
     after.parse().map_err(|error| strange_cursor(&error))
-}
-
-fn strange_cursor(error: &dyn std::fmt::Display) -> ApiError {
-    ApiError::invalid(format!("`after` is nothing that an answer had as its `next`: {error}"))
 }

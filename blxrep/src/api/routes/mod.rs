@@ -10,6 +10,9 @@ use crate::api::consolidation::{ConsolidateBody, ConsolidationPlan};
 use crate::api::error::{ApiError, ErrorBody, ErrorCode, Result};
 use crate::api::events;
 use crate::api::metrics::{self, Scrape};
+use crate::api::mounts::{MountBody, MountRow, UnmountQuery};
+use crate::api::page::{self, Page, Window};
+use crate::api::policies::PolicyList;
 use crate::api::resolve;
 use crate::api::types::{
     ActionRow, AgentDetail, AgentRow, Control, DiskRow, DispatcherStatus, FilesReport, ListQuery, PointRow,
@@ -40,9 +43,6 @@ use tokio::time::timeout;
 const METRICS_PATH: &str = "/metrics";
 /// Request bodies are a few names and a path; the longest path is 4 KiB.
 const MAX_BODY_BYTES: usize = 64 << 10;
-/// Items of an answer where nothing is said, and at most.
-pub const DEFAULT_LIMIT: usize = 200;
-pub const MAX_LIMIT: usize = 1000;
 /// A body that fits one packet and does not come within this will not come.
 const BODY_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -59,6 +59,8 @@ pub fn router<B: Backend>(backend: Arc<B>, stop: watch::Receiver<bool>) -> Route
         .route("/api/v1/agents", get(agents::<B>))
         .route("/api/v1/agents/{agent}", get(agent::<B>))
         .route("/api/v1/disks", get(disks::<B>))
+        .route("/api/v1/policies", get(policies::<B>))
+        .route("/api/v1/mounts", get(mounts::<B>).post(mount::<B>).delete(unmount::<B>))
         .route("/api/v1/points", get(points::<B>))
         .route("/api/v1/points/{point}", get(point::<B>))
         .route("/api/v1/points/{point}/chain", get(chain::<B>))
@@ -131,8 +133,9 @@ async fn status<B: Backend>(State(b): State<Arc<B>>) -> Answer<DispatcherStatus>
     b.status().await.map(Json)
 }
 
-async fn agents<B: Backend>(State(b): State<Arc<B>>) -> Answer<Vec<AgentRow>> {
-    b.agents().await.map(Json)
+async fn agents<B: Backend>(State(b): State<Arc<B>>, uri: Uri) -> Answer<Page<AgentRow>> {
+    let window = window(&plain(&uri)?)?;
+    Ok(Json(Page::of(b.agents().await?, |row| row.id.to_string(), &window)))
 }
 
 async fn agent<B: Backend>(State(b): State<Arc<B>>, Path(text): Path<String>) -> Answer<AgentDetail> {
@@ -140,16 +143,44 @@ async fn agent<B: Backend>(State(b): State<Arc<B>>, Path(text): Path<String>) ->
     b.agent(agent).await.map(Json)
 }
 
-async fn disks<B: Backend>(State(b): State<Arc<B>>, uri: Uri) -> Answer<Vec<DiskRow>> {
-    let filter = filter(&*b, &query(&uri)?).await?;
+async fn disks<B: Backend>(State(b): State<Arc<B>>, uri: Uri) -> Answer<Page<DiskRow>> {
+    let query: ListQuery = query(&uri)?;
+    if query.newest.is_some() {
+        return Err(ApiError::invalid("no disk is newer than another: `newest` is for points and actions"));
+    }
+    let (filter, window) = (filter(&*b, &query).await?, window(&query)?);
     let mut rows = b.disks(filter.agent).await?;
     rows.retain(|row| filter.disk.is_none_or(|disk| row.id == disk));
-    Ok(Json(rows))
+    Ok(Json(Page::of(rows, |row| format!("{} {} {}", row.agent, row.device, row.id), &window)))
 }
 
-async fn points<B: Backend>(State(b): State<Arc<B>>, uri: Uri) -> Answer<Vec<PointRow>> {
-    let filter = filter(&*b, &query(&uri)?).await?;
-    b.points(filter).await.map(Json)
+async fn points<B: Backend>(State(b): State<Arc<B>>, uri: Uri) -> Answer<Page<PointRow>> {
+    let query: ListQuery = query(&uri)?;
+    let filter = filter(&*b, &query).await?;
+    match newest(&query)? {
+        Some(count) => Ok(Json(Page { items: b.newest_points(filter, count).await?, next: None })),
+        None => b.points(filter, window(&query)?).await.map(Json),
+    }
+}
+
+async fn policies<B: Backend>(State(b): State<Arc<B>>) -> Answer<PolicyList> {
+    b.policies().await.map(Json)
+}
+
+async fn mounts<B: Backend>(State(b): State<Arc<B>>, uri: Uri) -> Answer<Page<MountRow>> {
+    let window = window(&plain(&uri)?)?;
+    Ok(Json(Page::of(b.mounts().await?, |row| row.directory.clone(), &window)))
+}
+
+async fn mount<B: Backend>(State(b): State<Arc<B>>, Body(body): Body<MountBody>) -> Answer<MountRow> {
+    let directory = absolute("mount on", &body.directory)?;
+    let point = point_id(&*b, &body.point).await?;
+    b.mount(point, directory).await.map(Json)
+}
+
+async fn unmount<B: Backend>(State(b): State<Arc<B>>, uri: Uri) -> Answer<MountRow> {
+    let query: UnmountQuery = query(&uri)?;
+    b.unmount(absolute("unmount", &query.directory)?).await.map(Json)
 }
 
 async fn point<B: Backend>(State(b): State<Arc<B>>, Path(text): Path<String>) -> Answer<PointRow> {
@@ -162,9 +193,16 @@ async fn chain<B: Backend>(State(b): State<Arc<B>>, Path(text): Path<String>) ->
     b.chain(point).await.map(Json)
 }
 
-async fn actions<B: Backend>(State(b): State<Arc<B>>, uri: Uri) -> Answer<Vec<ActionRow>> {
-    let filter = filter(&*b, &query(&uri)?).await?;
-    b.actions(filter).await.map(Json)
+async fn actions<B: Backend>(State(b): State<Arc<B>>, uri: Uri) -> Answer<Page<ActionRow>> {
+    let query: ListQuery = query(&uri)?;
+    let mut rows = b.actions(filter(&*b, &query).await?).await?;
+    if let Some(count) = newest(&query)? {
+        rows.drain(..rows.len().saturating_sub(count));
+        return Ok(Json(Page { items: rows, next: None }));
+    }
+    // Times before 1970 are nobody's.
+    let key = |row: &ActionRow| format!("{:020}.{}", row.created.as_nanosecond().max(0), row.id);
+    Ok(Json(Page::of(rows, key, &window(&query)?)))
 }
 
 async fn action<B: Backend>(State(b): State<Arc<B>>, Path(text): Path<String>) -> Answer<ActionRow> {
@@ -231,7 +269,7 @@ async fn restore<B: Backend>(State(b): State<Arc<B>>, Body(body): Body<RestoreBo
 }
 
 async fn restore_here<B: Backend>(b: &B, body: RestoreBody, to: String) -> Result<ActionRow> {
-    let to = PathBuf::from(absolute(to)?);
+    let to = absolute("restore to", &to)?;
     let point = point_id(b, &body.point).await?;
     let RestoreBody { partition, yes, allow_holes, .. } = body;
     b.restore(RestoreRequest { point, partition, to, yes, allow_holes }).await
@@ -243,7 +281,7 @@ async fn restore_to_agent<B: Backend>(
     agent: &str,
     device: String,
 ) -> Result<ActionRow> {
-    let device = absolute(device)?;
+    absolute("restore to", &device)?;
     let agent = resolve::agent(&b.agents().await?, agent)?;
     let point = point_id(b, &body.point).await?;
     let RestoreBody { partition, full, no_undo, dry_run, yes, agreed, allow_holes, .. } = body;
@@ -268,7 +306,7 @@ async fn restore_files<B: Backend>(b: &B, body: RestoreBody) -> Result<ActionRow
             return Err(ApiError::invalid(format!("`{path}` is no path of a point: it leads upwards")));
         }
     }
-    let target = absolute(target)?;
+    absolute("restore to", &target)?;
     let agent = match &body.agent {
         Some(text) => Some(resolve::agent(&b.agents().await?, text)?),
         None => None,
@@ -276,13 +314,6 @@ async fn restore_files<B: Backend>(b: &B, body: RestoreBody) -> Result<ActionRow
     let point = point_id(b, &body.point).await?;
     let paths = paths.into_iter().map(ByteText::into_bytes).collect();
     b.restore_files(FilesRestore { point, paths, target, conflict, dry_run, agent }).await
-}
-
-fn absolute(path: String) -> Result<String> {
-    if path.starts_with('/') && !path.contains('\0') {
-        return Ok(path);
-    }
-    Err(ApiError::invalid(format!("cannot restore to `{path}`: give an absolute path")))
 }
 
 async fn verify<B: Backend>(State(b): State<Arc<B>>, Body(body): Body<VerifyBody>) -> Answer<ActionRow> {
@@ -299,7 +330,7 @@ async fn consolidate<B: Backend>(
     State(b): State<Arc<B>>,
     Body(body): Body<ConsolidateBody>,
 ) -> Answer<Vec<ActionRow>> {
-    let query = ListQuery { agent: body.agent, disk: body.disk, newest: None };
+    let query = ListQuery { agent: body.agent, disk: body.disk, ..ListQuery::default() };
     let filter = filter(&*b, &query).await?;
     b.consolidate(filter).await.map(Json)
 }
@@ -320,6 +351,14 @@ async fn verify_source<B: Backend>(
         None => resolve::only_with_points(&disks)?.id,
     };
     b.verify_source(disk).await.map(Json)
+}
+
+fn absolute(action: &str, text: &str) -> Result<PathBuf> {
+    let path = PathBuf::from(text);
+    if !path.is_absolute() || text.contains('\0') {
+        return Err(ApiError::invalid(format!("cannot {action} `{text}`: give an absolute path")));
+    }
+    Ok(path)
 }
 
 async fn point_id<B: Backend>(b: &B, text: &str) -> Result<PointId> {
@@ -344,8 +383,16 @@ async fn filter<B: Backend>(b: &B, query: &ListQuery) -> Result<Filter> {
         Some(text) => Some(resolve::disk(&b.disks(agent.clone()).await?, text)?.id),
         None => None,
     };
-    let newest = query.newest.map(|n| usize::try_from(n).unwrap_or(usize::MAX));
-    Ok(Filter { agent, disk, newest })
+    Ok(Filter { agent, disk })
+}
+
+/// The query of a list that has no filter.
+fn plain(uri: &Uri) -> Result<ListQuery> {
+    let query: ListQuery = query(uri)?;
+    if query.agent.is_some() || query.disk.is_some() || query.newest.is_some() {
+        return Err(ApiError::invalid(format!("{uri}: this list takes `limit` and `after` only")));
+    }
+    Ok(query)
 }
 
 fn query<T: DeserializeOwned>(uri: &Uri) -> Result<T> {
@@ -357,13 +404,18 @@ fn query<T: DeserializeOwned>(uri: &Uri) -> Result<T> {
     Query::<T>::try_from_uri(uri).map(|query| query.0).map_err(|error| wrong(&error.body_text()))
 }
 
-/// How many items an answer has: as many as were asked for, within what is possible.
-fn limit(asked: Option<u32>) -> Result<usize> {
-    let limit = asked.map_or(DEFAULT_LIMIT, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
-    if !(1..=MAX_LIMIT).contains(&limit) {
-        return Err(ApiError::invalid(format!("`limit` is {limit}: give 1 to {MAX_LIMIT}")));
+/// The part of a list that a query asks for.
+fn window(query: &ListQuery) -> Result<Window> {
+    Ok(Window { limit: page::limit(query.limit)?, after: query.after.clone() })
+}
+
+/// The newest so many that a query asks for, which come in one answer.
+fn newest(query: &ListQuery) -> Result<Option<usize>> {
+    let Some(newest) = query.newest else { return Ok(None) };
+    if query.after.is_some() || query.limit.is_some() {
+        return Err(ApiError::invalid("`newest` comes in one answer: leave out `limit` and `after`"));
     }
-    Ok(limit)
+    page::within("newest", usize::try_from(newest).unwrap_or(usize::MAX)).map(Some)
 }
 
 /// A request's JSON body, bounded in length and time.
