@@ -9,9 +9,10 @@ pub use crate::archive::entry::FileKind;
 
 use crate::model::byte_text::ByteText;
 use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
 
 /// A part of a list of what was found in points.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Findings<T> {
     pub items: Vec<T>,
     /// Ask for `after` this to get what follows, which may be nothing. `null` at the end. A search that takes long
@@ -24,7 +25,7 @@ pub struct Findings<T> {
 }
 
 /// One partition; number 0 is a disk without partitions.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct PartitionRow {
     pub partition: u32,
     /// First byte on the disk.
@@ -47,7 +48,7 @@ pub struct PartitionRow {
 }
 
 /// One file.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct FileRow {
     pub partition: u32,
     /// Its own name, to be shown.
@@ -70,7 +71,7 @@ pub struct FileRow {
 }
 
 /// A difference between two points.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ChangeRow {
     pub partition: u32,
     /// From the root of its filesystem, to be shown.
@@ -85,7 +86,8 @@ pub struct ChangeRow {
 }
 
 /// The query of `GET /api/v1/points/{point}/files`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub struct FilesQuery {
     /// May be left out where only one partition has files.
@@ -101,7 +103,8 @@ pub struct FilesQuery {
 }
 
 /// The query of `GET /api/v1/points/{point}/find`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub struct FindQuery {
     /// Compared with names, or with whole paths if it has a slash. `*` and `?` stand for any and for one byte, also a
@@ -117,7 +120,8 @@ pub struct FindQuery {
 }
 
 /// The query of `GET /api/v1/points/{point}/diff`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub struct DiffQuery {
     /// The other point: what it has more was added, and what it lacks was removed.

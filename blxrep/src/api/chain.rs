@@ -12,9 +12,10 @@ use crate::view::{BaseFiles, Chain, DeltaFiles, ViewPlace};
 use serde::{Deserialize, Serialize};
 use std::fmt::Write;
 use std::path::{Component, Path, PathBuf};
+use utoipa::ToSchema;
 
 /// `GET /api/v1/points/{point}/chain`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct PointChain {
     pub point: PointId,
     pub agent: AgentId,
@@ -32,13 +33,14 @@ pub struct PointChain {
     /// Oldest first.
     pub deltas: Vec<DeltaLink>,
     /// Sectors that could not be read of the disk: a view gives an error there.
+    #[schema(value_type = Vec<crate::api::types::SectorRange>)]
     pub holes: Holes,
     /// Folder of the generation's merged indexes; need not exist.
     pub indexes: String,
 }
 
 /// The base image of a chain.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct BaseLink {
     pub image: String,
     pub sidecar: String,
@@ -49,7 +51,7 @@ pub struct BaseLink {
 }
 
 /// A delta of a chain.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct DeltaLink {
     pub file: String,
     /// Root of the delta, 64 hex digits.

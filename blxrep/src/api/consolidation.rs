@@ -4,9 +4,10 @@ use crate::model::ids::{AgentId, DiskId, PointId};
 use crate::model::point::Consistency;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// `POST /api/v1/consolidations`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ConsolidateBody {
     /// One agent; all without it.
@@ -18,7 +19,7 @@ pub struct ConsolidateBody {
 }
 
 /// `GET /api/v1/consolidations/plan`: what a consolidation would do now.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ConsolidationPlan {
     /// Every point, disk after disk, oldest first.
     pub points: Vec<PointFate>,
@@ -27,7 +28,7 @@ pub struct ConsolidationPlan {
 }
 
 /// Whether a point is kept, and why.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct PointFate {
     pub agent: AgentId,
     pub disk: DiskId,
@@ -43,7 +44,7 @@ pub struct PointFate {
 }
 
 /// Something that is done with the files of a disk.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct PlannedStep {
     pub disk: DiskId,
     pub what: String,

@@ -11,12 +11,13 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::convert::Infallible;
 use tokio::sync::{broadcast, watch};
+use utoipa::ToSchema;
 
 /// Events that wait for a listener; the oldest go when it takes none.
 pub const WAITING: usize = 1024;
 
 /// Something that happened.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum Event {
     /// An agent connected, or its connection ended.

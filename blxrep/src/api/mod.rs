@@ -49,7 +49,7 @@ pub mod mounts;
 pub mod page;
 pub mod policies;
 pub mod resolve;
-mod routes;
+pub mod routes;
 pub mod server;
 pub mod socket;
 pub mod text;

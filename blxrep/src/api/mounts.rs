@@ -3,9 +3,10 @@
 use crate::mount::place::Place;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
+use utoipa::{IntoParams, ToSchema};
 
 /// A mounted point.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct MountRow {
     /// Id of the point.
     pub point: String,
@@ -33,7 +34,7 @@ impl MountRow {
 }
 
 /// Whether a mount can be used.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum MountState {
     Served,
@@ -55,7 +56,7 @@ impl MountState {
 }
 
 /// `POST /api/v1/mounts`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct MountBody {
     pub point: String,
@@ -64,7 +65,8 @@ pub struct MountBody {
 }
 
 /// The query of `DELETE /api/v1/mounts`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub struct UnmountQuery {
     pub directory: String,

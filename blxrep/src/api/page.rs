@@ -2,13 +2,14 @@
 
 use super::error::{ApiError, Result};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// Items of an answer where nothing is said, and at most.
 pub const DEFAULT_LIMIT: usize = 200;
 pub const MAX_LIMIT: usize = 1000;
 
 /// A part of a list.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Page<T> {
     pub items: Vec<T>,
     /// Ask for `after` this to get what follows, which may be nothing. `null` at the end.

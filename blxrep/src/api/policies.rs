@@ -6,9 +6,10 @@ use crate::model::policy::{EffectivePolicy, Goal, Grouping, VerifyRule};
 use crate::model::retention::Retention;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
+use utoipa::ToSchema;
 
 /// `GET /api/v1/policies`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct PolicyList {
     /// Folder of the policy files.
     pub dir: String,
@@ -20,7 +21,7 @@ pub struct PolicyList {
 }
 
 /// One policy file.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct PolicyRow {
     pub name: String,
     pub description: String,
@@ -39,7 +40,7 @@ pub struct PolicyRow {
 }
 
 /// Agents that a policy is for.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct PolicyTarget {
     pub pattern: String,
     /// Devices, names or identities.
@@ -47,7 +48,7 @@ pub struct PolicyTarget {
 }
 
 /// What a policy asks for. Times are seconds where nothing else is said.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct PolicyValues {
     /// Between scheduled points.
     pub live_sync_seconds: u64,

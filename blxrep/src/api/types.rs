@@ -17,9 +17,10 @@ use crate::model::units::ByteCount;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::fmt;
+use utoipa::{IntoParams, ToSchema};
 
 /// The dispatcher itself.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct DispatcherStatus {
     pub version: String,
     pub store: StoreId,
@@ -43,7 +44,7 @@ pub struct DispatcherStatus {
 }
 
 /// One agent.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct AgentRow {
     pub id: AgentId,
     pub hostname: String,
@@ -61,7 +62,7 @@ pub struct AgentRow {
 }
 
 /// One agent and all that it said of its host.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct AgentDetail {
     #[serde(flatten)]
     pub row: AgentRow,
@@ -70,7 +71,7 @@ pub struct AgentDetail {
 }
 
 /// What is being done for a disk.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum DiskState {
     /// The agent could protect it, nobody asked for it.
@@ -104,7 +105,7 @@ impl fmt::Display for DiskState {
 }
 
 /// One disk.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct DiskRow {
     pub id: DiskId,
     pub agent: AgentId,
@@ -114,7 +115,9 @@ pub struct DiskRow {
     pub identity: String,
     pub bytes: u64,
     pub state: DiskState,
+    /// `proven`, or `unknown: REASON`: whether every change since the point before is known.
     #[serde(with = "coverage_text")]
+    #[schema(value_type = String, example = "proven")]
     pub coverage: Coverage,
     /// Age of the newest published point.
     pub lag_seconds: Option<u64>,
@@ -131,8 +134,15 @@ pub struct DiskRow {
     pub problem: Option<String>,
 }
 
+/// Sectors of 512 bytes: the first one, and the one behind the last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct SectorRange {
+    pub start: u64,
+    pub end: u64,
+}
+
 /// One recovery point.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct PointRow {
     pub id: PointId,
     pub agent: AgentId,
@@ -151,7 +161,9 @@ pub struct PointRow {
     pub cut: Timestamp,
     pub published: Timestamp,
     pub consistency: Consistency,
+    /// `proven`, or `unknown: REASON`: whether every change since the point before is known.
     #[serde(with = "coverage_text")]
+    #[schema(value_type = String, example = "proven")]
     pub coverage: Coverage,
     /// Bytes of the disk whose content the point carries.
     pub bytes: u64,
@@ -174,6 +186,7 @@ pub struct PointRow {
     pub notes: Vec<String>,
     /// Ranges of sectors that could not be read of the disk: what they held is not known, and the point is incomplete.
     #[serde(default)]
+    #[schema(value_type = Vec<SectorRange>)]
     pub holes: Holes,
     /// What verifications found wrong with its files and did not find healed since.
     #[serde(default)]
@@ -181,7 +194,7 @@ pub struct PointRow {
 }
 
 /// One action.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ActionRow {
     pub id: ActionId,
     pub kind: ActionKind,
@@ -200,7 +213,7 @@ pub struct ActionRow {
 }
 
 /// How a sync went for one disk. Without `wait` only the disk and `cut_id` are filled.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct SyncRow {
     pub agent: AgentId,
     pub disk: DiskId,
@@ -217,7 +230,7 @@ pub struct SyncRow {
 }
 
 /// What a verify found.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct VerifyReport {
     pub action: ActionId,
     /// Points, files and bytes that were read and compared with their digests.
@@ -240,7 +253,7 @@ pub struct VerifyReport {
 }
 
 /// Something in the store that is not as it was stored.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct VerifyProblem {
     pub point: Option<PointId>,
     pub file: String,
@@ -276,7 +289,7 @@ impl fmt::Display for Control {
 }
 
 /// `POST /api/v1/snapshots`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SnapshotBody {
     pub agent: String,
@@ -284,7 +297,7 @@ pub struct SnapshotBody {
 }
 
 /// `POST /api/v1/syncs`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SyncBody {
     pub agent: String,
@@ -300,7 +313,7 @@ pub struct SyncBody {
 }
 
 /// What came of a restore of files, or would come of it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct FilesReport {
     pub action: ActionId,
     pub point: PointId,
@@ -346,7 +359,7 @@ impl FilesReport {
 }
 
 /// `POST /api/v1/restores`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RestoreBody {
     pub point: String,
@@ -394,7 +407,7 @@ pub struct RestoreBody {
 }
 
 /// `POST /api/v1/verifications`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct VerifyBody {
     /// One point and what it depends on; the whole store without it.
@@ -409,7 +422,7 @@ pub struct VerifyBody {
 }
 
 /// `POST /api/v1/verifications/source`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SourceBody {
     pub agent: String,
@@ -419,7 +432,8 @@ pub struct SourceBody {
 }
 
 /// The query of `GET /api/v1/disks`, `/points` and `/actions`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub struct ListQuery {
     #[serde(default)]

@@ -3,9 +3,10 @@
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::time::Duration;
+use utoipa::ToSchema;
 
 /// When a hook is run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum HookStage {
     /// Before the cut.
@@ -61,11 +62,12 @@ impl fmt::Display for HookEnd {
 }
 
 /// What came of a hook; kept with the point.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct HookResult {
     pub stage: HookStage,
     /// The executable, without its arguments.
     pub program: String,
+    #[schema(value_type = Object)]
     pub end: HookEnd,
     pub millis: u64,
     /// The beginning of what it wrote to standard output and standard error.

@@ -2,9 +2,10 @@
 
 use super::ids::DiskIdentity;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// What an agent's host is.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Footprint {
     pub hostname: String,
     /// `PRETTY_NAME` of os-release.
@@ -21,7 +22,7 @@ pub struct Footprint {
 }
 
 /// One network interface.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Interface {
     pub name: String,
     pub mac: String,
@@ -30,7 +31,7 @@ pub struct Interface {
 }
 
 /// One whole block device.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct HostDisk {
     /// Node under `/dev`.
     pub device: String,
@@ -51,7 +52,7 @@ pub struct HostDisk {
 }
 
 /// One partition, from the kernel or from the table on the disk.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Partition {
     pub number: u32,
     pub first_sector: u64,
@@ -63,7 +64,7 @@ pub struct Partition {
 }
 
 /// What is found on a disk or partition.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Filesystem {
     /// `ext4`, `xfs`, `btrfs`, `swap`, `LVM2_member`, `crypto_LUKS`, ...
     pub kind: String,

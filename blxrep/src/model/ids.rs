@@ -3,6 +3,7 @@
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
 use std::str::FromStr;
+use utoipa::ToSchema;
 
 /// Why a text is not an id.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -18,7 +19,8 @@ pub enum IdError {
 macro_rules! hex_id {
     ($(#[$doc:meta])* $name:ident, $repr:ty, $width:literal) => {
         $(#[$doc])*
-        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, ToSchema)]
+        #[schema(value_type = String, pattern = "^[0-9a-f]+$")]
         pub struct $name(pub $repr);
 
         impl fmt::Display for $name {
@@ -92,7 +94,7 @@ hex_id!(
 );
 
 /// Name of an agent: 1 to 64 letters, digits, `.`, `_` or `-`.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, ToSchema)]
 #[serde(transparent)]
 pub struct AgentId(String);
 
@@ -133,7 +135,7 @@ impl fmt::Debug for AgentId {
 
 /// What makes a disk the same disk after a reboot: the first of WWN or EUI, serial, GPT GUID, MBR signature, or
 /// the name that the configuration gives it. Never a `/dev` name.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum DiskIdentity {
     Wwn(String),

@@ -3,12 +3,14 @@
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
 use std::str::FromStr;
+use utoipa::ToSchema;
 
 /// Hundredths of a percent that are everything.
 const WHOLE: u32 = 10_000;
 
 /// A part of a whole that is neither nothing nor more than all: `0.01%` to `100%`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ToSchema)]
+#[schema(value_type = String, example = "5%")]
 pub struct Percent(u32);
 
 impl Percent {

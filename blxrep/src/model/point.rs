@@ -6,9 +6,10 @@ use super::ids::{AgentId, CutId, DiskId, DiskIdentity, Epoch, GenerationId, Poin
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::fmt;
+use utoipa::ToSchema;
 
 /// What a point is proven to be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Consistency {
     /// Filesystems were frozen at the cut.
@@ -48,7 +49,7 @@ impl fmt::Display for Coverage {
 }
 
 /// A point is the base of its generation or a delta on its parent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum PointKind {
     Base,
@@ -65,7 +66,7 @@ impl fmt::Display for PointKind {
 }
 
 /// One pass of a cut: what was swept and read.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Round {
     /// Granules read in this round.
     pub granules: u64,

@@ -6,6 +6,7 @@ use super::ids::DiskIdentity;
 use super::percent::Percent;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
+use utoipa::ToSchema;
 
 /// How often a point is cut when nothing else is said.
 pub const DEFAULT_LIVE_SYNC: Duration = Duration::from_secs(300);
@@ -22,7 +23,7 @@ pub const FREEZE_CAP: Duration = Duration::from_secs(5);
 pub const DEFAULT_MAX_ROUNDS: u32 = 256;
 
 /// What a cut tries to reach.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Goal {
     /// Proven without freezing, or else fuzzy.

@@ -2,6 +2,7 @@
 
 use super::ids::{DiskIdentity, PointId};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// What an agent is asked to restore. Whether it may is for its own configuration to say.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -81,7 +82,7 @@ pub struct FilesTarget {
 }
 
 /// What is done where something is in the way of a file.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Conflict {
     /// What exists stays as it is.

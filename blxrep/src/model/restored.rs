@@ -1,6 +1,7 @@
 //! What became of files that were restored, or what would become of them.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// Problems, or steps of a plan, that are told one by one.
 pub const MAX_TOLD: usize = 1000;
@@ -12,7 +13,7 @@ pub const PIECE_TEXTS: usize = 6;
 const MAX_TEXT_BYTES: usize = 4096;
 
 /// What a restore did.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Report {
     pub folders: u64,
     pub files: u64,
@@ -33,7 +34,7 @@ pub struct Report {
 }
 
 /// What a restore would do.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Plan {
     /// The first steps.
     pub steps: Vec<Step>,
@@ -44,7 +45,7 @@ pub struct Plan {
 }
 
 /// What became of one entry that was not restored.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Problem {
     /// Below the target, to be shown.
     pub path: String,
@@ -54,7 +55,7 @@ pub struct Problem {
 }
 
 /// What would be done with one entry.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Step {
     /// Below the target, to be shown.
     pub path: String,
@@ -68,7 +69,7 @@ pub struct Step {
 }
 
 /// What came of a restore of files, real or tried. Several pieces add up.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
     Restored(Report),

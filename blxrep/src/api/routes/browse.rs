@@ -1,5 +1,6 @@
 //! Routes that look into points.
 
+use super::document::Problem;
 use super::{Answer, point_id, query};
 use crate::api::backend::{Backend, DiffRequest, FilesRequest, FindRequest};
 use crate::api::browse::{ChangeRow, DiffQuery, FileRow, FilesQuery, FindQuery, Findings, PartitionRow};
@@ -10,6 +11,8 @@ use axum::extract::{Path, State};
 use axum::http::Uri;
 use std::sync::Arc;
 
+/// Partitions of a point, in the order of its table.
+#[utoipa::path(get, path = "/api/v1/points/{point}/partitions", tag = "points", params(("point" = String, Path, description = "Id of the point, or 4 or more of its first digits")), responses((status = 200, body = Findings<PartitionRow>), Problem))]
 pub async fn partitions<B: Backend>(
     State(b): State<Arc<B>>,
     Path(text): Path<String>,
@@ -18,6 +21,8 @@ pub async fn partitions<B: Backend>(
     b.partitions(point).await.map(Json)
 }
 
+/// Entries of a folder of a point, in the order of their names' bytes.
+#[utoipa::path(get, path = "/api/v1/points/{point}/files", tag = "points", params(("point" = String, Path, description = "Id of the point, or 4 or more of its first digits"), FilesQuery), responses((status = 200, body = Findings<FileRow>), Problem))]
 pub async fn files<B: Backend>(
     State(b): State<Arc<B>>,
     Path(text): Path<String>,
@@ -31,6 +36,11 @@ pub async fn files<B: Backend>(
     b.files(point, request).await.map(Json)
 }
 
+/// Files of a point whose names or paths fit a pattern.
+///
+/// In the order of the folders on the disk. A search that takes long answers after a second with what it has, which may
+/// be nothing, and `next`.
+#[utoipa::path(get, path = "/api/v1/points/{point}/find", tag = "points", params(("point" = String, Path, description = "Id of the point, or 4 or more of its first digits"), FindQuery), responses((status = 200, body = Findings<FileRow>), Problem))]
 pub async fn find<B: Backend>(
     State(b): State<Arc<B>>,
     Path(text): Path<String>,
@@ -42,6 +52,11 @@ pub async fn find<B: Backend>(
     b.find(point, request).await.map(Json)
 }
 
+/// How the files of two points differ.
+///
+/// Content is compared byte by byte. What only one point has is told once, not with all that is in it. A comparison that
+/// takes long answers after a second with what it has, which may be nothing, and `next`.
+#[utoipa::path(get, path = "/api/v1/points/{point}/diff", tag = "points", params(("point" = String, Path, description = "Id of the point, or 4 or more of its first digits"), DiffQuery), responses((status = 200, body = Findings<ChangeRow>), Problem))]
 pub async fn diff<B: Backend>(
     State(b): State<Arc<B>>,
     Path(text): Path<String>,

@@ -1,6 +1,7 @@
 //! The API as HTTP: routes, what they accept, and how an error looks. Where they are served is [`super::server`]'s.
 
 mod browse;
+pub mod document;
 
 use crate::api::backend::{
     AgentRestore, Backend, FilesRestore, Filter, RestoreRequest, SyncRequest, VerifyRequest,
@@ -30,6 +31,7 @@ use axum::response::sse::{KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use document::{FilterQuery, Problem, WindowQuery};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::de::DeserializeOwned;
 use std::future::ready;
@@ -54,6 +56,7 @@ pub fn router<B: Backend>(backend: Arc<B>, stop: watch::Receiver<bool>) -> Route
         move || ready(Sse::new(events::stream(ear.events(), stop.clone())).keep_alive(KeepAlive::default()));
     Router::new()
         .route(METRICS_PATH, get(metrics::<B>))
+        .route("/api/v1/openapi.json", get(document::document))
         .route("/api/v1/events", get(events))
         .route("/api/v1/status", get(status::<B>))
         .route("/api/v1/agents", get(agents::<B>))
@@ -125,24 +128,34 @@ async fn no_route(request: Request) -> ApiError {
     ))
 }
 
+/// Gauges for monitoring systems.
+#[utoipa::path(get, path = "/metrics", tag = "watching", responses((status = 200, description = "Gauges as OpenMetrics text", body = String, content_type = "application/openmetrics-text"), Problem))]
 async fn metrics<B: Backend>(State(b): State<Arc<B>>) -> Result<([(HeaderName, &'static str); 1], String)> {
     Ok(([(CONTENT_TYPE, metrics::CONTENT_TYPE)], Scrape::take(&*b).await?.text()?))
 }
 
+/// The dispatcher itself.
+#[utoipa::path(get, path = "/api/v1/status", tag = "watching", responses((status = 200, body = DispatcherStatus), Problem))]
 async fn status<B: Backend>(State(b): State<Arc<B>>) -> Answer<DispatcherStatus> {
     b.status().await.map(Json)
 }
 
+/// Agents that have been here, by id.
+#[utoipa::path(get, path = "/api/v1/agents", tag = "watching", params(WindowQuery), responses((status = 200, body = Page<AgentRow>), Problem))]
 async fn agents<B: Backend>(State(b): State<Arc<B>>, uri: Uri) -> Answer<Page<AgentRow>> {
     let window = window(&plain(&uri)?)?;
     Ok(Json(Page::of(b.agents().await?, |row| row.id.to_string(), &window)))
 }
 
+/// One agent and all that it said of its host.
+#[utoipa::path(get, path = "/api/v1/agents/{agent}", tag = "watching", params(("agent" = String, Path, description = "Id of the agent")), responses((status = 200, body = AgentDetail), Problem))]
 async fn agent<B: Backend>(State(b): State<Arc<B>>, Path(text): Path<String>) -> Answer<AgentDetail> {
     let agent = resolve::agent(&b.agents().await?, &text)?;
     b.agent(agent).await.map(Json)
 }
 
+/// Disks, by agent and device.
+#[utoipa::path(get, path = "/api/v1/disks", tag = "watching", params(ListQuery), responses((status = 200, body = Page<DiskRow>), Problem))]
 async fn disks<B: Backend>(State(b): State<Arc<B>>, uri: Uri) -> Answer<Page<DiskRow>> {
     let query: ListQuery = query(&uri)?;
     if query.newest.is_some() {
@@ -154,6 +167,11 @@ async fn disks<B: Backend>(State(b): State<Arc<B>>, uri: Uri) -> Answer<Page<Dis
     Ok(Json(Page::of(rows, |row| format!("{} {} {}", row.agent, row.device, row.id), &window)))
 }
 
+/// Recovery points.
+///
+/// Disk after disk in the order of their ids, those of a disk in the order of publication; with `newest`, those alone,
+/// oldest cut first.
+#[utoipa::path(get, path = "/api/v1/points", tag = "points", params(ListQuery), responses((status = 200, body = Page<PointRow>), Problem))]
 async fn points<B: Backend>(State(b): State<Arc<B>>, uri: Uri) -> Answer<Page<PointRow>> {
     let query: ListQuery = query(&uri)?;
     let filter = filter(&*b, &query).await?;
@@ -163,36 +181,53 @@ async fn points<B: Backend>(State(b): State<Arc<B>>, uri: Uri) -> Answer<Page<Po
     }
 }
 
+/// The policies in force, and whom they are for.
+#[utoipa::path(get, path = "/api/v1/policies", tag = "watching", responses((status = 200, body = PolicyList), Problem))]
 async fn policies<B: Backend>(State(b): State<Arc<B>>) -> Answer<PolicyList> {
     b.policies().await.map(Json)
 }
 
+/// Points that are mounted on the dispatcher's host.
+#[utoipa::path(get, path = "/api/v1/mounts", tag = "mounts", params(WindowQuery), responses((status = 200, body = Page<MountRow>), Problem))]
 async fn mounts<B: Backend>(State(b): State<Arc<B>>, uri: Uri) -> Answer<Page<MountRow>> {
     let window = window(&plain(&uri)?)?;
     Ok(Json(Page::of(b.mounts().await?, |row| row.directory.clone(), &window)))
 }
 
+/// Mounts a point.
+///
+/// Its server lives as long as the mount; where a service manager stops the dispatcher with all of its processes, as
+/// systemd does, it ends then, too.
+#[utoipa::path(post, path = "/api/v1/mounts", tag = "mounts", request_body = MountBody, responses((status = 200, body = MountRow), Problem))]
 async fn mount<B: Backend>(State(b): State<Arc<B>>, Body(body): Body<MountBody>) -> Answer<MountRow> {
     let directory = absolute("mount on", &body.directory)?;
     let point = point_id(&*b, &body.point).await?;
     b.mount(point, directory).await.map(Json)
 }
 
+/// Unmounts a point.
+#[utoipa::path(delete, path = "/api/v1/mounts", tag = "mounts", params(UnmountQuery), responses((status = 200, body = MountRow), Problem))]
 async fn unmount<B: Backend>(State(b): State<Arc<B>>, uri: Uri) -> Answer<MountRow> {
     let query: UnmountQuery = query(&uri)?;
     b.unmount(absolute("unmount", &query.directory)?).await.map(Json)
 }
 
+/// One recovery point and all that is stored of it.
+#[utoipa::path(get, path = "/api/v1/points/{point}", tag = "points", params(("point" = String, Path, description = "Id of the point, or 4 or more of its first digits")), responses((status = 200, body = PointRow), Problem))]
 async fn point<B: Backend>(State(b): State<Arc<B>>, Path(text): Path<String>) -> Answer<PointRow> {
     let point = point_id(&*b, &text).await?;
     b.point(point).await.map(Json)
 }
 
+/// The files that a point is made of, for a process on the dispatcher's host that reads them itself.
+#[utoipa::path(get, path = "/api/v1/points/{point}/chain", tag = "points", params(("point" = String, Path, description = "Id of the point, or 4 or more of its first digits")), responses((status = 200, body = PointChain), Problem))]
 async fn chain<B: Backend>(State(b): State<Arc<B>>, Path(text): Path<String>) -> Answer<PointChain> {
     let point = point_id(&*b, &text).await?;
     b.chain(point).await.map(Json)
 }
 
+/// Actions, oldest first.
+#[utoipa::path(get, path = "/api/v1/actions", tag = "actions", params(ListQuery), responses((status = 200, body = Page<ActionRow>), Problem))]
 async fn actions<B: Backend>(State(b): State<Arc<B>>, uri: Uri) -> Answer<Page<ActionRow>> {
     let query: ListQuery = query(&uri)?;
     let mut rows = b.actions(filter(&*b, &query).await?).await?;
@@ -205,29 +240,41 @@ async fn actions<B: Backend>(State(b): State<Arc<B>>, uri: Uri) -> Answer<Page<A
     Ok(Json(Page::of(rows, key, &window(&query)?)))
 }
 
+/// One action.
+#[utoipa::path(get, path = "/api/v1/actions/{action}", tag = "actions", params(("action" = String, Path, description = "Id of the action, or 4 or more of its first digits")), responses((status = 200, body = ActionRow), Problem))]
 async fn action<B: Backend>(State(b): State<Arc<B>>, Path(text): Path<String>) -> Answer<ActionRow> {
     let action = action_id(&*b, &text).await?;
     b.action(action).await.map(Json)
 }
 
+/// What came of a restore of files, or would come of it.
+#[utoipa::path(get, path = "/api/v1/actions/{action}/files", tag = "actions", params(("action" = String, Path, description = "Id of the action, or 4 or more of its first digits")), responses((status = 200, body = FilesReport), Problem))]
 async fn files_report<B: Backend>(State(b): State<Arc<B>>, Path(text): Path<String>) -> Answer<FilesReport> {
     let action = action_id(&*b, &text).await?;
     b.files_report(action).await.map(Json)
 }
 
+/// What a verification found.
+#[utoipa::path(get, path = "/api/v1/actions/{action}/report", tag = "actions", params(("action" = String, Path, description = "Id of the action, or 4 or more of its first digits")), responses((status = 200, body = VerifyReport), Problem))]
 async fn report<B: Backend>(State(b): State<Arc<B>>, Path(text): Path<String>) -> Answer<VerifyReport> {
     let action = action_id(&*b, &text).await?;
     b.verify_report(action).await.map(Json)
 }
 
+/// Pauses an action; what changes meanwhile is kept in mind.
+#[utoipa::path(post, path = "/api/v1/actions/{action}/pause", tag = "actions", params(("action" = String, Path, description = "Id of the action, or 4 or more of its first digits")), responses((status = 200, body = ActionRow), Problem))]
 async fn pause<B: Backend>(State(b): State<Arc<B>>, Path(text): Path<String>) -> Answer<ActionRow> {
     control(&*b, &text, Control::Pause).await
 }
 
+/// Goes on with a paused action.
+#[utoipa::path(post, path = "/api/v1/actions/{action}/resume", tag = "actions", params(("action" = String, Path, description = "Id of the action, or 4 or more of its first digits")), responses((status = 200, body = ActionRow), Problem))]
 async fn resume<B: Backend>(State(b): State<Arc<B>>, Path(text): Path<String>) -> Answer<ActionRow> {
     control(&*b, &text, Control::Resume).await
 }
 
+/// Stops an action for good.
+#[utoipa::path(post, path = "/api/v1/actions/{action}/cancel", tag = "actions", params(("action" = String, Path, description = "Id of the action, or 4 or more of its first digits")), responses((status = 200, body = ActionRow), Problem))]
 async fn cancel<B: Backend>(State(b): State<Arc<B>>, Path(text): Path<String>) -> Answer<ActionRow> {
     control(&*b, &text, Control::Cancel).await
 }
@@ -237,12 +284,16 @@ async fn control<B: Backend>(b: &B, text: &str, control: Control) -> Answer<Acti
     b.control(action, control).await.map(Json)
 }
 
+/// Begins a full image; the answer is the one that is under way if there is one.
+#[utoipa::path(post, path = "/api/v1/snapshots", tag = "doing", request_body = SnapshotBody, responses((status = 200, body = ActionRow), Problem))]
 async fn snapshot<B: Backend>(State(b): State<Arc<B>>, Body(body): Body<SnapshotBody>) -> Answer<ActionRow> {
     let agent = resolve::agent(&b.agents().await?, &body.agent)?;
     let disk = resolve::disk(&b.disks(Some(agent)).await?, &body.disk)?.id;
     b.snapshot(disk).await.map(Json)
 }
 
+/// Cuts now: a row per disk, with a common `cut_id`.
+#[utoipa::path(post, path = "/api/v1/syncs", tag = "doing", request_body = SyncBody, responses((status = 200, body = Vec<SyncRow>), Problem))]
 async fn sync<B: Backend>(State(b): State<Arc<B>>, Body(body): Body<SyncBody>) -> Answer<Vec<SyncRow>> {
     let agent = resolve::agent(&b.agents().await?, &body.agent)?;
     let disk = match &body.disk {
@@ -252,6 +303,8 @@ async fn sync<B: Backend>(State(b): State<Arc<B>>, Body(body): Body<SyncBody>) -
     b.sync(SyncRequest { agent, disk, goal: body.consistency, wait: body.wait }).await.map(Json)
 }
 
+/// Begins a restore. What exists is overwritten only with `yes`.
+#[utoipa::path(post, path = "/api/v1/restores", tag = "doing", request_body = RestoreBody, responses((status = 200, body = ActionRow), Problem))]
 async fn restore<B: Backend>(State(b): State<Arc<B>>, Body(body): Body<RestoreBody>) -> Answer<ActionRow> {
     if !body.paths.is_empty() || body.target.is_some() {
         return restore_files(&*b, body).await.map(Json);
@@ -316,6 +369,8 @@ async fn restore_files<B: Backend>(b: &B, body: RestoreBody) -> Result<ActionRow
     b.restore_files(FilesRestore { point, paths, target, conflict, dry_run, agent }).await
 }
 
+/// Begins to read what is stored and to compare it with its digests.
+#[utoipa::path(post, path = "/api/v1/verifications", tag = "doing", request_body = VerifyBody, responses((status = 200, body = ActionRow), Problem))]
 async fn verify<B: Backend>(State(b): State<Arc<B>>, Body(body): Body<VerifyBody>) -> Answer<ActionRow> {
     let scope = match (&body.point, &body.agent) {
         (Some(_), Some(_)) => return Err(ApiError::invalid("give a point or an agent, not both")),
@@ -326,6 +381,8 @@ async fn verify<B: Backend>(State(b): State<Arc<B>>, Body(body): Body<VerifyBody
     b.verify(VerifyRequest { scope, sample: body.sample }).await.map(Json)
 }
 
+/// Begins a consolidation: one action for each disk that has something to be done.
+#[utoipa::path(post, path = "/api/v1/consolidations", tag = "doing", request_body = ConsolidateBody, responses((status = 200, body = Vec<ActionRow>), Problem))]
 async fn consolidate<B: Backend>(
     State(b): State<Arc<B>>,
     Body(body): Body<ConsolidateBody>,
@@ -335,11 +392,15 @@ async fn consolidate<B: Backend>(
     b.consolidate(filter).await.map(Json)
 }
 
+/// What a consolidation would do now.
+#[utoipa::path(get, path = "/api/v1/consolidations/plan", tag = "doing", params(FilterQuery), responses((status = 200, body = ConsolidationPlan), Problem))]
 async fn consolidation_plan<B: Backend>(State(b): State<Arc<B>>, uri: Uri) -> Answer<ConsolidationPlan> {
     let filter = filter(&*b, &query(&uri)?).await?;
     b.consolidation_plan(filter).await.map(Json)
 }
 
+/// Begins to compare a disk with its newest point.
+#[utoipa::path(post, path = "/api/v1/verifications/source", tag = "doing", request_body = SourceBody, responses((status = 200, body = ActionRow), Problem))]
 async fn verify_source<B: Backend>(
     State(b): State<Arc<B>>,
     Body(body): Body<SourceBody>,
