@@ -1,6 +1,7 @@
 //! Points as files on the dispatcher's host: mounted, looked at, and brought back.
 
 mod browsed;
+mod chain;
 mod everything;
 mod mounted;
 mod restored;

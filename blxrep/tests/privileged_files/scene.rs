@@ -10,6 +10,7 @@ use crate::{MIB, PATIENCE, program};
 use anyhow::{Context, Result, ensure};
 use std::collections::BTreeMap;
 use std::fs;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -21,7 +22,16 @@ pub struct Volume {
     pub disk: usize,
     pub number: u32,
     pub filesystem: Filesystem,
+    /// Bytes of the disk.
+    pub range: Range<u64>,
     pub slice: Slice,
+}
+
+impl Volume {
+    /// Mounts the filesystem, with these options.
+    pub fn mount(&self, options: &str) -> Result<Mount> {
+        Mount::new(self.filesystem.name(), self.slice.path(), options)
+    }
 }
 
 /// The fields are in the order in which they have to go.
@@ -53,6 +63,11 @@ const PLANS: [Plan; 2] = [
 impl Scene {
     /// Protected disks whose filesystems are empty; each has a base.
     pub fn new() -> Result<Self> {
+        Self::with(|_| Ok(()))
+    }
+
+    /// The same, where `fill` did something to each filesystem before the base was made.
+    pub fn with(fill: impl Fn(&Volume) -> Result<()>) -> Result<Self> {
         let site = Site::new(program(), "1h")?;
         let mut disks = Vec::new();
         let mut volumes = Vec::new();
@@ -62,7 +77,10 @@ impl Scene {
             for (number, start, bytes, filesystem) in *parts {
                 let slice = Slice::of(&disk, start * MIB, bytes * MIB)?;
                 filesystem.make(slice.path())?;
-                volumes.push(Volume { disk: index, number: *number, filesystem: *filesystem, slice });
+                let range = start * MIB..(start + bytes) * MIB;
+                let volume = Volume { disk: index, number: *number, filesystem: *filesystem, range, slice };
+                fill(&volume)?;
+                volumes.push(volume);
             }
             disks.push(disk);
         }
@@ -78,18 +96,24 @@ impl Scene {
 
     /// Mounts every filesystem, with these options.
     pub fn mount(&self, options: &str) -> Result<Vec<Mount>> {
-        let mount = |volume: &Volume| Mount::new(volume.filesystem.name(), volume.slice.path(), options);
-        self.volumes.iter().map(mount).collect()
+        self.volumes.iter().map(|volume| volume.mount(options)).collect()
     }
 
     /// A point of each disk, now, in the order of the disks.
     pub fn sync(&self) -> Result<Vec<String>> {
         let rows = self.site.sync(AGENT)?;
-        let of = |disk: &LoopDisk| {
-            let row = rows.iter().find(|row| row.device == disk.name());
-            row.and_then(|row| row.point.clone()).context("a disk without a point")
-        };
-        self.disks.iter().map(of).collect()
+        self.of_disks(|name| rows.iter().find(|row| row.device == name)?.point.clone())
+    }
+
+    /// The first point of each disk, in the order of the disks.
+    pub fn bases(&self) -> Result<Vec<String>> {
+        let points = self.site.points(AGENT)?;
+        let base = |name: &str| points.iter().find(|p| p.kind == "base" && p.device == name);
+        self.of_disks(|name| Some(base(name)?.id.clone()))
+    }
+
+    fn of_disks(&self, point: impl Fn(&str) -> Option<String>) -> Result<Vec<String>> {
+        self.disks.iter().map(|disk| point(&disk.name()).context("a disk without a point")).collect()
     }
 
     /// Runs a command of the program against this dispatcher.
