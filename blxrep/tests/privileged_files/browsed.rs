@@ -1,5 +1,6 @@
 //! Points looked into over the API: real filesystems, children that are killed, and what is left of them.
 
+use crate::everything;
 use crate::scene::Scene;
 use crate::support::fixture::wait_for;
 use crate::{PATIENCE, require_root};
@@ -58,6 +59,7 @@ fn points_are_looked_into_and_killed_children_leave_nothing() -> Result<()> {
     scene.fill(&mounts)?;
     let before = scene.sync()?.remove(0);
     fs::write(mounts[0].path().join("added"), "x")?;
+    everything::sync(mounts[0].path())?;
     let after = scene.sync()?.remove(0);
     scene.stop_agent();
     let stored = scene.stored()?;
@@ -97,12 +99,15 @@ fn lists(api: &Api, point: &str) -> Result<()> {
     let of_disk = |rows: &[blxrep::api::types::PointRow], disk| -> Vec<_> {
         rows.iter().filter(|row| row.disk == disk).map(|row| row.id).collect()
     };
-    ensure!(paged.len() == all.len() && paged.is_sorted_by_key(|row| row.disk), "{paged:?}");
+    ensure!(
+        paged.len() == all.len() && paged.is_sorted_by_key(|row| row.disk),
+        "pages: {paged:?}, all: {all:?}"
+    );
     ensure!(paged.iter().all(|row| of_disk(&paged, row.disk) == of_disk(&all, row.disk)), "another order");
     let one = api.run(api.client.point(point))?;
     ensure!(all.contains(&one), "{one:?}");
     let newest = api.run(api.client.points(&ListQuery { newest: Some(1), ..ListQuery::default() }))?;
-    ensure!(newest[..] == all[all.len() - 1..], "{newest:?}");
+    ensure!(newest[..] == all[all.len() - 1..], "newest: {newest:?}");
     let policies = api.run(api.client.policies())?;
     let disks = api.run(api.client.disks(&ListQuery::default()))?;
     ensure!(policies.items.len() == 1 && policies.trouble.is_none(), "{policies:?}");
