@@ -241,7 +241,7 @@ mod tests {
             assert!(at.windows(2).all(|pair| pair[1] - pair[0] >= 12), "{cell}: `{labels}`");
         }
         let hours = Axis::new(300, newest, newest, 78).labels();
-        assert!(hours.contains("|11:00       |12:00"), "`{hours}`");
+        assert!(hours.contains("|11:00      |12:00"), "`{hours}`");
         assert!(Axis::new(900, newest, newest, 78).labels().contains("|11-03"));
     }
 
