@@ -359,3 +359,18 @@ fn messages_are_those_of_the_program() {
     assert!(never_said.is_empty(), "the program never says {never_said:#?}");
     assert!(parts.len() > 50, "only {} messages were found: is the search right?", parts.len());
 }
+
+/// Others refer to a decision by its number alone.
+#[test]
+fn decisions_are_numbered_one_after_the_other() {
+    let mut decisions = files("docs/decisions", ".md");
+    decisions.sort();
+    for (number, path) in (1..).zip(&decisions) {
+        let named = path.starts_with(&format!("docs/decisions/{number:04}-"));
+        assert!(named, "{path} should be number {number:04}: a number is missing, or taken twice");
+        assert!(
+            read(path).starts_with(&format!("# {number:04}: ")),
+            "{path}: its heading has another number"
+        );
+    }
+}
