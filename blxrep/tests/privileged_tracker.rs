@@ -280,6 +280,31 @@ fn bio_based_disks_are_tracked_at_queue_and_at_completion() {
     println!("zram: classes that are not accounted: {:?}", audit.not_audited());
 }
 
+/// Of disks that report bios, too: the request hooks are all there, and see nothing of them.
+#[test]
+fn bio_hooks_that_were_unpinned_are_missed_and_cost_the_coverage() {
+    if skipped("bio_hooks_that_were_unpinned_are_missed_and_cost_the_coverage") {
+        return;
+    }
+    let (pins, disk) = (Pins::new(), Disk::on_zram(64 * MIB));
+    let mut tracker = pins.open();
+    let tracked = fresh(&mut tracker, &disk);
+    let link = pins.0.join(format!("v{}", blxrep_ebpf::ABI_VERSION)).join("link_block_bio_queue");
+    std::fs::remove_file(&link).unwrap();
+    assert!(!tracked.is_attached(), "the audit asks");
+    assert!(!tracker.is_pinned(), "the agent asks, and begins anew");
+    drop((tracked, tracker));
+
+    disk.write(0, 4096);
+    let mut tracker = pins.open();
+    let (tracked, attach) = tracker.track(&disk.spec(), Epoch(9)).unwrap();
+    assert!(matches!(&attach, Attach::Fresh { reason } if reason.contains("hooks")), "{attach:?}");
+    assert!(link.exists() && tracked.is_attached(), "attached anew");
+    disk.write(MIB, 4096);
+    assert_eq!(swept(&tracked).0, granules(MIB..MIB + 4096));
+    tracker.remove_all().unwrap();
+}
+
 #[test]
 fn a_discard_of_a_gibibyte_is_marked_exactly() {
     if skipped("a_discard_of_a_gibibyte_is_marked_exactly") {

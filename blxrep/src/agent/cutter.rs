@@ -14,10 +14,11 @@
 use super::compare::CompareError;
 use super::conduct::Terms;
 use super::dialer::Dialer;
-use super::live::{Broken, Done, Draft, LiveError, LiveMember, join, perform};
+use super::live::{Broken, Done, LiveError, join, perform};
 use super::pace::Pace;
 use super::rescan;
 use super::round::{CutError, MAX_WIDENINGS, on_thread};
+use super::slot::{AbortOnDrop, Slot};
 use super::unit::Unit;
 use crate::config::hooks::HooksConfig;
 use crate::engine::backoff::Backoff;
@@ -31,7 +32,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
-use tokio::task::{AbortHandle, JoinSet};
+use tokio::task::JoinSet;
 
 /// Syncs that wait for the cut that is under way; one more is answered with an error.
 const MAX_WAITING: usize = 64;
@@ -111,61 +112,6 @@ fn failed(disk: &DiskIdentity, reason: &str) -> SyncOutcome {
 
 /// How a pass over a disk ended.
 type Pass = (DiskIdentity, Result<(), CompareError>);
-
-#[derive(Debug)]
-struct Slot {
-    unit: Arc<Unit>,
-    action: ActionId,
-    paused: bool,
-    /// The newest point is: the next one may be better, also without a change.
-    fuzzy: bool,
-    /// The dispatcher at the other end of this link has taken a point: its newest is the one that is known here. Before
-    /// that it may have been set back, and a disk on which nothing changed may lack everything.
-    confirmed: bool,
-    /// The disk is being compared with its newest point; no cut holds it.
-    pass: Option<AbortOnDrop>,
-    /// Why none begins, until a person says so.
-    held: Option<String>,
-    /// None begins before.
-    pass_after: Instant,
-    backoff: Backoff,
-    /// Passes since the last point.
-    passes: u32,
-    /// `None` until the first cut, after an error, and while a cut has it.
-    member: Option<LiveMember>,
-    /// The point that was open when a link broke: the next cut goes on with it.
-    draft: Option<Draft>,
-}
-
-impl Slot {
-    /// Why the disk is not in a cut of the others, for their points.
-    fn why_missing(&self) -> String {
-        let disk = &self.unit.identity;
-        match (self.unit.lost_coverage(), &self.held) {
-            _ if self.paused => format!("{disk} is not in this cut: it is paused"),
-            (Some(reason), None) => {
-                format!("{disk} is not in this cut: it is being compared with its newest point ({reason})")
-            }
-            (Some(reason), Some(held)) => format!("{disk} is not in this cut: {reason}, and {held}"),
-            (None, _) => format!("{disk} is not in this cut: it was just compared with its newest point"),
-        }
-    }
-
-    /// Whether no cut can have the disk before a pass has ended.
-    fn is_lost(&self) -> bool {
-        self.pass.is_some() || self.unit.lost_coverage().is_some()
-    }
-}
-
-/// Ends a pass when nobody wants it any more.
-#[derive(Debug)]
-struct AbortOnDrop(AbortHandle);
-
-impl Drop for AbortOnDrop {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
 
 /// The task. Ends when its commands end.
 #[derive(Debug)]
@@ -282,20 +228,7 @@ impl Cutter {
         let slot = self.slots.iter_mut().find(|slot| slot.unit.identity == unit.identity);
         let Some(slot) = slot else {
             self.due = Instant::now() + self.every;
-            self.slots.push(Slot {
-                unit,
-                action,
-                paused,
-                fuzzy: false,
-                confirmed: false,
-                pass: None,
-                held: None,
-                pass_after: Instant::now(),
-                backoff: Backoff::default(),
-                passes: 0,
-                member: None,
-                draft: None,
-            });
+            self.slots.push(Slot::new(unit, action, paused));
             return false;
         };
         let interrupts = paused && !slot.paused;

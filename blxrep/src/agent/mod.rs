@@ -35,6 +35,7 @@ mod round;
 mod sent;
 mod session;
 mod settings;
+mod slot;
 mod unit;
 mod verify_source;
 mod watch;

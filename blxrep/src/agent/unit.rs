@@ -24,6 +24,9 @@ const REBASE_WAIT: Duration = Duration::from_secs(5);
 /// Why nothing is known of what was written last.
 const DETACHED: &str = "the pins were removed under the running agent: what is written is not seen";
 
+/// Why changes are none since a point.
+const UNCOUNTED: &str = "an image was begun, and its point is not known to be published";
+
 /// A tracked disk.
 #[derive(Debug)]
 pub struct Unit {
@@ -135,13 +138,19 @@ impl Unit {
 
     /// Records that `point` is being sent, on top of `parent`. Without one it is an image: that sweeps and forgets what
     /// it carries itself, so what a comparison has found before counts no more if the image is given up.
+    ///
+    /// A gap that is known by now is closed by the point: if it is published and nobody hears of it, its successor's
+    /// parent says so.
     pub fn opened(&self, point: PointId, parent: Option<PointId>) -> Result<(), String> {
         let mut state = self.state();
         let mut record = self.tracker.record();
-        (record.acknowledged, record.open) = (parent, Some(point));
-        if parent.is_none() {
-            (record.matched, state.compared) = (None, None);
+        match parent {
+            // Of an image that is not published the dispatcher knows nothing, and what follows is a comparison.
+            None => (record.gap, record.matched, state.compared) = (None, None, None),
+            Some(_) if record.open == parent => (record.gap, record.matched) = (None, None),
+            Some(_) => {}
         }
+        (record.acknowledged, record.open) = (parent, Some(point));
         self.tracker.store_record(&record).map_err(|e| e.to_string())
     }
 
@@ -171,7 +180,9 @@ impl Unit {
 
     /// Why coverage was lost after the newest point: what the next point will show.
     pub fn gap(&self) -> Option<String> {
-        self.tracker.record().gap
+        let record = self.tracker.record();
+        let is_counted = record.acknowledged.is_some() || record.matched.is_some();
+        record.gap.or_else(|| (!is_counted).then(|| UNCOUNTED.to_owned()))
     }
 
     /// Why the disk has to be compared with the newest point before anything else.
@@ -200,7 +211,11 @@ impl Unit {
     /// Prepares a comparison: everything is dirty, and what changes from here on is marked beside that. What is read
     /// before this returns does not count.
     pub fn arm(&self) {
-        self.state().compared = None;
+        let mut state = self.state();
+        state.compared = None;
+        // What is found equal to the point will be clean, although it may have been written since a watch began.
+        state.watches.spoil("the disk was compared with its newest point meanwhile");
+        drop(state);
         self.tracker.pending().mark(&GranuleSet::full(self.granules()));
         Self::sweep(&[self]);
     }

@@ -11,7 +11,7 @@ use crate::support::order::{History, Write};
 use crate::support::process::Process;
 use crate::support::site::{ActionRow, AgentHome, PointRow, Site};
 use crate::support::stamper::{Clock, Plan, Random, Stamper};
-use crate::{MIB, PATIENCE, is_soak, program, require_root, summarize};
+use crate::{MIB, PATIENCE, ensure_covered, is_soak, program, require_root, summarize};
 use anyhow::{Context, Result, ensure};
 use std::collections::BTreeMap;
 use std::fs;
@@ -202,7 +202,7 @@ fn judge(site: &Site, log: &[Write], disks: &[LoopDisk; 2], clock: Clock, seen: 
     site.cli(&["consolidate"])?.expect(crate::support::site::DONE, &[])?;
     let points = site.points("killed")?;
     summarize(&points)?;
-    ensure!(points.iter().all(|p| p.coverage == "proven"), "a kill cost the coverage: {points:#?}");
+    ensure_covered(&points)?;
     nothing_lost(seen, &points)?;
     let deltas: Vec<_> = points.iter().filter(|p| p.kind == "delta").collect();
     // A disk is cut alone for as long as the image of the other one takes.

@@ -8,7 +8,7 @@ use crate::support::load::{Ground, Load};
 use crate::support::process::Process;
 use crate::support::proxy::{Event, Proxy, Schedule, Step, Weather, schedule};
 use crate::support::site::{AgentHome, PointRow, Site};
-use crate::{MIB, PATIENCE, is_soak, program, require_root, summarize};
+use crate::{MIB, PATIENCE, ensure_covered, is_soak, program, require_root, summarize};
 use anyhow::{Context, Result, ensure};
 use std::time::{Duration, Instant};
 
@@ -61,7 +61,7 @@ impl Far {
         ensure_identical(self.disk.path(), &self.site.restore(&last)?).with_context(|| self.agent.tail())?;
         let points = self.site.points("far")?;
         summarize(&points)?;
-        ensure!(points.iter().all(|p| p.coverage == "proven"), "the outage cost the coverage: {points:#?}");
+        ensure_covered(&points)?;
         self.site.done();
         Ok(())
     }

@@ -6,9 +6,10 @@ use crate::support::disk::{Disk, LoopDisk};
 use crate::support::fixture::{pause, wait_for};
 use crate::support::load::{Ground, Load};
 use crate::support::process::Process;
+use crate::support::proxy::{Proxy, Weather};
 use crate::support::site::{ActionRow, AgentHome, Site};
-use crate::{MIB, PATIENCE, load_time, program, require_root, summarize};
-use anyhow::{Result, ensure};
+use crate::{MIB, PATIENCE, ensure_covered, load_time, program, require_root, summarize};
+use anyhow::{Context, Result, ensure};
 use std::time::Duration;
 
 /// Large enough to be killed in the middle at this speed.
@@ -96,7 +97,7 @@ fn finish(site: &Site, disk: &LoopDisk) -> Result<()> {
     ensure_identical(disk.path(), &site.restore(&last)?)?;
     let points = site.points("killed")?;
     summarize(&points)?;
-    ensure!(points.iter().all(|p| p.coverage == "proven"), "the restart cost the coverage: {points:#?}");
+    ensure_covered(&points)?;
     site.done();
     Ok(())
 }
@@ -131,6 +132,33 @@ fn agent_killed_during_the_image() -> Result<()> {
 fn dispatcher_killed_during_the_image() -> Result<()> {
     require_root!();
     killed_during_the_image(Victim::Dispatcher)
+}
+
+/// The image is published, and the agent is killed before it hears that: it goes on from there.
+#[test]
+fn agent_killed_before_it_hears_that_its_image_is_published() -> Result<()> {
+    require_root!();
+    let site = Site::new(program(), "1h")?;
+    // Less than may be under way without an answer.
+    let disk = LoopDisk::new(6 * MIB)?;
+    fill_device(disk.path(), 32, |_| Content::Incompressible)?;
+    let _dispatcher = site.dispatcher()?;
+    let proxy = Proxy::start(&site.address()?)?;
+    let mut home = site.agent("killed", &[(&disk, "disk")])?;
+    home.connect_via(&proxy);
+    let extra = ["--bandwidth-limit", "4MiB"];
+    let mut agent = home.start(&site, &extra)?;
+    wait_for("an image under way", PATIENCE, || imaging(&site))?;
+    proxy.set(Weather::Mute);
+    site.wait_for_points("killed", 1, 1, PATIENCE).with_context(|| agent.tail())?;
+    agent.kill()?;
+    proxy.set(Weather::Clear);
+    change_granules(disk.path(), 33, 100)?;
+    let _agent = home.start(&site, &extra)?;
+    finish(&site, &disk)?;
+    let rescans = site.actions()?.into_iter().filter(|action| action.kind == "rescan").count();
+    ensure!(rescans == 0, "the disk was compared although every change was known");
+    Ok(())
 }
 
 #[test]

@@ -30,6 +30,8 @@ pub enum Weather {
     Refuse,
     /// Everything is taken, new connections too, and nothing comes out.
     BlackHole,
+    /// What clients say comes through, and they hear nothing.
+    Mute,
 }
 
 /// What happens once to all connections that stand.
@@ -294,7 +296,8 @@ fn pump(shared: &Shared, pair: &Pair, up: bool) {
     let mut buffer = vec![0; CHUNK];
     while !pair.is_over(shared) {
         let weather = *shared.weather();
-        if pair.forgotten.load(Ordering::SeqCst) || weather == Weather::BlackHole {
+        let held = weather == Weather::BlackHole || (weather == Weather::Mute && !up);
+        if held || pair.forgotten.load(Ordering::SeqCst) {
             std::thread::sleep(LOOK);
             continue;
         }

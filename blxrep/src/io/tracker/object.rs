@@ -13,6 +13,7 @@ use std::fs;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Built by `cargo xtask build-ebpf` and committed, with a digest of its sources beside it.
 static OBJECT: &[u8] =
@@ -51,6 +52,8 @@ pub struct Object {
     issued: ArrayOfMaps<MapData>,
     completed: ArrayOfMaps<MapData>,
     programs: Vec<BtfTracePoint>,
+    /// A disk depends on the bio hooks.
+    needs_bios: AtomicBool,
 }
 
 impl std::fmt::Debug for PodRef {
@@ -148,20 +151,30 @@ impl Object {
             completed: ArrayOfMaps::try_from(Map::ArrayOfMaps(pinned(folder, maps::COMPLETED)?))
                 .map_err(|e| typed(&e))?,
             programs: programs.collect::<Result<_, _>>()?,
+            needs_bios: AtomicBool::new(false),
             folder: folder.to_path_buf(),
         })
     }
 
-    /// Whether the links of the request hooks are pinned: nothing else keeps them.
+    /// Whether the links of all hooks that disks depend on are pinned: nothing else keeps them.
     pub fn is_attached(&self) -> bool {
-        programs::REQUEST.iter().all(|name| link_pin(&self.folder, name).exists())
+        self.has_hooks(self.needs_bios.load(Ordering::Relaxed))
+    }
+
+    /// Whether the links of the hooks that a disk depends on are pinned.
+    pub fn has_hooks(&self, bios: bool) -> bool {
+        self.pins(bios).all(|link| link.exists())
+    }
+
+    /// Pins of the hooks that a disk depends on.
+    fn pins(&self, bios: bool) -> impl Iterator<Item = PathBuf> {
+        let names = programs::REQUEST.iter().chain(if bios { &programs::BIO[..] } else { &[] });
+        names.map(|name| link_pin(&self.folder, name))
     }
 
     /// The hooks that a disk depends on, as they are attached now.
     pub fn hooks(&self, bios: bool) -> Result<Hooks, TrackerError> {
-        let names = programs::REQUEST.iter().chain(if bios { &programs::BIO[..] } else { &[] });
-        let links = names.map(|name| {
-            let path = link_pin(&self.folder, name);
+        let links = self.pins(bios).map(|path| {
             let inode = fs::metadata(&path).map_err(TrackerError::io("look at", &path))?.ino();
             Ok((path, inode))
         });
@@ -193,8 +206,14 @@ impl Object {
 
     /// Attaches the bio hooks, once there is a disk that needs them.
     pub fn attach_bio_hooks(&self) -> Result<(), TrackerError> {
+        self.rely_on_bio_hooks();
         let missing = programs::BIO.iter().filter(|name| !link_pin(&self.folder, name).exists());
         missing.into_iter().try_for_each(|name| attach(&self.folder, &self.folder, name))
+    }
+
+    /// There is a disk that nothing is known of without them.
+    pub fn rely_on_bio_hooks(&self) {
+        self.needs_bios.store(true, Ordering::Relaxed);
     }
 
     /// Hands the programs the bitmaps of a slot. Returns when every program that runs uses them (the kernel waits for

@@ -96,6 +96,8 @@ impl Pinned {
             differs("the device number", &record.device, &(spec.major, spec.minor))
         } else if !self.object.tracks(device_key(spec.major, spec.minor), slot) {
             Some("another disk has taken over its device number".into())
+        } else if !self.object.has_hooks(reporting(spec) == Reporting::Bios) {
+            Some("the pins of its hooks were removed: what was written since was not seen".into())
         } else {
             None
         }
@@ -105,7 +107,7 @@ impl Pinned {
     pub fn adopt(&self, (slot, record): Found, spec: &DiskSpec) -> Result<DiskTracker, TrackerError> {
         let reporting = reporting(spec);
         if reporting == Reporting::Bios {
-            self.object.attach_bio_hooks()?;
+            self.object.rely_on_bio_hooks();
         }
         let folder = self.disk_folder(slot);
         let now = record.get();
