@@ -56,6 +56,20 @@ pub enum Ask {
     Report(ActionId),
 }
 
+impl Ask {
+    /// The same question about what comes behind a page. What comes in one page has nothing behind it.
+    #[must_use]
+    pub fn behind(mut self, page: Option<String>) -> Self {
+        match &mut self {
+            Self::Files { query, .. } => query.after = page,
+            Self::Find { query, .. } => query.after = page,
+            Self::Diff { query, .. } => query.after = page,
+            _ => {}
+        }
+        self
+    }
+}
+
 /// An answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
@@ -81,12 +95,25 @@ pub struct Failure {
     pub text: String,
     /// What kind of refusal it is; `None` if the dispatcher could not be asked.
     pub code: Option<ErrorCode>,
+    /// What is to be agreed to; goes back with the order.
+    pub about: Option<String>,
+}
+
+impl Failure {
+    /// One that no dispatcher has said.
+    #[must_use]
+    pub fn of(text: String) -> Self {
+        Self { text, code: None, about: None }
+    }
 }
 
 impl From<ClientError> for Failure {
     fn from(error: ClientError) -> Self {
-        let code = if let ClientError::Api(api) = &error { Some(api.code) } else { None };
-        Self { text: error.to_string(), code }
+        let text = error.to_string();
+        match error {
+            ClientError::Api(api) => Self { text, code: Some(api.code), about: api.about },
+            _ => Self::of(text),
+        }
     }
 }
 

@@ -23,7 +23,7 @@ pub async fn ask(client: &Client, ask: Ask) -> Reply {
     }
     match tokio::time::timeout(PATIENCE, answer(client, ask)).await {
         Ok(answered) => answered.map_err(Failure::from),
-        Err(_) => Err(Failure { text: format!("no answer within {PATIENCE:?}"), code: None }),
+        Err(_) => Err(Failure::of(format!("no answer within {PATIENCE:?}"))),
     }
 }
 

@@ -132,8 +132,7 @@ impl Shell {
                     let lost = self.handles.iter().find(|(_, handle)| handle.id() == error.id());
                     let ticket = lost.map(|(ticket, _)| *ticket)?;
                     self.handles.remove(&ticket);
-                    let failure = Failure { text: error.to_string(), code: None };
-                    return Some(Event::Answer(ticket, Err(failure)));
+                    return Some(Event::Answer(ticket, Err(Failure::of(error.to_string()))));
                 }
             }
         }

@@ -310,11 +310,13 @@ impl Backend for Fake {
         if request.device == "/dev/vda" {
             return Err(ApiError::refused("/dev/vda1 is mounted on / (ext4): unmount it first"));
         }
-        if !request.yes && !request.dry_run {
-            return Err(ApiError::unconfirmed(format!(
-                "everything on {} would be overwritten",
-                request.device
-            )));
+        // This one is another device by the time that somebody has agreed to the first.
+        let changed = request.device == "/dev/vdc" && request.yes && !request.dry_run;
+        let there = format!("{}, {}", request.device, if changed { "another" } else { "the first" });
+        let agrees = request.yes && request.agreed.as_ref().is_none_or(|agreed| *agreed == there);
+        if !request.dry_run && !agrees {
+            let what = format!("everything on {there}, would be overwritten");
+            return Err(ApiError::unconfirmed(what).about(there));
         }
         let mut row = self.begin(ActionKind::Restore, None, End::Succeeds);
         if request.dry_run {

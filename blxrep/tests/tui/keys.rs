@@ -374,9 +374,9 @@ fn answers_find_who_asked() {
     screen.happens(Event::Key(Key::Char('s')));
     screen.happens(Event::Key(Key::Esc));
     let (ticket, _) = screen.asked.remove(0);
-    screen.happens(Event::Answer(ticket, Err(Failure { text: "the agent is gone".into(), code: None })));
+    screen.happens(Event::Answer(ticket, Err(Failure::of("the agent is gone".into()))));
     screen.shows("the agent is gone");
-    screen.happens(Event::Answer(ticket, Err(Failure { text: "twice".into(), code: None })));
+    screen.happens(Event::Answer(ticket, Err(Failure::of("twice".into()))));
     assert!(!screen.drawn().contains("twice"));
 }
 

@@ -128,7 +128,7 @@ fn a_lost_dispatcher() {
     let why = "no dispatcher answers at /var/lib/blxrep/control.sock: Connection refused (os error 111)";
     screen.happens(Event::Tick(fake::now() + SignedDuration::from_secs(75)));
     let (ticket, _) = screen.asked.remove(0);
-    screen.happens(Event::Answer(ticket, Err(Failure { text: why.to_owned(), code: None })));
+    screen.happens(Event::Answer(ticket, Err(Failure::of(why.to_owned()))));
     insta::assert_snapshot!("lost", screen.drawn());
     screen.tick(5);
     assert_eq!(screen.model.world.trouble, None, "it is back");

@@ -166,10 +166,29 @@ fn a_partition_goes_to_the_device_of_an_agent_after_its_preflight() {
     screen.settle();
     screen.shows("dry run, nothing was written: /dev/vdb holds nothing");
     screen.keys("Enter");
-    screen.shows("! everything on /dev/vdb would be overwritten");
+    screen.shows("! everything on /dev/vdb, the first, would be overwritten");
     screen.types("/dev/vdb");
     let body = asked(&mut screen, Key::Enter);
     assert!(body.yes && !body.dry_run);
+    assert_eq!(body.agreed.as_deref(), Some("/dev/vdb, the first"), "what was seen");
+    screen.settle();
+    assert_eq!(screen.page(), "Details");
+}
+
+/// A device that is another one when the word is typed is not written to: the question comes again.
+#[test]
+fn what_was_agreed_to_is_what_is_overwritten() {
+    let mut screen = Screen::with_series();
+    screen.keys("D Down Enter r Right Right Down");
+    screen.types("/dev/vdc");
+    screen.keys("Enter Enter");
+    screen.shows("! everything on /dev/vdc, the first, would be overwritten");
+    screen.types("/dev/vdc");
+    screen.keys("Enter");
+    screen.shows("! everything on /dev/vdc, another, would be overwritten");
+    screen.types("/dev/vdc");
+    let body = asked(&mut screen, Key::Enter);
+    assert_eq!((body.yes, body.agreed.as_deref()), (true, Some("/dev/vdc, another")));
     screen.settle();
     assert_eq!(screen.page(), "Details");
 }

@@ -72,6 +72,8 @@ enum Stage {
     Confirm {
         why: String,
         word: String,
+        /// What the dispatcher is told that was agreed to, where that may change meanwhile.
+        about: Option<String>,
         prompt: Prompt,
     },
     /// The dispatcher was told to do it.
@@ -109,7 +111,7 @@ impl Restore {
         self.agent().is_some()
     }
 
-    fn body(&self, dry_run: bool, yes: bool) -> RestoreBody {
+    fn body(&self, dry_run: bool) -> RestoreBody {
         let (agent, path) = (self.agent(), self.form.text(PATH).to_owned());
         let body = RestoreBody { point: self.point.id.to_string(), agent, dry_run, ..RestoreBody::default() };
         if let What::Files(picked) = &self.what {
@@ -123,7 +125,7 @@ impl Restore {
         let partition = if let What::Partition(row) = &self.what { Some(row.partition) } else { None };
         let partition = partition.filter(|number| *number > 0);
         let allow_holes = self.form.choice(HOLES) == 1;
-        let body = RestoreBody { partition, yes, allow_holes, ..body };
+        let body = RestoreBody { partition, allow_holes, ..body };
         if !self.is_on_agent() {
             return RestoreBody { to: Some(path), dry_run: false, ..body };
         }
@@ -141,11 +143,11 @@ impl Restore {
         match (&self.what, self.is_on_agent()) {
             (What::Files(_), _) => {
                 self.stage = Stage::Checking;
-                vec![Order::Load(Ask::TryFiles(Box::new(self.body(true, false))))]
+                vec![Order::Load(Ask::TryFiles(Box::new(self.body(true))))]
             }
             (_, true) => {
                 self.stage = Stage::Checking;
-                vec![Order::Load(Ask::Restore(Box::new(self.body(true, false))))]
+                vec![Order::Load(Ask::Restore(Box::new(self.body(true))))]
             }
             (_, false) => {
                 let lines = self.summary();
@@ -155,9 +157,12 @@ impl Restore {
         }
     }
 
-    fn begin(&mut self, yes: bool) -> Vec<Order> {
+    /// `agreed` is what a person has seen and typed the word for.
+    fn begin(&mut self, yes: bool, agreed: Option<String>) -> Vec<Order> {
         self.stage = Stage::Beginning;
-        vec![Order::Load(Ask::Restore(Box::new(self.body(false, yes))))]
+        // Files are replaced as their `conflict` says.
+        let yes = yes && !matches!(self.what, What::Files(_));
+        vec![Order::Load(Ask::Restore(Box::new(RestoreBody { yes, agreed, ..self.body(false) })))]
     }
 
     /// What is restored, and where to.
@@ -226,7 +231,7 @@ impl Restore {
                 vec![Order::Replace(Box::new(Sheet::new(Topic::Action(Box::new(action), None))))]
             }
             Err(failure) if failure.code == Some(ErrorCode::Unconfirmed) => {
-                self.confirm(failure.text, self.form.text(PATH).to_owned());
+                self.confirm(failure.text, self.form.text(PATH).to_owned(), failure.about);
                 Vec::new()
             }
             Err(failure) => {
@@ -237,9 +242,9 @@ impl Restore {
         }
     }
 
-    fn confirm(&mut self, why: String, word: String) {
+    fn confirm(&mut self, why: String, word: String, about: Option<String>) {
         let prompt = Prompt::new("Type it", "Enter does it, Esc does not", "");
-        self.stage = Stage::Confirm { why, word, prompt };
+        self.stage = Stage::Confirm { why, word, about, prompt };
     }
 
     /// What does not apply to this place or point is not asked for.
@@ -365,18 +370,21 @@ impl Page for Restore {
             Stage::Plan { replaces, .. } if key == Key::Enter => {
                 if !*replaces || self.form.choice(FILES_CONFLICT) != 2 || !matches!(self.what, What::Files(_))
                 {
-                    return Some(self.begin(false));
+                    return Some(self.begin(false, None));
                 }
                 let why = "Files that exist would be replaced, and what they hold now would be gone.";
-                self.confirm(why.to_owned(), OVERWRITE.to_owned());
+                self.confirm(why.to_owned(), OVERWRITE.to_owned(), None);
             }
             Stage::Plan { .. } if key == Key::Esc => self.stage = Stage::Form,
             Stage::Plan { lines, list, .. } => {
                 return if list.press(key, lines.len(), height) { nothing() } else { None };
             }
-            Stage::Confirm { word, prompt, .. } => match prompt.press(key) {
+            Stage::Confirm { word, about, prompt, .. } => match prompt.press(key) {
                 Typed::Left => self.stage = Stage::Form,
-                Typed::Done if prompt.text() == word => return Some(self.begin(true)),
+                Typed::Done if prompt.text() == word => {
+                    let agreed = about.take();
+                    return Some(self.begin(true, agreed));
+                }
                 Typed::Done => {
                     let why = format!("that is not `{word}`");
                     prompt.complain(why);
