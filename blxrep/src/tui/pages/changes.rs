@@ -2,15 +2,15 @@
 
 use super::finds::{Finds, PAGE};
 use super::spot::Spot;
-use super::{Files, nothing, open, rows_in, split};
+use super::{Files, nothing, open, split};
 use crate::api::browse::{ChangeRow, DiffQuery, How};
 use crate::model::byte_text::ByteText;
-use crate::tui::ask::{Answer, Ask, Reply};
+use crate::tui::ask::{Ask, Reply};
 use crate::tui::frame;
 use crate::tui::key::{Hint, Key, hint};
 use crate::tui::model::World;
 use crate::tui::page::{Order, Page};
-use crate::tui::table::{self, Column, left, rest};
+use crate::tui::table::{Column, left, rest};
 use crate::tui::words::moment;
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
@@ -31,8 +31,6 @@ const KEYS: [Hint; 3] = [
 pub struct Changes {
     before: Spot,
     after: Spot,
-    /// Only there; everything without it.
-    place: Option<(u32, Vec<u8>)>,
     finds: Finds<ChangeRow>,
 }
 
@@ -41,23 +39,12 @@ impl Changes {
     #[must_use]
     pub fn new(one: Spot, other: Spot, place: Option<(u32, Vec<u8>)>) -> Self {
         let (before, after) = one.in_order(other);
-        Self { before, after, place, finds: Finds::default() }
-    }
-
-    fn ask(&mut self, after: Option<String>) -> Order {
-        let (partition, path) = self.place.clone().unzip();
+        let (partition, path) = place.unzip();
         let path = path.filter(|path| !path.is_empty()).map(ByteText::from);
-        let with = self.after.point().id.to_string();
-        let query = DiffQuery { with, partition, path, limit: Some(PAGE), after };
-        Order::Load(Ask::Diff { point: self.before.point().id, query })
-    }
-
-    fn more(&mut self, height: usize) -> Vec<Order> {
-        if !self.finds.wants_more(height) {
-            return Vec::new();
-        }
-        let after = self.finds.ask();
-        vec![self.ask(after)]
+        let with = after.point().id.to_string();
+        let query = DiffQuery { with, partition, path, limit: Some(PAGE), after: None };
+        let finds = Finds::new(Ask::Diff { point: before.point().id, query });
+        Self { before, after, finds }
     }
 }
 
@@ -75,14 +62,12 @@ impl Page for Changes {
     }
 
     fn load(&mut self, _: &World) -> Vec<Order> {
-        self.finds.begin();
-        vec![self.ask(None)]
+        self.finds.begin()
     }
 
     fn press(&mut self, key: Key, world: &World) -> Option<Vec<Order>> {
-        let height = rows_in(split(world.body()).0);
-        if self.finds.press(key, height) {
-            return Some(self.more(height));
+        if let Some(orders) = self.finds.press(key, world) {
+            return Some(orders);
         }
         let row = self.finds.selected();
         match (key, row) {
@@ -97,24 +82,11 @@ impl Page for Changes {
     }
 
     fn answer(&mut self, reply: Reply, world: &World) -> Vec<Order> {
-        let height = rows_in(split(world.body()).0);
-        match reply {
-            Ok(Answer::Changes(page)) => {
-                self.finds.learn(page, height);
-                // A comparison that takes long answers with what it has, also with nothing.
-                self.more(height)
-            }
-            Ok(_) => Vec::new(),
-            Err(failure) => {
-                self.finds.fail(failure.text);
-                Vec::new()
-            }
-        }
+        self.finds.answer(reply, world)
     }
 
     fn refresh(&mut self, world: &World) -> Vec<Order> {
-        self.finds.fit(rows_in(split(world.body()).0));
-        Vec::new()
+        self.finds.fit(world)
     }
 
     fn draw(&self, world: &World, area: Rect, buffer: &mut Buffer) {
@@ -122,12 +94,7 @@ impl Page for Changes {
         let (before, after) = (moment(self.before.point().cut), moment(self.after.point().cut));
         let text = format!("{}; from {before} to {after}", self.finds.tally("change"));
         frame::detail(world, &text, below, buffer);
-        if self.finds.rows.is_empty() {
-            let text = frame::in_place(self.finds.waits(), self.finds.failed(), "Nothing differs.");
-            return frame::nothing(buffer, list, &text);
-        }
-        let head = (world.theme, self.finds.list, self.finds.rows.len());
-        table::render(head, &COLUMNS, |n| cells(&self.finds.rows[n]), list, buffer);
+        self.finds.draw((world, "Nothing differs."), &COLUMNS, cells, list, buffer);
     }
 }
 

@@ -2,16 +2,16 @@
 
 use super::finds::Finds;
 use super::spot::Spot;
-use super::{DETAILS, Files, Found, Restore, Sheet, Topic, What, nothing, open, rows_in, split};
+use super::{DETAILS, Files, Found, Restore, Sheet, Topic, What, nothing, open, split};
 use crate::api::browse::PartitionRow;
 use crate::model::units::ByteCount;
-use crate::tui::ask::{Answer, Ask, Reply};
+use crate::tui::ask::{Ask, Reply};
 use crate::tui::frame;
 use crate::tui::key::{Hint, Key, hint};
 use crate::tui::model::World;
 use crate::tui::page::{Order, Page};
 use crate::tui::prompt::{Prompt, Typed};
-use crate::tui::table::{self, Column, from, left, rest, right};
+use crate::tui::table::{Column, from, left, rest, right};
 use crate::tui::words::moment;
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
@@ -44,7 +44,8 @@ pub struct Contents {
 impl Contents {
     #[must_use]
     pub fn new(spot: Spot) -> Self {
-        Self { spot, finds: Finds::default(), find: None }
+        let finds = Finds::new(Ask::Partitions(spot.point().id));
+        Self { spot, finds, find: None }
     }
 }
 
@@ -62,8 +63,7 @@ impl Page for Contents {
     }
 
     fn load(&mut self, _: &World) -> Vec<Order> {
-        self.finds.begin();
-        vec![Order::Load(Ask::Partitions(self.spot.point().id))]
+        self.finds.begin()
     }
 
     fn press(&mut self, key: Key, world: &World) -> Option<Vec<Order>> {
@@ -80,8 +80,8 @@ impl Page for Contents {
                 }
             };
         }
-        if self.finds.press(key, rows_in(split(world.body()).0)) {
-            return nothing();
+        if let Some(orders) = self.finds.press(key, world) {
+            return Some(orders);
         }
         match (key, self.finds.selected()) {
             (Key::Char('R'), _) => open(Restore::new(self.spot.point().clone(), What::Disk, world)),
@@ -105,19 +105,16 @@ impl Page for Contents {
     }
 
     fn answer(&mut self, reply: Reply, world: &World) -> Vec<Order> {
-        match reply {
-            Ok(Answer::Partitions(page)) => {
-                self.finds.learn(page, rows_in(split(world.body()).0));
-                // Most people want the files of the largest one that has some.
-                let largest = self.finds.rows.iter().enumerate().filter(|(_, row)| row.browsable);
-                let largest = largest.max_by_key(|(_, row)| row.bytes).map_or(0, |(at, _)| at);
-                let rows = self.finds.rows.len();
-                self.finds.list.select(largest, rows, rows_in(split(world.body()).0));
-            }
-            Ok(_) => {}
-            Err(failure) => self.finds.fail(failure.text),
-        }
-        Vec::new()
+        let orders = self.finds.answer(reply, world);
+        // Most people want the files of the largest one that has some.
+        let largest = self.finds.rows().iter().enumerate().filter(|(_, row)| row.browsable);
+        let largest = largest.max_by_key(|(_, row)| row.bytes).map_or(0, |(at, _)| at);
+        self.finds.select(largest, world);
+        orders
+    }
+
+    fn refresh(&mut self, world: &World) -> Vec<Order> {
+        self.finds.fit(world)
     }
 
     fn prompt(&self) -> Option<&Prompt> {
@@ -126,12 +123,8 @@ impl Page for Contents {
 
     fn draw(&self, world: &World, area: Rect, buffer: &mut Buffer) {
         let (list, below) = split(area);
-        let Some(row) = self.finds.selected() else {
-            let text = frame::in_place(self.finds.waits(), self.finds.failed(), "Nothing is on the disk.");
-            return frame::nothing(buffer, list, &text);
-        };
-        let head = (world.theme, self.finds.list, self.finds.rows.len());
-        table::render(head, &COLUMNS, |n| cells(&self.finds.rows[n]), list, buffer);
+        self.finds.draw((world, "Nothing is on the disk."), &COLUMNS, cells, list, buffer);
+        let Some(row) = self.finds.selected() else { return };
         let part =
             if row.partition == 0 { "the disk".to_owned() } else { format!("partition {}", row.partition) };
         let note = if row.note.is_empty() { row.type_code.clone() } else { row.note.clone() };

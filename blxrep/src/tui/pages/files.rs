@@ -2,18 +2,18 @@
 
 use super::finds::{Finds, PAGE};
 use super::spot::Spot;
-use super::{Changes, DETAILS, Found, Picked, Restore, Sheet, Topic, What, nothing, open, rows_in, split};
+use super::{Changes, DETAILS, Found, Picked, Restore, Sheet, Topic, What, nothing, open, split};
 use crate::api::browse::{FileKind, FileRow, FilesQuery};
 use crate::archive::shown;
 use crate::model::byte_text::ByteText;
 use crate::model::units::ByteCount;
-use crate::tui::ask::{Answer, Ask, Reply};
+use crate::tui::ask::{Ask, Reply};
 use crate::tui::frame;
 use crate::tui::key::{Hint, Key, hint};
 use crate::tui::model::World;
 use crate::tui::page::{Order, Page};
 use crate::tui::prompt::{Prompt, Typed};
-use crate::tui::table::{self, Column, left, rest, right};
+use crate::tui::table::{Column, left, rest, right};
 use crate::tui::words::moment;
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
@@ -54,26 +54,24 @@ impl Files {
     /// The root of a partition.
     #[must_use]
     pub fn new(spot: Spot, partition: u32) -> Self {
-        let (finds, marked) = (Finds::default(), Picked::default());
-        Self { spot, partition, folder: Vec::new(), finds, marked, find: None, wanted: None }
+        Self::at(spot, partition, &[], None)
     }
 
     /// The folder that a file is in, with the file selected.
     #[must_use]
     pub fn around(spot: Spot, partition: u32, path: &[u8]) -> Self {
-        Self { folder: parent(path).to_vec(), wanted: Some(path.to_vec()), ..Self::new(spot, partition) }
+        Self::at(spot, partition, parent(path), Some(path.to_vec()))
     }
 
-    fn ask(&mut self, after: Option<String>) -> Order {
-        let path = Some(ByteText::from(self.folder.clone())).filter(|path| !path.as_bytes().is_empty());
-        let query = FilesQuery { partition: Some(self.partition), path, limit: Some(PAGE), after };
-        Order::Load(Ask::Files { point: self.spot.point().id, query })
+    fn at(spot: Spot, partition: u32, folder: &[u8], wanted: Option<Vec<u8>>) -> Self {
+        let finds = Finds::new(question(&spot, partition, folder));
+        let (folder, marked) = (folder.to_vec(), Picked::default());
+        Self { spot, partition, folder, finds, marked, find: None, wanted }
     }
 
     fn go(&mut self, folder: Vec<u8>, wanted: Option<Vec<u8>>) -> Vec<Order> {
         (self.folder, self.wanted) = (folder, wanted);
-        self.finds.begin();
-        vec![self.ask(None)]
+        self.finds.ask(question(&self.spot, self.partition, &self.folder))
     }
 
     /// Up to the folder above, with this one selected; out of the page at the root.
@@ -83,14 +81,6 @@ impl Files {
         }
         let folder = std::mem::take(&mut self.folder);
         self.go(parent(&folder).to_vec(), Some(folder))
-    }
-
-    fn more(&mut self, height: usize) -> Vec<Order> {
-        if !self.finds.wants_more(height) {
-            return Vec::new();
-        }
-        let after = self.finds.ask();
-        vec![self.ask(after)]
     }
 
     /// The same folder at another point, with the same name selected.
@@ -107,17 +97,16 @@ impl Files {
     }
 
     /// Selects the name that is wanted, which may be on a later page.
-    fn find_wanted(&mut self, height: usize) -> Vec<Order> {
-        let Some(wanted) = &self.wanted else { return self.more(height) };
-        let at = self.finds.rows.iter().position(|row| row.raw.as_bytes() == wanted);
-        if at.is_none() && self.finds.has_more() {
-            let after = self.finds.ask();
-            return vec![self.ask(after)];
+    fn find_wanted(&mut self, world: &World) -> Vec<Order> {
+        let Some(wanted) = &self.wanted else { return Vec::new() };
+        let at = self.finds.rows().iter().position(|row| row.raw.as_bytes() == wanted);
+        if at.is_none()
+            && let Some(next) = self.finds.next()
+        {
+            return vec![next];
         }
         self.wanted = None;
-        let rows = self.finds.rows.len();
-        self.finds.list.select(at.unwrap_or(0), rows, height);
-        self.more(height)
+        self.finds.select(at.unwrap_or(0), world)
     }
 
     fn press_find(&mut self, mut prompt: Prompt, key: Key) -> Option<Vec<Order>> {
@@ -133,6 +122,13 @@ impl Files {
             }
         }
     }
+}
+
+/// The first page of a folder.
+fn question(spot: &Spot, partition: u32, folder: &[u8]) -> Ask {
+    let path = (!folder.is_empty()).then(|| ByteText::from(folder.to_vec()));
+    let query = FilesQuery { partition: Some(partition), path, limit: Some(PAGE), after: None };
+    Ask::Files { point: spot.point().id, query }
 }
 
 /// The path of the folder that something is in; empty is the root.
@@ -156,17 +152,15 @@ impl Page for Files {
     }
 
     fn load(&mut self, _: &World) -> Vec<Order> {
-        self.finds.begin();
-        vec![self.ask(None)]
+        self.finds.begin()
     }
 
     fn press(&mut self, key: Key, world: &World) -> Option<Vec<Order>> {
         if let Some(prompt) = self.find.take() {
             return self.press_find(prompt, key);
         }
-        let height = rows_in(split(world.body()).0);
-        if self.finds.press(key, height) {
-            return Some(self.more(height));
+        if let Some(orders) = self.finds.press(key, world) {
+            return Some(orders);
         }
         let row = self.finds.selected().cloned();
         match (key, row) {
@@ -195,8 +189,7 @@ impl Page for Files {
             (Key::Enter | Key::Char('d'), Some(row)) => open(Sheet::new(Topic::File(Box::new(row)))),
             (Key::Char(' '), Some(row)) => {
                 self.marked.toggle(&row);
-                self.finds.press(Key::Down, height);
-                Some(self.more(height))
+                self.finds.press(Key::Down, world)
             }
             (Key::Char('r'), row) => match self.marked.or(row.as_ref()) {
                 Some(picked) => open(Restore::new(self.spot.point().clone(), What::Files(picked), world)),
@@ -208,23 +201,12 @@ impl Page for Files {
     }
 
     fn answer(&mut self, reply: Reply, world: &World) -> Vec<Order> {
-        let height = rows_in(split(world.body()).0);
-        match reply {
-            Ok(Answer::Files(page)) => {
-                self.finds.learn(page, height);
-                self.find_wanted(height)
-            }
-            Ok(_) => Vec::new(),
-            Err(failure) => {
-                self.finds.fail(failure.text);
-                Vec::new()
-            }
-        }
+        let more = self.finds.answer(reply, world);
+        if more.is_empty() { self.find_wanted(world) } else { more }
     }
 
     fn refresh(&mut self, world: &World) -> Vec<Order> {
-        self.finds.fit(rows_in(split(world.body()).0));
-        Vec::new()
+        self.finds.fit(world)
     }
 
     fn prompt(&self) -> Option<&Prompt> {
@@ -233,13 +215,9 @@ impl Page for Files {
 
     fn draw(&self, world: &World, area: Rect, buffer: &mut Buffer) {
         let (list, below) = split(area);
-        let Some(row) = self.finds.selected() else {
-            let text = frame::in_place(self.finds.waits(), self.finds.failed(), "The folder is empty.");
-            return frame::nothing(buffer, list, &text);
-        };
-        let head = (world.theme, self.finds.list, self.finds.rows.len());
-        let cells = |n: usize| cells(&self.finds.rows[n], &self.marked, false);
-        table::render(head, &COLUMNS, cells, list, buffer);
+        let cells = |row: &FileRow| cells(row, &self.marked, false);
+        self.finds.draw((world, "The folder is empty."), &COLUMNS, cells, list, buffer);
+        let Some(row) = self.finds.selected() else { return };
         let at = format!("{} at {}", row.path, moment(self.spot.point().cut));
         let text = format!("{at}; {}{}", self.finds.tally("entry"), self.marked.tally());
         frame::detail(world, &text, below, buffer);

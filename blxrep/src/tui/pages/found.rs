@@ -3,15 +3,15 @@
 use super::files::cells;
 use super::finds::{Finds, PAGE};
 use super::spot::Spot;
-use super::{DETAILS, Files, Picked, Restore, Sheet, Topic, What, nothing, open, rows_in, split};
+use super::{DETAILS, Files, Picked, Restore, Sheet, Topic, What, nothing, open, split};
 use crate::api::browse::{FileRow, FindQuery};
 use crate::model::byte_text::ByteText;
-use crate::tui::ask::{Answer, Ask, Reply};
+use crate::tui::ask::{Ask, Reply};
 use crate::tui::frame;
 use crate::tui::key::{Hint, Key, hint};
 use crate::tui::model::World;
 use crate::tui::page::{Order, Page};
-use crate::tui::table::{self, Column, left, rest, right};
+use crate::tui::table::{Column, left, rest, right};
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 
@@ -37,7 +37,6 @@ const KEYS: [Hint; 4] = [
 #[derive(Debug)]
 pub struct Found {
     spot: Spot,
-    partition: Option<u32>,
     /// What a person typed.
     text: String,
     finds: Finds<FileRow>,
@@ -49,22 +48,10 @@ impl Found {
     #[must_use]
     pub fn new(spot: &Spot, partition: Option<u32>, text: &str) -> Option<Self> {
         let (spot, text) = (spot.clone(), text.trim().to_owned());
-        let (finds, marked) = (Finds::default(), Picked::default());
-        (!text.is_empty()).then_some(Self { spot, partition, text, finds, marked })
-    }
-
-    fn ask(&mut self, after: Option<String>) -> Order {
-        let pattern = ByteText::from(pattern(&self.text).into_bytes());
-        let query = FindQuery { pattern, partition: self.partition, limit: Some(PAGE), after };
-        Order::Load(Ask::Find { point: self.spot.point().id, query })
-    }
-
-    fn more(&mut self, height: usize) -> Vec<Order> {
-        if !self.finds.wants_more(height) {
-            return Vec::new();
-        }
-        let after = self.finds.ask();
-        vec![self.ask(after)]
+        let pattern = ByteText::from(pattern(&text).into_bytes());
+        let query = FindQuery { pattern, partition, limit: Some(PAGE), after: None };
+        let finds = Finds::new(Ask::Find { point: spot.point().id, query });
+        (!text.is_empty()).then(|| Self { spot, text, finds, marked: Picked::default() })
     }
 }
 
@@ -99,14 +86,12 @@ impl Page for Found {
     }
 
     fn load(&mut self, _: &World) -> Vec<Order> {
-        self.finds.begin();
-        vec![self.ask(None)]
+        self.finds.begin()
     }
 
     fn press(&mut self, key: Key, world: &World) -> Option<Vec<Order>> {
-        let height = rows_in(split(world.body()).0);
-        if self.finds.press(key, height) {
-            return Some(self.more(height));
+        if let Some(orders) = self.finds.press(key, world) {
+            return Some(orders);
         }
         let row = self.finds.selected();
         match (key, row) {
@@ -116,8 +101,7 @@ impl Page for Found {
             (Key::Char('d'), Some(row)) => open(Sheet::new(Topic::File(Box::new(row.clone())))),
             (Key::Char(' '), Some(row)) => {
                 self.marked.toggle(row);
-                self.finds.press(Key::Down, height);
-                Some(self.more(height))
+                self.finds.press(Key::Down, world)
             }
             (Key::Char('r'), row) => match self.marked.or(row) {
                 Some(picked) => open(Restore::new(self.spot.point().clone(), What::Files(picked), world)),
@@ -129,36 +113,17 @@ impl Page for Found {
     }
 
     fn answer(&mut self, reply: Reply, world: &World) -> Vec<Order> {
-        let height = rows_in(split(world.body()).0);
-        match reply {
-            Ok(Answer::Files(page)) => {
-                self.finds.learn(page, height);
-                // A search that takes long answers with what it has, also with nothing.
-                self.more(height)
-            }
-            Ok(_) => Vec::new(),
-            Err(failure) => {
-                self.finds.fail(failure.text);
-                Vec::new()
-            }
-        }
+        self.finds.answer(reply, world)
     }
 
     fn refresh(&mut self, world: &World) -> Vec<Order> {
-        self.finds.fit(rows_in(split(world.body()).0));
-        Vec::new()
+        self.finds.fit(world)
     }
 
     fn draw(&self, world: &World, area: Rect, buffer: &mut Buffer) {
         let (list, below) = split(area);
-        if self.finds.rows.is_empty() {
-            let text = frame::in_place(self.finds.waits(), self.finds.failed(), "Nothing fits.");
-            frame::nothing(buffer, list, &text);
-            return frame::detail(world, &self.finds.tally("file"), below, buffer);
-        }
-        let head = (world.theme, self.finds.list, self.finds.rows.len());
-        let cells = |n: usize| cells(&self.finds.rows[n], &self.marked, true);
-        table::render(head, &COLUMNS, cells, list, buffer);
+        let cells = |row: &FileRow| cells(row, &self.marked, true);
+        self.finds.draw((world, "Nothing fits."), &COLUMNS, cells, list, buffer);
         let text = format!("{}{}", self.finds.tally("file"), self.marked.tally());
         frame::detail(world, &text, below, buffer);
     }
