@@ -1,6 +1,7 @@
 //! Points that are mounted on the dispatcher's host.
 
 use crate::mount::place::Place;
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 use utoipa::{IntoParams, ToSchema};
@@ -14,6 +15,8 @@ pub struct MountRow {
     /// The process that serves it.
     pub process: u32,
     pub state: MountState,
+    /// When it was mounted; `null` where that cannot be told.
+    pub since: Option<Timestamp>,
     /// Folders with the files of its partitions.
     pub files: Vec<String>,
 }
@@ -23,11 +26,13 @@ impl MountRow {
     #[must_use]
     pub fn of(place: &Place) -> Self {
         let text = |path: &PathBuf| path.to_string_lossy().into_owned();
+        let served = place.served_since();
         Self {
             point: place.point.clone(),
             directory: text(&place.dir),
             process: place.server,
-            state: if place.is_served() { MountState::Served } else { MountState::Dead },
+            state: if served.is_some() { MountState::Served } else { MountState::Dead },
+            since: served.and_then(|at| Timestamp::try_from(at).ok()),
             files: place.below.iter().map(text).collect(),
         }
     }

@@ -29,6 +29,8 @@ pub struct PolicyRow {
     pub targets: Vec<PolicyTarget>,
     /// Values in force, defaults among them.
     pub values: PolicyValues,
+    /// Keys that the file sets; the others have their defaults.
+    pub set: Vec<String>,
     /// Keys of the file that come into force in a later version.
     pub not_in_force: Vec<String>,
     /// Agents that have been here and get this policy.

@@ -231,15 +231,37 @@ impl Policy {
     /// Keys that are set and come into force in a later version.
     #[must_use]
     pub fn not_in_force(&self) -> Vec<&'static str> {
-        [
+        let keys = [
             ("archive_interval", self.archive_interval.is_some()),
             ("snapshot_frequency", self.snapshot_frequency.is_some()),
             ("snapshot_time", self.snapshot_time.is_some()),
             ("transition_after_days", self.transition_after_days.is_some()),
-        ]
-        .into_iter()
-        .filter_map(|(key, set)| set.then_some(key))
-        .collect()
+        ];
+        keys.into_iter().filter_map(|(key, set)| set.then_some(key)).collect()
+    }
+
+    /// Keys that are set and in force; the others have their defaults.
+    #[must_use]
+    pub fn set(&self) -> Vec<&'static str> {
+        let keys = [
+            ("live_sync_frequency", self.live_sync_frequency.is_some()),
+            ("bandwidth_limit", self.bandwidth_limit.is_some()),
+            ("consistency", self.consistency.is_some()),
+            ("max_freeze_ms", self.max_freeze_ms.is_some()),
+            ("max_rounds", self.max_rounds.is_some()),
+            ("skip_unmet", self.skip_unmet.is_some()),
+            ("group", self.group.is_some()),
+            ("verify", self.verify.is_some()),
+            ("keep_all", self.keep_all.is_some()),
+            ("keep_minutely", self.keep_minutely.is_some()),
+            ("keep_hourly", self.keep_hourly.is_some()),
+            ("keep_daily", self.keep_daily.is_some()),
+            ("keep_weekly", self.keep_weekly.is_some()),
+            ("keep_points", self.keep_points.is_some()),
+            ("snapshot_retention", self.snapshot_retention.is_some()),
+            ("delete_after_days", self.delete_after_days.is_some()),
+        ];
+        keys.into_iter().filter_map(|(key, set)| set.then_some(key)).collect()
     }
 }
 
@@ -407,6 +429,9 @@ targets:
         let day = Duration::from_secs(86_400);
         let expected = Retention { weekly: 30 * day, delete_after: Some(90 * day), ..Retention::default() };
         assert_eq!(chosen.retention, expected);
+        let (_, policy) = policies.files().next().unwrap();
+        let set = ["live_sync_frequency", "bandwidth_limit", "snapshot_retention", "delete_after_days"];
+        assert_eq!(policy.set(), set);
         let chosen = policies.for_agent(&"dbb".parse().unwrap()).unwrap();
         assert_eq!(chosen.policy.disks_excluded, [""; 0]);
     }

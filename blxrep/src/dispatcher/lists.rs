@@ -106,6 +106,7 @@ fn policy_row(file: &Path, policy: &Policy, agents: Vec<AgentId>, disks: &[Disk]
         file: file.display().to_string(),
         targets: policy.targets.iter().map(target).collect(),
         values: PolicyValues::new(&values, &retention, verify.as_ref()),
+        set: policy.set().into_iter().map(str::to_owned).collect(),
         not_in_force: policy.not_in_force().into_iter().map(str::to_owned).collect(),
         agents,
         disks: protected,

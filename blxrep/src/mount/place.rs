@@ -6,7 +6,7 @@ use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 /// The type by which a mounted point is known in `mountinfo`.
 pub const KIND: &str = "fuse.blxrep";
@@ -62,16 +62,16 @@ fn places(mounts: &[Mount]) -> Vec<Place> {
 }
 
 impl Place {
-    /// Whether its server still answers.
+    /// When it was mounted, which its server says; `None` if that does not answer any more.
     #[must_use]
-    pub fn is_served(&self) -> bool {
+    pub fn served_since(&self) -> Option<SystemTime> {
         // The attributes of the root are not asked for again for a long time; of this file they always are.
-        std::fs::symlink_metadata(self.dir.join("errors.txt")).is_ok()
+        std::fs::symlink_metadata(self.dir.join("errors.txt")).ok()?.modified().ok()
     }
 
     /// Unmounts all of it and waits for its server to end.
     pub fn unmount(&self) -> Result<(), MountError> {
-        if self.is_served() {
+        if self.served_since().is_some() {
             self.refuse_busy()?;
             for path in self.below.iter().rev().chain([&self.dir]) {
                 self.unmount_one(path)?;

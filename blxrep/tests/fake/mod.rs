@@ -180,7 +180,8 @@ impl Backend for Fake {
         }
         let files = vec![directory.join("files/2").display().to_string()];
         let (point, directory) = (point.to_string(), directory.display().to_string());
-        let row = MountRow { point, directory, process: 4242, state: MountState::Served, files };
+        let (process, since) = (4242, Some(ago(3_720)));
+        let row = MountRow { point, directory, process, state: MountState::Served, since, files };
         self.mounts.lock().unwrap().push(row.clone());
         Ok(row)
     }
@@ -583,6 +584,7 @@ pub fn policies() -> PolicyList {
         file: "/etc/blxrep/policies/10-web.yaml".into(),
         targets: vec![PolicyTarget { pattern: "web[1-5]".into(), disks_excluded: vec!["/dev/sdb".into()] }],
         values: PolicyValues::new(&policy, &Retention::default(), None),
+        set: vec!["live_sync_frequency".into(), "skip_unmet".into()],
         not_in_force: vec!["archive_interval".into()],
         agents: vec!["web1".parse().unwrap()],
         disks: vec![SDA],
