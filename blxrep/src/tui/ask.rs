@@ -4,6 +4,8 @@ use super::model::Data;
 use crate::api::browse::{ChangeRow, DiffQuery, FileRow, FilesQuery, FindQuery, Findings, PartitionRow};
 use crate::api::client::ClientError;
 use crate::api::error::ErrorCode;
+use crate::api::mounts::{MountBody, MountRow};
+use crate::api::policies::PolicyList;
 use crate::api::types::{
     ActionRow, AgentDetail, Control, FilesReport, PointRow, RestoreBody, SyncBody, SyncRow, VerifyReport,
 };
@@ -54,6 +56,12 @@ pub enum Ask {
     Restored(ActionId),
     /// What a verification found.
     Report(ActionId),
+    Policies,
+    /// What is mounted on the dispatcher's host.
+    Mounts,
+    Mount(MountBody),
+    /// By its folder.
+    Unmount(String),
 }
 
 impl Ask {
@@ -87,6 +95,17 @@ pub enum Answer {
     Partitions(Findings<PartitionRow>),
     Files(Findings<FileRow>),
     Changes(Findings<ChangeRow>),
+    Policies(Box<PolicyList>),
+    Mounts(Vec<Mounted>),
+    Mounted(MountRow),
+    Unmounted(MountRow),
+}
+
+/// A mounted point, and what is known of it; nothing if the store has let it go, which a mount outlives.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mounted {
+    pub row: MountRow,
+    pub point: Option<Box<PointRow>>,
 }
 
 /// Why there is none.

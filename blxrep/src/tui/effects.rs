@@ -1,9 +1,10 @@
 //! What the screen asks of the dispatcher.
 
-use super::ask::{Answer, Ask, Failure, Reply};
+use super::ask::{Answer, Ask, Failure, Mounted, Reply};
 use super::model::Data;
 use crate::api::client::{Client, ClientError};
-use crate::api::error::ApiError;
+use crate::api::error::{ApiError, ErrorCode};
+use crate::api::mounts::UnmountQuery;
 use crate::api::types::{ActionRow, ListQuery, VerifyBody};
 use jiff::Timestamp;
 use std::time::Duration;
@@ -57,8 +58,25 @@ async fn answer(client: &Client, ask: Ask) -> Result<Answer, ClientError> {
         }
         Ask::Restore(body) => Answer::Action(client.restore(&body).await?),
         Ask::Restored(action) => Answer::Restored(Box::new(client.files_report(action).await?)),
+        Ask::Policies => Answer::Policies(Box::new(client.policies().await?)),
+        Ask::Mounts => Answer::Mounts(mounts(client).await?),
+        Ask::Mount(body) => Answer::Mounted(client.mount(&body).await?),
+        Ask::Unmount(directory) => Answer::Unmounted(client.unmount(&UnmountQuery { directory }).await?),
         Ask::Report(action) => Answer::Report(Box::new(client.report(action).await?)),
     })
+}
+
+async fn mounts(client: &Client) -> Result<Vec<Mounted>, ClientError> {
+    let mut mounts = Vec::new();
+    for row in client.mounts().await? {
+        let point = match client.point(&row.point).await {
+            Ok(point) => Some(Box::new(point)),
+            Err(ClientError::Api(error)) if error.code == ErrorCode::NotFound => None,
+            Err(error) => return Err(error),
+        };
+        mounts.push(Mounted { row, point });
+    }
+    Ok(mounts)
 }
 
 /// Waits for the end of an action.

@@ -28,7 +28,7 @@ const ANYWHERE: &str = "\
 Enter Esc      go in, go back
 Up Down k j    the row above, below
 PgUp PgDn g G  a page up, down; the first row, the last
-a u            actions; what the store takes
+a M u          actions; what is mounted; what the store takes
 Ctrl-R Ctrl-L  ask again; draw again
 ? q Ctrl-C     this help; leave";
 

@@ -5,7 +5,7 @@ use super::key::Key;
 use super::list::List;
 use super::model::World;
 use super::page::{Order, Page, Question};
-use super::pages::{Actions, Agents, Sheet, Topic};
+use super::pages::{Actions, Agents, Mounts, Sheet, Topic};
 use super::theme::Theme;
 use crate::api::events;
 use crate::model::action::{ActionKind, ActionState};
@@ -291,6 +291,7 @@ fn press_anywhere(model: &mut Model, id: u64, key: Key) -> Vec<Effect> {
         Key::Esc if !model.above.is_empty() => return carry_out(model, id, vec![Order::Back]),
         Key::Esc => model.notice = Some("This is where it begins; q leaves.".to_owned()),
         Key::Char('a') => return go(model, id, Box::new(Actions::default())),
+        Key::Char('M') => return go(model, id, Box::new(Mounts::default())),
         Key::Char('u') => return go(model, id, Box::new(Sheet::new(Topic::Usage))),
         Key::Control('r') => {
             model.asked = None;

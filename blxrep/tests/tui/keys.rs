@@ -200,6 +200,48 @@ fn actions_are_paused_resumed_and_cancelled() {
 }
 
 #[test]
+fn points_are_mounted_and_unmounted() {
+    let mut screen = Screen::started();
+    screen.keys("M");
+    screen.shows("No point is mounted.");
+    screen.keys("Esc D Down Enter m");
+    screen.types("full");
+    screen.keys("Enter");
+    screen.shows("! cannot mount on /mnt/full: it is not empty");
+    screen.types("er");
+    assert_eq!(screen.model.page().prompt().unwrap().text(), "/mnt/fuller", "what was typed is corrected");
+    screen.keys("Enter");
+    screen.shows("Mounted on /mnt/fuller");
+    screen.keys("M");
+    assert_eq!(screen.row(), "● served  web1   /dev/sda  11-03 11:59:56  /mnt/fuller");
+    screen.keys("Enter");
+    screen.shows("4f0c2a9bffff0001");
+    screen.keys("Esc x");
+    screen.shows("Unmount point 4f0c2a9bffff0001 from /mnt/fuller?");
+    screen.keys("n");
+    screen.shows("/mnt/fuller");
+    screen.keys("x y");
+    screen.shows("is no longer mounted on /mnt/fuller.");
+    screen.shows("No point is mounted.");
+}
+
+/// What somebody mounts by hand is seen by and by, and what is refused does not take the list away.
+#[test]
+fn mounts_are_looked_at_again() {
+    let mut screen = Screen::started();
+    screen.keys("D Down Enter m x Enter M");
+    let client = blxrep::api::client::Client::new(screen.dispatcher.path());
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let unmount = blxrep::api::mounts::UnmountQuery { directory: "/mnt/x".to_owned() };
+    runtime.block_on(client.unmount(&unmount)).unwrap();
+    screen.keys("x y");
+    screen.shows("! no point is mounted on /mnt/x");
+    assert!(screen.row().contains("/mnt/x"), "as it was seen last");
+    (0..4).for_each(|_| screen.tick(2));
+    screen.shows("No point is mounted.");
+}
+
+#[test]
 fn points_are_cut_and_verified() {
     let mut screen = Screen::started();
     screen.keys("s");
@@ -418,7 +460,7 @@ fn nothing_from_an_agent_reaches_the_terminal_as_a_command() {
 #[test]
 fn every_key_that_is_named_does_something() {
     let root = "D Down Enter Enter Enter";
-    let pages = ["", "D", "D Down Enter", "D Down Enter Enter", root, "D Down Enter c", "a", "u", "d"];
+    let pages = ["", "D", "D Down Enter", "D Down Enter Enter", root, "D Down Enter c", "a", "u", "d", "p"];
     for keys in pages {
         let mut screen = Screen::with_series();
         screen.keys(keys);

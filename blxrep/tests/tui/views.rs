@@ -85,6 +85,22 @@ fn actions() {
 }
 
 #[test]
+fn mounts() {
+    let mut screen = after("D Down Enter m");
+    insta::assert_snapshot!("mount_prompt", screen.drawn());
+    screen.types("web");
+    screen.keys("Enter M");
+    pictures!("mounts", screen);
+    pictures!("no_mounts", after("M"));
+}
+
+#[test]
+fn policies() {
+    pictures!("policy", after("D Down p"));
+    pictures!("no_policy", after("p"));
+}
+
+#[test]
 fn store() {
     pictures!("store", after("u"));
 }
@@ -158,6 +174,9 @@ fn any_size_can_be_drawn() {
         "a d",
         "a c",
         "u",
+        "M",
+        "p",
+        "D Down Enter m x Enter M",
         "?",
         "d",
     ] {

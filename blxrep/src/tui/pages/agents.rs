@@ -1,7 +1,7 @@
 //! All agents: how each of them is.
 
 use super::rows::Rows;
-use super::{DETAILS, Disks, Sheet, Topic, nothing, open, rows_in, split};
+use super::{DETAILS, Disks, POLICY, Policy, Sheet, Topic, nothing, open, rows_in, split};
 use crate::api::text::{Span, seconds_between};
 use crate::api::types::{AgentRow, DiskState, SyncBody};
 use crate::model::ids::AgentId;
@@ -30,11 +30,12 @@ const COLUMNS: [Column; 10] = [
     rest("COVERAGE"),
 ];
 
-const KEYS: [Hint; 4] = [
+const KEYS: [Hint; 5] = [
     hint("Enter", "disks", "disks of the selected agent"),
     hint("D", "all disks", "disks of all agents"),
     hint("s", "sync", "a point of each of its disks, now"),
     DETAILS,
+    POLICY,
 ];
 
 /// A heading, and what goes on or ended last.
@@ -78,8 +79,9 @@ impl Page for Agents {
             (Key::Char('D'), _) => open(Disks::new(None)),
             (Key::Enter, Some(agent)) => open(Disks::new(Some(agent))),
             (Key::Char('d'), Some(agent)) => open(Sheet::new(Topic::agent(agent))),
+            (Key::Char('p'), Some(agent)) => open(Policy::new(agent, None)),
             (Key::Char('s'), Some(agent)) => Some(vec![sync(&agent, None)]),
-            (Key::Enter | Key::Char('d' | 's'), None) => nothing(),
+            (Key::Enter | Key::Char('d' | 'p' | 's'), None) => nothing(),
             _ => None,
         }
     }

@@ -2,7 +2,7 @@
 
 use super::agents::{sync, synced};
 use super::rows::Rows;
-use super::{DETAILS, Points, Sheet, Topic, nothing, open, rows_in, split};
+use super::{DETAILS, POLICY, Points, Policy, Sheet, Topic, nothing, open, rows_in, split};
 use crate::api::text::seconds_between;
 use crate::api::types::DiskRow;
 use crate::model::ids::{AgentId, DiskId};
@@ -30,11 +30,12 @@ const COLUMNS: [Column; 9] = [
     rest("COVERAGE"),
 ];
 
-const KEYS: [Hint; 4] = [
+const KEYS: [Hint; 5] = [
     hint("Enter", "points", "points of the selected disk on a line of time"),
     hint("s", "sync", "a point of the selected disk, now"),
     hint("S", "sync all", "a point of each disk of its agent, of one instant, now"),
     DETAILS,
+    POLICY,
 ];
 
 #[derive(Debug)]
@@ -84,10 +85,11 @@ impl Page for Disks {
         let selected = self.selected(world);
         match (key, selected) {
             (Key::Enter, Some(row)) => open(Points::new(row.id)),
+            (Key::Char('p'), Some(row)) => open(Policy::new(row.agent.clone(), Some(row.id))),
             (Key::Char('d'), Some(row)) => open(Sheet::new(Topic::Disk(row.id))),
             (Key::Char('s'), Some(row)) => Some(vec![sync(&row.agent, Some(row.id.to_string()))]),
             (Key::Char('S'), Some(row)) => Some(vec![sync(&row.agent, None)]),
-            (Key::Enter | Key::Char('d' | 's' | 'S'), None) => nothing(),
+            (Key::Enter | Key::Char('d' | 'p' | 's' | 'S'), None) => nothing(),
             _ => None,
         }
     }

@@ -9,8 +9,10 @@ mod files;
 mod finds;
 mod form;
 mod found;
+mod mounts;
 mod picked;
 mod points;
+mod policy;
 mod restore;
 mod rows;
 mod sheet;
@@ -23,8 +25,10 @@ pub use contents::Contents;
 pub use disks::Disks;
 pub use files::Files;
 pub use found::Found;
+pub use mounts::Mounts;
 pub use picked::Picked;
 pub use points::Points;
+pub use policy::Policy;
 pub use restore::{Restore, What};
 pub use sheet::{Sheet, Topic};
 
@@ -35,6 +39,8 @@ use ratatui::layout::Rect;
 /// Lines for what is said of the selected row.
 const DETAIL_LINES: u16 = 3;
 
+const POLICY: Hint =
+    hint("p", "policy", "what is in force for it: schedule, groups, how long points are kept");
 const DETAILS: Hint = hint("d", "details", "everything that is known of the selected row");
 
 /// A list and, below it, what is said of its selected row.

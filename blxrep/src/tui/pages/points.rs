@@ -1,13 +1,14 @@
 //! Points of a disk: on a line of time, and as a list beside it, the newest first.
 
 use super::spot::Spot;
-use super::{Changes, Contents, DETAILS, Restore, Sheet, Topic, What, nothing, rows_in};
+use super::{Changes, Contents, DETAILS, POLICY, Policy, Restore, Sheet, Topic, What, nothing, rows_in};
 use crate::api::events;
+use crate::api::mounts::MountBody;
 use crate::api::text::{Clock, Span, seconds_between};
 use crate::api::types::PointRow;
 use crate::model::ids::{DiskId, PointId};
 use crate::model::units::ByteCount;
-use crate::tui::ask::{Answer, Ask, Reply};
+use crate::tui::ask::{Answer, Ask, Failure, Reply};
 use crate::tui::frame;
 use crate::tui::key::{Hint, Key, hint};
 use crate::tui::list::List;
@@ -33,6 +34,10 @@ const MOST: u32 = 50_000;
 /// What is said of the selected point.
 const DETAIL_LINES: u16 = 2;
 
+/// What is asked for before a point is mounted.
+const MOUNT_ON: &str = "Mount on";
+const FOLDER: &str = "an empty folder of the dispatcher's host";
+
 const COLUMNS: [Column; 9] = [
     left("CUT", 20, 20),
     right("AGO", 11, 14),
@@ -45,7 +50,7 @@ const COLUMNS: [Column; 9] = [
     rest("MARKS"),
 ];
 
-const KEYS: [Hint; 11] = [
+const KEYS: [Hint; 13] = [
     hint("Enter", "contents", "partitions and files of the selected point"),
     hint("t", "time", "go to a time, as `1h ago` or `yesterday 14:00`; so does /"),
     hint("+ -", "zoom", "shorter, longer cells of the time line; 0 shows all"),
@@ -55,6 +60,8 @@ const KEYS: [Hint; 11] = [
     DETAILS,
     hint("v", "verify", "read all that it depends on, and compare it with its digests"),
     hint("s", "sync", "a point of this disk, now"),
+    hint("m", "mount", "its disk, partitions and files below a folder of the dispatcher's host"),
+    POLICY,
     hint("symbols", "", timeline::LEGEND),
     hint("digits", "", "how many points are in a cell; + is ten and more"),
 ];
@@ -72,7 +79,18 @@ pub struct Points {
     failed: Option<String>,
     /// Index of `STEPS`; without it all points are seen at once.
     zoom: Option<usize>,
-    jump: Option<Prompt>,
+    typing: Option<(Typing, Prompt)>,
+    /// What the dispatcher was told to mount, and where.
+    mounting: Option<(PointId, String)>,
+}
+
+/// What a person types.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Typing {
+    /// A time to go to.
+    Time,
+    /// A folder to mount the selected point on.
+    Folder(PointId),
 }
 
 impl Points {
@@ -88,7 +106,8 @@ impl Points {
             waits: false,
             failed: None,
             zoom: None,
-            jump: None,
+            typing: None,
+            mounting: None,
         }
     }
 
@@ -176,17 +195,34 @@ impl Points {
         Order::Say(said)
     }
 
-    fn press_jump(&mut self, mut prompt: Prompt, key: Key, world: &World) -> Vec<Order> {
-        match prompt.press(key) {
-            Typed::Left => return Vec::new(),
-            Typed::Done => match when::parse(prompt.text(), world.now) {
+    fn type_on(&mut self, (typing, mut prompt): (Typing, Prompt), key: Key, world: &World) -> Vec<Order> {
+        match (prompt.press(key), typing) {
+            (Typed::Left, _) => return Vec::new(),
+            (Typed::Done, Typing::Time) => match when::parse(prompt.text(), world.now) {
                 Some(at) => return vec![self.jump_to(at, world)],
                 None => prompt.complain(format!("no time; as {}", when::EXAMPLES)),
             },
-            Typed::On => {}
+            (Typed::Done, Typing::Folder(point)) => return self.mount(point, prompt.text()),
+            (Typed::On, _) => {}
         }
-        self.jump = Some(prompt);
+        self.typing = Some((typing, prompt));
         Vec::new()
+    }
+
+    fn mount(&mut self, point: PointId, directory: &str) -> Vec<Order> {
+        let body = MountBody { point: point.to_string(), directory: directory.to_owned() };
+        self.mounting = Some((point, directory.to_owned()));
+        vec![
+            Order::Say("It is being mounted; a journal may have to be replayed.".to_owned()),
+            Order::Do(Ask::Mount(body)),
+        ]
+    }
+
+    /// It could not be mounted: what was typed can be corrected, unless something else is being typed.
+    fn not_mounted(&mut self, (point, directory): (PointId, String), why: &Failure) -> Vec<Order> {
+        let again = || (Typing::Folder(point), Prompt::new(MOUNT_ON, FOLDER, &directory));
+        self.typing = self.typing.take().or_else(|| Some(again()));
+        vec![Order::Say(format!("! {why}"))]
     }
 
     fn spot(&self) -> Option<Spot> {
@@ -245,8 +281,8 @@ impl Page for Points {
     }
 
     fn press(&mut self, key: Key, world: &World) -> Option<Vec<Order>> {
-        if let Some(prompt) = self.jump.take() {
-            return Some(self.press_jump(prompt, key, world));
+        if let Some(typing) = self.typing.take() {
+            return Some(self.type_on(typing, key, world));
         }
         let height = rows_in(parts(world.body()).1);
         if self.list.press(key, self.rows.len(), height) {
@@ -254,7 +290,18 @@ impl Page for Points {
         }
         let point = self.selected();
         match key {
-            Key::Char('t' | '/') => self.jump = Some(Prompt::new("Go to", when::EXAMPLES, "")),
+            Key::Char('t' | '/') => {
+                self.typing = Some((Typing::Time, Prompt::new("Go to", when::EXAMPLES, "")))
+            }
+            Key::Char('m') => {
+                let prompt =
+                    |row: &PointRow| (Typing::Folder(row.id), Prompt::new(MOUNT_ON, FOLDER, "/mnt/"));
+                self.typing = point.map(prompt);
+            }
+            Key::Char('p') => {
+                let row = world.disk(self.disk)?;
+                return super::open(Policy::new(row.agent.clone(), Some(row.id)));
+            }
             Key::Enter => return self.spot().map(|spot| vec![Order::Open(Box::new(Contents::new(spot)))]),
             Key::Char('c') => return Some(self.changes()),
             Key::Left => self.move_in_time(true, world),
@@ -277,6 +324,12 @@ impl Page for Points {
 
     fn answer(&mut self, reply: Reply, world: &World) -> Vec<Order> {
         match reply {
+            Ok(Answer::Mounted(row)) => {
+                self.mounting = None;
+                let said =
+                    format!("Mounted on {}: `M` shows what is mounted, and unmounts it.", row.directory);
+                vec![Order::Say(said)]
+            }
             Ok(Answer::Points { disk, rows }) if disk == self.disk => {
                 (self.waits, self.failed) = (false, None);
                 self.learn(rows, rows_in(parts(world.body()).1))
@@ -288,7 +341,10 @@ impl Page for Points {
                 (self.waits, self.failed) = (false, Some(failure.text));
                 Vec::new()
             }
-            other => vec![Order::Say(super::agents::synced(other))],
+            other => match (self.mounting.take(), other) {
+                (Some(mounting), Err(failure)) => self.not_mounted(mounting, &failure),
+                (_, other) => vec![Order::Say(super::agents::synced(other))],
+            },
         }
     }
 
@@ -313,7 +369,7 @@ impl Page for Points {
     }
 
     fn prompt(&self) -> Option<&Prompt> {
-        self.jump.as_ref()
+        self.typing.as_ref().map(|(_, prompt)| prompt)
     }
 
     fn draw(&self, world: &World, area: Rect, buffer: &mut Buffer) {
