@@ -2,7 +2,7 @@
 //! and by this agent's own configuration.
 
 use super::preflight::Judge;
-use crate::io::host::resolve_folder;
+use crate::io::host::{guarded, resolve_folder};
 use crate::model::restoration::{Conflict, FilesTarget, Preflight};
 use std::path::{Path, PathBuf};
 
@@ -22,11 +22,16 @@ impl Judge {
         if !asked.is_absolute() || target.folder.contains('\0') {
             return Err(format!("`{}` is no absolute path of a folder", target.folder));
         }
-        let resolved = resolve_folder(asked)
-            .map_err(|e| format!("cannot restore to it: {e}; only the last folder of a path is made"))?;
-        let allowed = self.authority.allowed.paths.iter().filter_map(|path| path.canonicalize().ok());
-        let allowed: Vec<PathBuf> = allowed.collect();
-        let (outer, way) = self.authority.folder(asked, &resolved, &allowed).map_err(|e| e.to_string())?;
+        let (allowed, unfit) = self.allowed();
+        let unfit =
+            |place: &Path| unfit.iter().find(|(path, _)| place.starts_with(path)).map(|(_, why)| why.clone());
+        let resolved = resolve_folder(asked).map_err(|e| {
+            let missing = || format!("cannot restore to it: {e}; only the last folder of a path is made");
+            unfit(asked).unwrap_or_else(missing)
+        })?;
+        let found = self.authority.folder(asked, &resolved, &allowed);
+        let (outer, way) =
+            found.map_err(|e| unfit(asked).or_else(|| unfit(&resolved)).unwrap_or_else(|| e.to_string()))?;
         let there = match resolved.metadata() {
             Ok(metadata) if !metadata.is_dir() => {
                 return Err(format!("{} is no folder: choose another target", target.folder));
@@ -42,6 +47,25 @@ impl Judge {
         let findings = vec![there, conflict.to_owned()];
         let preflight = Preflight { findings, overwrites: None, protects: None, device: None };
         Ok((Place { outer, way: way.to_owned() }, preflight))
+    }
+
+    /// The folders of the configuration, as they lead to; and those that cannot be used, each with the reason.
+    fn allowed(&self) -> (Vec<PathBuf>, Vec<(&Path, String)>) {
+        let (mut allowed, mut unfit) = (Vec::new(), Vec::new());
+        for path in &self.authority.allowed.paths {
+            match guarded(path) {
+                Ok(folder) => allowed.push(folder),
+                Err(why) => {
+                    let why = format!(
+                        "agent {} lets restores write to {}, and does not now: {why}",
+                        self.authority.agent,
+                        path.display()
+                    );
+                    unfit.push((path.as_path(), why));
+                }
+            }
+        }
+        (allowed, unfit)
     }
 }
 
@@ -67,6 +91,23 @@ mod tests {
 
     fn target(folder: &Path) -> FilesTarget {
         FilesTarget { folder: folder.to_str().unwrap().to_owned(), conflict: Conflict::Skip, dry_run: false }
+    }
+
+    #[test]
+    fn an_allowed_folder_that_cannot_be_used_is_told_with_the_remedy() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().canonicalize().unwrap();
+        let judge = judge(&[root.join("missing"), root.join("open/inner")]);
+        let refused = |path: &str| judge.place(&target(&root.join(path))).unwrap_err();
+        for path in ["missing", "missing/a", "missing/a/b"] {
+            let why = refused(path);
+            assert!(why.contains("/missing does not exist: make it") && !why.contains("restore: {"), "{why}");
+        }
+        std::fs::create_dir_all(root.join("open/inner")).unwrap();
+        std::fs::set_permissions(root.join("open"), std::fs::Permissions::from_mode(0o777)).unwrap();
+        assert!(refused("open/inner/x").contains("chmod go-w"), "{}", refused("open/inner/x"));
+        assert!(refused("open/other").contains("is not among what restores may write to"));
     }
 
     #[test]

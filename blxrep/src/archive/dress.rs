@@ -69,3 +69,18 @@ pub(super) fn dress(staging: &OwnedFd, temporary: &str, entry: &Entry) -> Result
     rustix::fs::utimensat(staging, name, &times(meta), AtFlags::SYMLINK_NOFOLLOW)
         .map_err(Failure::of_errno("set its times"))
 }
+
+/// Of a folder that is bare, where marks cannot be kept. It is not dressed: what a person has closed to others is not
+/// opened to them.
+pub(super) const UNMARKED: &str = "an earlier attempt may have made this folder, and its filesystem keeps no `trusted.*` \
+                                   attributes that would tell: its owner, permissions and times stay; set them, or restore \
+                                   with overwrite";
+
+/// Whether a folder is as a restore makes it, before it is dressed.
+pub(super) fn is_bare(folder: &OwnedFd, meta: &Meta) -> bool {
+    let own = rustix::process::geteuid().as_raw();
+    rustix::fs::fstat(folder).is_ok_and(|stat| {
+        let is_dressed = (0o700, own, meta.mtime.seconds) == (meta.mode & 0o7777, meta.uid, stat.st_mtime);
+        stat.st_mode & 0o7777 == 0o700 && stat.st_uid == own && !is_dressed
+    })
+}

@@ -15,6 +15,7 @@ pub mod diff;
 mod dress;
 pub mod entry;
 pub mod glob;
+mod links;
 pub mod plan;
 pub mod root;
 pub mod selection;

@@ -1,6 +1,7 @@
 //! Where restored things are made: a folder in the target that only this user can enter.
 
-use super::{ArchiveError, xattr};
+use super::ArchiveError;
+use super::xattr::{self, Maker};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{
     AtFlags, Dir, FlockOperation, Mode, OFlags, RenameFlags, ResolveFlags, Timespec, Timestamps,
@@ -45,30 +46,7 @@ pub(super) fn rename_new(
 /// interrupted restore may have kept there.
 pub(super) fn open_staging(root: &OwnedFd) -> Result<(OwnedFd, Timestamps), ArchiveError> {
     let before = rustix::fs::fstat(root).map_err(ArchiveError::errno("look at", "the target"))?;
-    match rustix::fs::mkdirat(root, STAGING, Mode::RWXU) {
-        Ok(()) | Err(Errno::EXIST) => {}
-        Err(error) => return Err(ArchiveError::errno("make", STAGING)(error)),
-    }
-    let staging = rustix::fs::openat2(root, STAGING, FOLDER, Mode::empty(), CONFINED)
-        .map_err(ArchiveError::errno("open", STAGING))?;
-    let stat = rustix::fs::fstat(&staging).map_err(ArchiveError::errno("look at", STAGING))?;
-    if stat.st_uid != rustix::process::geteuid().as_raw() {
-        return Err(ArchiveError::Refused(format!(
-            "{STAGING} in the target folder belongs to user {}; remove it, or choose another target",
-            stat.st_uid
-        )));
-    }
-    rustix::fs::fchmod(&staging, Mode::RWXU).map_err(ArchiveError::errno("close to others", STAGING))?;
-    match rustix::fs::flock(&staging, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => {}
-        Err(Errno::WOULDBLOCK) => {
-            return Err(ArchiveError::Refused(
-                "another restore to this folder is going on; wait for its end".to_owned(),
-            ));
-        }
-        Err(error) => return Err(ArchiveError::errno("lock", STAGING)(error)),
-    }
-    empty(staging.as_fd());
+    let staging = make(root)?;
     let times = xattr::kept_times(&staging).unwrap_or_else(|| {
         let time = |tv_sec, nanos| Timespec { tv_sec, tv_nsec: i64::try_from(nanos).unwrap_or(0) };
         let times = Timestamps {
@@ -79,6 +57,73 @@ pub(super) fn open_staging(root: &OwnedFd) -> Result<(OwnedFd, Timestamps), Arch
         times
     });
     Ok((staging, times))
+}
+
+/// The staging folder, locked and empty: made, or taken over from a restore that was interrupted.
+fn make(root: &OwnedFd) -> Result<OwnedFd, ArchiveError> {
+    if let Some(staging) = make_new(root)? {
+        return Ok(staging);
+    }
+    let staging = open(root)?;
+    let refuse = |why: String| {
+        let remedy = "remove it, or choose another target";
+        Err(ArchiveError::Refused(format!("{STAGING} in the target folder {why}; {remedy}")))
+    };
+    let stat = rustix::fs::fstat(&staging).map_err(ArchiveError::errno("look at", STAGING))?;
+    if stat.st_uid != rustix::process::geteuid().as_raw() {
+        return refuse(format!("belongs to user {}", stat.st_uid));
+    }
+    lock(&staging)?;
+    match xattr::maker(&staging) {
+        Maker::Restore => {
+            rustix::fs::fchmod(&staging, Mode::RWXU)
+                .map_err(ArchiveError::errno("close to others", STAGING))?;
+            empty(staging.as_fd());
+            return Ok(staging);
+        }
+        // That of a restore was never open to others.
+        Maker::Unknown if stat.st_mode & 0o7777 == 0o700 => empty(staging.as_fd()),
+        // Nothing of somebody else's is removed, but the bare folder: a restore may have died before it could mark it.
+        Maker::Unknown | Maker::Another => {}
+    }
+    // Whoever prepared it, or has it open, has another one than this restore.
+    match rustix::fs::unlinkat(root, STAGING, AtFlags::REMOVEDIR) {
+        Ok(()) | Err(Errno::NOENT) => {}
+        Err(Errno::NOTEMPTY | Errno::EXIST) => return refuse("was not made by a restore".to_owned()),
+        Err(error) => return Err(ArchiveError::errno("remove", STAGING)(error)),
+    }
+    make_new(root)?.ok_or_else(busy)
+}
+
+/// Makes it, unless there is one.
+fn make_new(root: &OwnedFd) -> Result<Option<OwnedFd>, ArchiveError> {
+    match rustix::fs::mkdirat(root, STAGING, Mode::RWXU) {
+        Ok(()) => {}
+        Err(Errno::EXIST) => return Ok(None),
+        Err(error) => return Err(ArchiveError::errno("make", STAGING)(error)),
+    }
+    let staging = open(root)?;
+    lock(&staging)?;
+    rustix::fs::fchmod(&staging, Mode::RWXU).map_err(ArchiveError::errno("close to others", STAGING))?;
+    xattr::mark_staging(&staging);
+    Ok(Some(staging))
+}
+
+fn open(root: &OwnedFd) -> Result<OwnedFd, ArchiveError> {
+    rustix::fs::openat2(root, STAGING, FOLDER, Mode::empty(), CONFINED)
+        .map_err(ArchiveError::errno("open", STAGING))
+}
+
+fn lock(staging: &OwnedFd) -> Result<(), ArchiveError> {
+    match rustix::fs::flock(staging, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(()),
+        Err(Errno::WOULDBLOCK) => Err(busy()),
+        Err(error) => Err(ArchiveError::errno("lock", STAGING)(error)),
+    }
+}
+
+fn busy() -> ArchiveError {
+    ArchiveError::Refused("another restore to this folder is going on; wait for its end".to_owned())
 }
 
 /// Removes what an interrupted restore left in its staging folder: files, and folders without anything in them.

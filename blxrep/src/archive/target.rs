@@ -9,15 +9,15 @@
 //!   run knows that it has to finish it.
 
 use super::conflict::{Decision, Existing, Policy, decide, other_names};
-use super::dress::{Failure, dress, dress_folder};
+use super::dress::{Failure, UNMARKED, dress, dress_folder, is_bare};
+use super::links::{Links, Placed};
 use super::root::Root;
 use super::staging::{CONFINED, FOLDER, STAGING, empty, equal, is_torn, open_staging, rename_new};
-use super::{ArchiveError, Entry, Kind, MAX_LINKS, Meta, Name, Sink, Want, shown, xattr};
+use super::{ArchiveError, Entry, Kind, Meta, Name, Sink, Want, shown, xattr};
 use crate::model::restored::Report;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, Timestamps};
 use rustix::io::Errno;
-use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -27,17 +27,21 @@ use std::os::unix::fs::FileExt;
 pub struct Target {
     root: OwnedFd,
     staging: OwnedFd,
+    /// The staging folder is gone. One by its name is another restore's.
+    cleared: bool,
     policy: Policy,
     /// What exists may be the work of an earlier attempt.
     again: bool,
     /// The root was made by this restore, or by one that was interrupted.
     fresh: bool,
+    /// The filesystem keeps marks. Without them, what an earlier attempt has not finished is not known.
+    marks: bool,
     /// The times of the root from before, as long as nothing was put into it: the staging folder is no change.
     times: Option<Timestamps>,
     top: Option<Meta>,
     levels: Vec<Level>,
     file: Option<Open>,
-    links: HashMap<u64, Placed>,
+    links: Links,
     made: u64,
     report: Report,
 }
@@ -84,15 +88,6 @@ enum Likeness {
     Other,
 }
 
-/// Where the first name of a file with several ended up.
-#[derive(Debug)]
-struct Placed {
-    /// Relative to the root.
-    path: Vec<u8>,
-    /// Device and inode; `None` if what is there is not the file.
-    identity: Option<(u64, u64)>,
-}
-
 impl Target {
     /// Writes below this folder. `again`: an earlier attempt at the same restore has begun here; what it made counts as
     /// being there as it should be.
@@ -102,17 +97,20 @@ impl Target {
             xattr::mark(&root, true);
         }
         let (staging, times) = open_staging(&root)?;
+        let marks = xattr::maker(&staging) == xattr::Maker::Restore;
         Ok(Self {
             fresh: made || xattr::is_marked(&root),
             root,
             staging,
+            cleared: false,
             policy,
             again,
+            marks,
             times: Some(times),
             top: None,
             levels: Vec::new(),
             file: None,
-            links: HashMap::new(),
+            links: Links::default(),
             made: 0,
             report: Report::default(),
         })
@@ -236,10 +234,7 @@ impl Target {
 
     fn make_link(&mut self, entry: &Entry, of: u64, place: Place) -> Result<(), Failure> {
         let refuse = |why: String| Failure { what: "link it", source: io::Error::other(why) };
-        let first = self
-            .links
-            .get(&of)
-            .ok_or_else(|| refuse("the file that it is another name of was not restored".to_owned()))?;
+        let first = self.links.find(of).map_err(refuse)?;
         let path = shown(&first.path);
         let identity = first.identity.ok_or_else(|| {
             refuse(format!(
@@ -339,11 +334,9 @@ impl Target {
     }
 
     fn remember(&mut self, entry: &Entry, name: &[u8], identity: Option<(u64, u64)>) {
-        if let Some(number) = entry.link
-            && self.links.len() < MAX_LINKS
-        {
+        if let Some(number) = entry.link {
             let path = self.path(name);
-            self.links.insert(number, Placed { path, identity });
+            self.links.add(number, Placed { path, identity });
         }
     }
 
@@ -457,12 +450,24 @@ impl Target {
         let selected = matches!(entry.kind, Kind::Folder { selected: true });
         let dressed = xattr::is_marked(&fd) || (selected && self.policy == Policy::Overwrite);
         let meta = dressed.then(|| entry.meta.clone());
+        if meta.is_none() && self.may_be_unfinished(&fd, &entry.meta) {
+            let path = self.path(name);
+            self.report.problem(&shown(&path), UNMARKED, true);
+        }
         self.levels.push(Level { fd, name: name.to_vec(), meta });
         Ok(Want::Content)
     }
 
-    /// Takes the staging folder away.
+    /// Whether an earlier attempt may have made a folder and not finished it, on a filesystem that cannot tell.
+    fn may_be_unfinished(&self, folder: &OwnedFd, meta: &Meta) -> bool {
+        self.again && !self.marks && is_bare(folder, meta)
+    }
+
+    /// Takes the staging folder away, once.
     fn clear(&mut self) {
+        if std::mem::replace(&mut self.cleared, true) {
+            return;
+        }
         empty(self.staging.as_fd());
         let _ = rustix::fs::unlinkat(&self.root, STAGING, AtFlags::REMOVEDIR);
         if let Some(times) = self.times.take() {
@@ -482,6 +487,8 @@ impl Sink for Target {
     fn top(&mut self, meta: &Meta) -> Result<(), ArchiveError> {
         if self.fresh || self.policy == Policy::Overwrite {
             self.top = Some(meta.clone());
+        } else if self.may_be_unfinished(&self.root, meta) {
+            self.report.problem(".", UNMARKED, true);
         }
         Ok(())
     }

@@ -11,6 +11,8 @@ use std::io;
 pub const UNFINISHED: &CStr = c"trusted.blxrep.unfinished";
 /// The times of a target from before a restore made its staging folder in it; of the staging folder.
 const TIMES: &CStr = c"trusted.blxrep.times";
+/// Marks a staging folder that a restore has made: only who may administer the host can set it.
+const STAGING: &CStr = c"trusted.blxrep.staging";
 /// All of these.
 const OWN: &[u8] = b"trusted.blxrep.";
 
@@ -98,6 +100,31 @@ pub fn mark(folder: impl AsFd, unfinished: bool) {
         true => rustix::fs::fsetxattr(folder, UNFINISHED, b"1", XattrFlags::empty()),
         false => rustix::fs::fremovexattr(folder, UNFINISHED),
     };
+}
+
+/// Whose a staging folder is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Maker {
+    /// A restore has made it.
+    Restore,
+    Another,
+    /// The filesystem keeps no such attributes, or this process may not set them.
+    Unknown,
+}
+
+/// Marks a staging folder that was just made, if that is possible.
+pub fn mark_staging(staging: impl AsFd) {
+    let _ = rustix::fs::fsetxattr(staging, STAGING, b"1", XattrFlags::empty());
+}
+
+/// Who has made a staging folder.
+pub fn maker(staging: impl AsFd) -> Maker {
+    // Who may not set one is told that there is none when he reads it.
+    match rustix::fs::fsetxattr(staging, STAGING, b"1", XattrFlags::REPLACE) {
+        Ok(()) => Maker::Restore,
+        Err(Errno::NODATA) => Maker::Another,
+        Err(_) => Maker::Unknown,
+    }
 }
 
 /// Keeps the times of a target with its staging folder, or forgets them.

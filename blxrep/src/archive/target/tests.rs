@@ -152,6 +152,101 @@ fn two_restores_to_one_folder_do_not_meet() {
     fixture.open(Policy::Skip);
 }
 
+/// A second restore has begun when the first one is let go of.
+#[test]
+fn a_restore_that_has_ended_leaves_the_next_one_alone() {
+    let fixture = Fixture::new();
+    let mut first = fixture.open(Policy::Skip);
+    first.end().unwrap();
+    let mut second = fixture.open(Policy::Skip);
+    drop(first);
+    give(&mut second, "file", b"x");
+    second.end().unwrap();
+    assert_eq!(fs::read(fixture.path("target/file")).unwrap(), b"x");
+}
+
+fn reopen(fixture: &Fixture) -> Result<Target, ArchiveError> {
+    Target::new(Root::open(&fixture.path("target")).unwrap(), Policy::Skip, true)
+}
+
+/// One that was killed: what it has made stays, as it is.
+fn interrupted(fixture: &Fixture) {
+    let mut target = fixture.open(Policy::Skip);
+    target.entry(&folder("open")).unwrap();
+    give(&mut target, "whole", b"x");
+    target.entry(&entry("half", Kind::File { bytes: 4 })).unwrap();
+    target.cleared = true;
+}
+
+fn leftovers(fixture: &Fixture) -> PathBuf {
+    let staging = fixture.path("target").join(STAGING);
+    assert_eq!(fs::read_dir(&staging).unwrap().count(), 1, "half a file");
+    staging
+}
+
+fn finish(mut target: Target) -> Report {
+    target.entry(&folder("open")).unwrap();
+    give(&mut target, "whole", b"x");
+    give(&mut target, "half", b"half");
+    target.leave().unwrap();
+    target.end().unwrap();
+    target.into_report()
+}
+
+#[test]
+fn a_staging_folder_that_no_restore_made_is_refused() {
+    use std::os::unix::fs::PermissionsExt;
+    let fixture = Fixture::new();
+    let staging = fixture.path("target").join(STAGING);
+    fs::create_dir(&staging).unwrap();
+    let prepared = fs::File::open(&staging).unwrap();
+    finish(fixture.open(Policy::Skip));
+    assert_eq!(rustix::fs::fstat(&prepared).unwrap().st_nlink, 0, "an empty one is replaced");
+    fs::create_dir(&staging).unwrap();
+    fs::write(staging.join("theirs"), "x").unwrap();
+    fs::set_permissions(&staging, fs::Permissions::from_mode(0o755)).unwrap();
+    let why = reopen(&fixture).unwrap_err().to_string();
+    assert!(why.contains(STAGING) && why.contains("remove it"), "{why}");
+    assert!(staging.join("theirs").exists(), "nothing of it is removed");
+}
+
+#[test]
+fn an_interrupted_restore_goes_on() {
+    let fixture = Fixture::new();
+    interrupted(&fixture);
+    leftovers(&fixture);
+    let target = reopen(&fixture).unwrap();
+    let marks = target.marks;
+    let report = finish(target);
+    assert_eq!(report.failed, u64::from(!marks), "{report:?}");
+}
+
+/// The folder that was open when the first attempt died cannot be told from one that a person had closed.
+#[test]
+fn without_trusted_attributes_it_goes_on_and_says_what_is_not_known() {
+    let attempts = || {
+        without_administration();
+        let fixture = Fixture::new();
+        interrupted(&fixture);
+        let staging = fs::File::open(leftovers(&fixture)).unwrap();
+        let report = finish(reopen(&fixture).unwrap());
+        assert_eq!(rustix::fs::fstat(&staging).unwrap().st_nlink, 0, "it makes its own");
+        assert_eq!((report.files, report.same, report.failed), (1, 1, 1), "{report:?}");
+        assert!(report.problems[0].path == "open" && report.problems[0].why.contains("overwrite"));
+        assert_eq!(fs::read(fixture.path("target/open/half")).unwrap(), b"half");
+        assert!(!fixture.path("target").join(STAGING).exists());
+    };
+    std::thread::spawn(attempts).join().unwrap();
+}
+
+/// This thread may not set `trusted.*` any more, as on a filesystem that has none.
+fn without_administration() {
+    use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
+    let mut sets = capabilities(None).unwrap();
+    sets.effective.remove(CapabilitySet::SYS_ADMIN);
+    set_capabilities(None, sets).unwrap();
+}
+
 #[test]
 fn the_name_of_the_staging_folder_cannot_be_restored() {
     let fixture = Fixture::new();

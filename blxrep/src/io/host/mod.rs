@@ -4,6 +4,7 @@
 //! thread that may wait for a disk.
 
 mod disks;
+mod guarded;
 mod identity;
 pub(crate) mod mounts;
 mod names;
@@ -14,6 +15,7 @@ mod system;
 mod target;
 mod under;
 
+pub use guarded::{Unguarded, guarded};
 pub use names::{NamedDevice, name_device, resolve_folder};
 pub use resolve::{BlockDevice, resolve};
 pub use system::boot_id;
