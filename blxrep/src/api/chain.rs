@@ -218,6 +218,7 @@ mod tests {
             disk_bytes: 2 << 20,
             digests: PointDigests::Delta { delta: [0xfe; 32], changes: [0; 32] },
             edition: 0,
+            half_restored: None,
         }
     }
 

@@ -188,6 +188,9 @@ pub struct PointRow {
     #[serde(default)]
     #[schema(value_type = Vec<SectorRange>)]
     pub holes: Holes,
+    /// The restore onto the disk that was unfinished at the cut: the point is a mixture of two states.
+    #[serde(default)]
+    pub half_restored: Option<ActionId>,
     /// What verifications found wrong with its files and did not find healed since.
     #[serde(default)]
     pub damage: Vec<String>,

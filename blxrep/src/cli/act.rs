@@ -3,7 +3,7 @@
 use super::Common;
 use super::error::CliError;
 use super::follow::{Interrupt, follow, interrupts};
-use super::output::ask;
+use super::output::{ask, say};
 use super::progress::waiting;
 use super::restore_files::{self, FilesArgs};
 use super::table::{Table, number, optional, text, word};
@@ -15,6 +15,7 @@ use crate::api::types::{
 };
 use crate::model::action::ActionState;
 use crate::model::percent::Percent;
+use crate::model::point::mixture;
 use crate::model::policy::Goal;
 use crate::model::units::ByteCount;
 use clap::{Args, ValueEnum};
@@ -241,6 +242,7 @@ pub async fn control(args: ControlArgs, control: Control) -> Result<(), CliError
 }
 
 pub async fn restore(args: RestoreArgs) -> Result<(), CliError> {
+    warn_of(&args.common.client(), &args.point).await;
     if let Some(target) = args.files.target() {
         return match args.device.agent {
             Some(agent) => {
@@ -305,6 +307,15 @@ pub async fn verify(args: VerifyArgs) -> Result<(), CliError> {
         _ if of_source => Err(CliError::Failed("the disk is not what its newest point says".into())),
         1 => Err(CliError::Failed("1 file is not as it was stored".into())),
         n => Err(CliError::Failed(format!("{n} files are not as they were stored"))),
+    }
+}
+
+/// Says what speaks against a point, whatever of it is restored. That it cannot be had is told by what follows.
+async fn warn_of(client: &Client, point: &str) {
+    if let Ok(row) = client.point(point).await
+        && let Some(restore) = row.half_restored
+    {
+        say(&format!("warning: point {}: {}", row.id, mixture(restore)));
     }
 }
 

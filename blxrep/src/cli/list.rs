@@ -6,6 +6,7 @@ use super::{Common, output};
 use crate::api::text::{Clock, Span, percent, printable};
 use crate::api::types::{ActionRow, AgentDetail, AgentRow, DiskRow, ListQuery, PointRow};
 use crate::model::host::{Filesystem, Footprint, HostDisk};
+use crate::model::point::mixture;
 use crate::model::units::{ByteCount, SECTOR_BYTES};
 use clap::Args;
 use std::fmt::Write;
@@ -76,6 +77,9 @@ pub async fn points(args: PointsArgs) -> Result<(), CliError> {
     if !args.common.json {
         for row in rows.iter().filter(|row| !row.damage.is_empty()) {
             row.damage.iter().for_each(|what| output::say(&format!("damaged: point {}: {what}", row.id)));
+        }
+        for (id, restore) in rows.iter().filter_map(|row| Some((row.id, row.half_restored?))) {
+            output::say(&format!("half restored: point {id}: {}", mixture(restore)));
         }
     }
     Ok(())
@@ -168,6 +172,10 @@ fn points_table(rows: &[PointRow]) -> Table {
     if any_damaged {
         headers.push(word("DAMAGE"));
     }
+    let any_mixed = rows.iter().any(|row| row.half_restored.is_some());
+    if any_mixed {
+        headers.push(word("RESTORE"));
+    }
     let mut table = Table::new("No point is published yet.", &headers);
     for row in rows {
         let cells = [
@@ -187,7 +195,9 @@ fn points_table(rows: &[PointRow]) -> Table {
             row.rounds.to_string(),
         ];
         let damage = if row.damage.is_empty() { "" } else { "damaged" };
-        table.row(cells.into_iter().chain(any_damaged.then(|| damage.to_owned())));
+        let mixed = if row.half_restored.is_some() { "unfinished" } else { "" };
+        let more = [(any_damaged, damage), (any_mixed, mixed)].into_iter().filter(|(any, _)| *any);
+        table.row(cells.into_iter().chain(more.map(|(_, cell)| cell.to_owned())));
     }
     table
 }

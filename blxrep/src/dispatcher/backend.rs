@@ -3,7 +3,7 @@
 use super::hub::{Hub, Note};
 use super::jobs::Report;
 use super::mounts::Mounts;
-use super::restores::files_of;
+use super::restore_words::files_of;
 use super::syncs::Asker;
 use super::{lists, rows};
 use crate::api::backend::{
@@ -393,6 +393,7 @@ impl Hub {
                 "the policy of its agent leaves {device} out: see `disks_excluded`"
             )));
         }
+        self.store.accept_half_restored(&disk, |action| self.restores.has(action))?;
         let of_disk = |a: &&Action| a.disk == Some(disk.id) && a.kind == ActionKind::Snapshot;
         let id = match self.open.values().find(of_disk) {
             Some(open) if open.state == ActionState::Paused => {

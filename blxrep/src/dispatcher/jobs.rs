@@ -9,7 +9,7 @@ use crate::api::types::{FilesReport, VerifyProblem, VerifyReport};
 use crate::io::priority;
 use crate::model::action::ActionState;
 use crate::model::ids::ActionId;
-use crate::model::point::Disk;
+use crate::model::point::{Disk, mixture};
 use crate::model::retention::Retention;
 use crate::model::verification::Scope;
 use crate::mount::courier::{Destination, Errand};
@@ -88,7 +88,10 @@ impl Jobs {
         self.store.check_whole(request.point, consent(request))?;
         let target = self.store.check_target_of(request.point, request.partition, &request.to)?;
         match target.overwrites {
-            Some(what) if !request.yes => Err(ApiError::unconfirmed(what)),
+            Some(what) if !request.yes => {
+                let mixture = self.store.point(request.point)?.half_restored.map(mixture);
+                Err(ApiError::unconfirmed(mixture.into_iter().chain([what]).collect::<Vec<_>>().join("; ")))
+            }
             _ => Ok(()),
         }
     }

@@ -31,6 +31,7 @@ mod mounts;
 mod policies;
 mod publisher;
 mod restore_link;
+mod restore_words;
 mod restores;
 mod room;
 mod rows;

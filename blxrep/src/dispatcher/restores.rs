@@ -12,14 +12,15 @@
 
 use super::hub::Hub;
 use super::jobs::Report;
+use super::restore_words::{aim, left_behind, place, source, under_way, undo};
 use super::syncs::Asker;
 use crate::api::backend::{AgentRestore, SyncRequest};
 use crate::api::error::{ApiError, Result};
 use crate::api::types::{ActionRow, Control as Order, FilesReport, SyncRow};
-use crate::archive::shown;
 use crate::io::random;
 use crate::model::action::{Action, ActionKind, ActionState};
 use crate::model::ids::{ActionId, AgentId, CutId, PointId};
+use crate::model::point::mixture;
 use crate::model::restoration::{Agreed, Preflight, Restoration, Undo};
 use crate::model::restored::Outcome;
 use crate::model::units::ByteCount;
@@ -33,7 +34,7 @@ use tokio::sync::{oneshot, watch};
 const MAX_PREFLIGHTS: usize = 64;
 /// Restores to agents that have not ended.
 const MAX_RESTORES: usize = 256;
-/// A process that reads files for a restore may die so often; then the restore has failed.
+/// What reads for a restore may die so often; then the restore has failed.
 const MAX_DEATHS: u32 = 3;
 /// How far a restore is, is kept so often: after a crash of the dispatcher so much is compared again.
 const KEEP_EVERY: Duration = Duration::from_secs(5);
@@ -61,7 +62,7 @@ pub enum Ending {
     Failed(String),
     /// The agent comes back for the rest.
     Broke(String),
-    /// The same, but it was the dispatcher's own process that ended. It may do so each time.
+    /// The same, but it was the dispatcher's own process or thread that ended. It may do so each time.
     Died(String),
 }
 
@@ -81,7 +82,7 @@ struct Open {
     kept: Instant,
     /// The connection that carries it.
     link: Option<Link>,
-    /// How often a process that read for it has died.
+    /// How often what read for it has died.
     deaths: u32,
 }
 
@@ -155,7 +156,9 @@ impl Hub {
         preflight: Preflight,
     ) -> Result<ActionRow> {
         let agent = &request.agent;
-        let found = preflight.findings.join("; ");
+        let mixture = self.store.point(request.point)?.half_restored.map(mixture);
+        let found =
+            mixture.into_iter().chain(preflight.findings.iter().cloned()).collect::<Vec<_>>().join("; ");
         if request.dry_run {
             let action = self.begin_of(ActionKind::Restore, Some(agent.clone()), None)?;
             self.set_state(action, ActionState::Succeeded, format!("dry run, nothing was written: {found}"));
@@ -179,7 +182,6 @@ impl Hub {
             partition: request.partition,
             paths: Vec::new(),
             allow_holes: request.allow_holes,
-            protects: preflight.protects,
             undo: if due { Undo::Due } else { Undo::None },
             touched: false,
             durable_blocks: 0,
@@ -215,7 +217,6 @@ impl Hub {
             partition: None,
             paths,
             allow_holes: false,
-            protects: None,
             undo: Undo::None,
             touched: false,
             durable_blocks: 0,
@@ -281,7 +282,8 @@ impl Hub {
 
     /// Has a point of the target made.
     fn begin_undo(&mut self, row: &RestorationRow) -> Result<()> {
-        let identity = row.protects.as_ref().ok_or_else(|| ApiError::failed("it is not kept in sync"))?;
+        let identity =
+            row.restoration.protects().ok_or_else(|| ApiError::failed("it is not kept in sync"))?;
         let disk = self.find_disk(&row.agent, identity)?;
         let disk = disk.ok_or_else(|| ApiError::failed("the catalog does not know the disk"))?.id;
         let reason = format!("{}: a point of what is there now is made first", aim(row));
@@ -295,7 +297,7 @@ impl Hub {
         let Some(open) = self.restores.open.get(&action).filter(|open| open.row.undo == Undo::Due) else {
             return;
         };
-        let identity = open.row.protects.as_ref().map(ToString::to_string);
+        let identity = open.row.restoration.protects().map(ToString::to_string);
         let made = ended.and_then(|rows| {
             let row = rows.into_iter().find(|row| Some(&row.identity) == identity.as_ref());
             let row = row.ok_or_else(|| ApiError::failed("the agent made none"))?;
@@ -426,17 +428,14 @@ impl Hub {
             }
             Ending::Died(reason) => {
                 open.deaths += 1;
-                let ending = match open.deaths {
-                    MAX_DEATHS.. => Ending::Failed(format!(
-                        "{reason}, for the third time; `dmesg` may say why, and `blxrep export {} --nbd` gives \
-                         the point to a virtual machine",
-                        row.restoration.point
-                    )),
-                    _ => Ending::Broke(reason),
-                };
+                let ending = after_death(open.deaths, reason, row.restoration.point);
                 self.restore_ended(action, ending);
             }
             Ending::Done { written } => {
+                if let Err(error) = self.store.end_half_restored(&row) {
+                    tracing::error!(%action, %error, "cannot keep that the disk is whole: its points are called half restored \
+                        until another restore has succeeded");
+                }
                 if let Some(action) = self.open.get_mut(&action) {
                     action.done = action.total;
                 }
@@ -532,65 +531,37 @@ impl Hub {
     }
 }
 
+/// What follows when what read for a restore has died so often.
+fn after_death(deaths: u32, reason: String, point: PointId) -> Ending {
+    match deaths {
+        MAX_DEATHS.. => Ending::Failed(format!(
+            "{reason}, for the third time; `dmesg` may say why, and `blxrep export {point} --nbd` gives the point to a \
+             virtual machine"
+        )),
+        _ => Ending::Broke(reason),
+    }
+}
+
 fn not_connected(agent: &AgentId) -> ApiError {
     ApiError::refused(format!(
         "agent {agent} is not connected; start it, or see its log for why it cannot connect"
     ))
 }
 
-/// The target.
-fn place(row: &RestorationRow) -> String {
-    format!("{} of {}", row.restoration.target.path(), row.agent)
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// What is restored.
-fn source(row: &RestorationRow) -> String {
-    let point = row.restoration.point;
-    match (row.paths.len(), row.partition) {
-        (0, Some(number)) => format!("partition {number} of point {point}"),
-        (0, None) => format!("point {point}"),
-        _ => files_of(&row.paths, point),
-    }
-}
-
-/// Files of a point, in words.
-pub fn files_of(paths: &[Vec<u8>], point: PointId) -> String {
-    match paths {
-        [path] => format!("{} of point {point}", shown(path)),
-        paths => format!("{} paths of point {point}", paths.len()),
-    }
-}
-
-fn aim(row: &RestorationRow) -> String {
-    format!("{} to {}", source(row), place(row))
-}
-
-/// Says of a target that is written to that it is not finished.
-fn under_way(row: &RestorationRow) -> String {
-    match row.touched && row.paths.is_empty() {
-        true => format!("{}, which is unfinished until this has succeeded{}", aim(row), undo(row)),
-        false => format!("{}{}", aim(row), undo(row)),
-    }
-}
-
-/// What a restore that ends early leaves behind.
-fn left_behind(row: &RestorationRow) -> String {
-    let undo = undo(row);
-    match row.touched {
-        true if !row.paths.is_empty() => {
-            format!("; files that were restored to {} are whole, others are missing", place(row))
+    #[test]
+    fn what_reads_may_die_twice() {
+        let died = |times| after_death(times, "it is gone".to_owned(), PointId(7));
+        for times in 1..MAX_DEATHS {
+            assert!(matches!(died(times), Ending::Broke(reason) if reason == "it is gone"), "{times}");
         }
-        true => format!(
-            "; {} is unfinished, old and new side by side: do not use it before a restore to it has succeeded{undo}",
-            place(row)
-        ),
-        false => format!("; nothing was written{undo}"),
-    }
-}
-
-fn undo(row: &RestorationRow) -> String {
-    match row.undo {
-        Undo::Made(point) => format!("; point {point} is what was there before"),
-        Undo::Due | Undo::None => String::new(),
+        let Ending::Failed(reason) = died(MAX_DEATHS) else { panic!("it goes on for ever") };
+        assert!(
+            reason.contains("third time") && reason.contains("blxrep export 0000000000000007"),
+            "{reason}"
+        );
     }
 }

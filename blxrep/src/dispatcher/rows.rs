@@ -55,6 +55,7 @@ pub fn point(disk: &Disk, point: Point) -> PointRow {
         group: summary.group.iter().map(ToString::to_string).collect(),
         notes: summary.notes,
         holes: summary.holes,
+        half_restored: point.half_restored,
         damage: Vec::new(),
     }
 }

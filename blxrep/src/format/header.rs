@@ -3,7 +3,9 @@
 use super::FormatError;
 use super::bytes::{Cursor, put_text};
 use crate::model::holes::Holes;
-use crate::model::ids::{AgentId, CutId, DiskId, DiskIdentity, Epoch, GenerationId, PointId, StoreId};
+use crate::model::ids::{
+    ActionId, AgentId, CutId, DiskId, DiskIdentity, Epoch, GenerationId, PointId, StoreId,
+};
 use crate::model::point::Consistency;
 use crate::model::units::GranuleSize;
 use jiff::Timestamp;
@@ -129,6 +131,8 @@ pub struct CutFacts {
     pub proven: bool,
     /// What could not be read of the disk.
     pub holes: KeptHoles,
+    /// The restore onto the disk that was unfinished.
+    pub half_restored: Option<ActionId>,
 }
 
 /// What a file is and whom it belongs to.
@@ -180,6 +184,8 @@ impl FileHeader {
         put_text(&mut out, &self.device, MAX_DEVICE_BYTES);
         out.extend_from_slice(&self.edition.to_le_bytes());
         self.cut.map(|cut| cut.holes).unwrap_or_default().put(&mut out);
+        let half_restored = self.cut.and_then(|cut| cut.half_restored);
+        out.extend_from_slice(&half_restored.map_or(0, |action| action.0).to_le_bytes());
         let mut header = [0; HEADER_BYTES];
         header[..out.len()].copy_from_slice(&out);
         let crc = crc32c::crc32c(&header[..CHECKSUM_AT]);
@@ -214,11 +220,12 @@ impl FileHeader {
         let agent = agent.parse().map_err(|_| FormatError::Text { part: PART, field: "the agent" })?;
         let device = c.text("the device", MAX_DEVICE_BYTES)?.to_owned();
         let edition = c.u32()?;
-        let holes = KeptHoles::take(&mut c)?;
+        let (holes, restore) = (KeptHoles::take(&mut c)?, c.u64()?);
         if let Some(cut) = &mut cut {
             cut.holes = holes;
-        } else if holes != KeptHoles::default() {
-            return Err(field("unreadable sectors without a cut", 1));
+            cut.half_restored = (restore != 0).then_some(ActionId(restore));
+        } else if holes != KeptHoles::default() || restore != 0 {
+            return Err(field("unreadable sectors or a restore without a cut", 1));
         }
         c.rest_is_zero()?;
         let parent = (parent != 0).then_some(PointId(parent));
@@ -273,8 +280,9 @@ fn take_cut(c: &mut Cursor<'_>) -> Result<Option<CutFacts>, FormatError> {
     };
     let at =
         Timestamp::new(seconds, nanos).map_err(|_| field("the second of the cut", seconds.unsigned_abs()))?;
-    let holes = KeptHoles::default();
-    Ok(Some(CutFacts { cut: CutId(cut), at, consistency, proven: proven == 1, holes }))
+    // These follow further behind.
+    let (holes, half_restored) = (KeptHoles::default(), None);
+    Ok(Some(CutFacts { cut: CutId(cut), at, consistency, proven: proven == 1, holes, half_restored }))
 }
 
 fn identity_parts(identity: &DiskIdentity) -> (u8, &str) {
@@ -326,6 +334,7 @@ pub(crate) mod tests {
                 consistency: Consistency::Quiet,
                 proven: true,
                 holes: KeptHoles::default(),
+                half_restored: Some(ActionId(8)),
             }),
         }
     }

@@ -2,7 +2,7 @@
 
 use super::holes::Holes;
 use super::hook::HookResult;
-use super::ids::{AgentId, CutId, DiskId, DiskIdentity, Epoch, GenerationId, PointId};
+use super::ids::{ActionId, AgentId, CutId, DiskId, DiskIdentity, Epoch, GenerationId, PointId};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -125,6 +125,16 @@ pub struct Point {
     pub digests: PointDigests,
     /// Part of the names of its files: 0 as they were received, else a number that consolidation gave them.
     pub edition: u32,
+    /// This restore onto the disk was unfinished at the cut.
+    pub half_restored: Option<ActionId>,
+}
+
+/// What to think of a point that was cut while a restore onto its disk was unfinished.
+#[must_use]
+pub fn mixture(restore: ActionId) -> String {
+    format!(
+        "restore {restore} onto its disk was unfinished when it was cut: it is a mixture of two states of the disk"
+    )
 }
 
 /// BLAKE3 digests that tie files to their catalog row.

@@ -13,6 +13,14 @@ pub struct Restoration {
     pub agreed: Option<Agreed>,
 }
 
+impl Restoration {
+    /// The disk that the target is, or lies on, if its agent keeps it in sync.
+    #[must_use]
+    pub fn protects(&self) -> Option<&DiskIdentity> {
+        self.agreed.as_ref().and_then(|agreed| agreed.protects.as_ref())
+    }
+}
+
 /// The device that was looked at when a person agreed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Agreed {

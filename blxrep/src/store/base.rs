@@ -60,6 +60,7 @@ impl Store {
     pub fn begin_base(&self, disk: DiskId, spec: BaseSpec) -> Result<BaseWriter, StoreError> {
         let disk = self.disk(disk)?;
         let claim = self.claim(Right::Write, disk.id)?;
+        self.forget_half_restored(&disk)?;
         let granule = self.granule_of(disk.id, spec.granule_shift)?;
         let sidecar = Sidecar::new(granule, spec.bytes)
             .map_err(|e| StoreError::Refused(format!("disk {}: {e}", disk.device)))?;
@@ -281,7 +282,8 @@ impl BaseWriter {
         check_holes(&summary, self.sidecar.disk_bytes())?;
         self.image.drain()?;
         self.image.file().sync()?;
-        let root = self.complete_sidecar(&summary)?;
+        let half_restored = self.claim.store.half_restored(&self.disk)?;
+        let root = self.complete_sidecar(facts(&summary, half_restored))?;
         let point = Point {
             id: self.row.base,
             disk: self.disk.id,
@@ -298,14 +300,15 @@ impl BaseWriter {
             disk_bytes: self.row.bytes,
             digests: PointDigests::Base { sidecar: root },
             edition: 0,
+            half_restored,
         };
         Ok(ReadyPoint::new(point, self.files, Step::Base(self.row), self.claim))
     }
 
-    fn complete_sidecar(&self, summary: &CutSummary) -> Result<Digest, StoreError> {
+    fn complete_sidecar(&self, cut: CutFacts) -> Result<Digest, StoreError> {
         let body = digest_of(&self.sums, HEADER_END..HEADER_END + self.sidecar.body_bytes())?;
         let trailer = sidecar_trailer(&self.sidecar, body);
-        let header = self.header(Some(facts(summary))).encode();
+        let header = self.header(Some(cut)).encode();
         let (bytes, root) = trailer.encode(&header);
         self.sums.write_at(&header, 0)?;
         self.sums.write_at(&bytes, trailer.index_at())?;
@@ -358,13 +361,14 @@ pub(super) fn check_holes(summary: &CutSummary, disk_bytes: u64) -> Result<(), S
 }
 
 /// What a file's header says of a cut.
-pub(super) fn facts(summary: &CutSummary) -> CutFacts {
+pub(super) fn facts(summary: &CutSummary, half_restored: Option<ActionId>) -> CutFacts {
     CutFacts {
         cut: summary.cut,
         at: summary.at,
         consistency: summary.consistency,
         proven: summary.coverage == Coverage::Proven,
         holes: KeptHoles::of(&summary.holes),
+        half_restored,
     }
 }
 

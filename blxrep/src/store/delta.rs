@@ -8,7 +8,7 @@ use super::publish::{Parts, ReadyPoint, Step};
 use super::{Claim, Right, Store, StoreError};
 use crate::format::changes;
 use crate::format::delta::{ENTRY_BYTES, Extent, MAX_EXTENTS, put_entry};
-use crate::format::header::{FileHeader, FileKind, HEADER_END};
+use crate::format::header::{CutFacts, FileHeader, FileKind, HEADER_END};
 use crate::format::overlay::{Run, flatten};
 use crate::format::trailer::{Digest, Trailer};
 use crate::io::storage::Storage;
@@ -74,6 +74,7 @@ impl Store {
                 disk.device, disk.granule_shift, generation.granule_shift
             ));
         }
+        self.forget_half_restored(&disk)?;
         let granule = self.granule_of(disk.id, disk.granule_shift)?;
         let delta = self.layout().delta(disk.id, generation.id, spec.point, 0);
         let changes = self.layout().changes(disk.id, generation.id, spec.point, 0);
@@ -169,7 +170,8 @@ impl DeltaWriter {
             seen = kept.seen().1;
             self.extents = kept;
         }
-        let header = |kind| self.header(kind, &summary);
+        let half_restored = self.claim.store.half_restored(&self.disk)?;
+        let header = |kind| self.header(kind, facts(&summary, half_restored));
         let (changes_header, delta_header) = (header(FileKind::Changes), header(FileKind::Delta));
         let bytes = seen.iter().map(|run| self.extents.bytes_of(run)).sum();
         let changes_file = AppendFile::create(&storage, &self.changes.part)?;
@@ -191,6 +193,7 @@ impl DeltaWriter {
             disk_bytes: self.disk.bytes,
             digests: PointDigests::Delta { delta, changes },
             edition: 0,
+            half_restored,
         };
         Ok(ReadyPoint::new(point, [self.delta, self.changes], Step::Delta(self.parts), self.claim))
     }
@@ -219,7 +222,7 @@ impl DeltaWriter {
         Ok(())
     }
 
-    fn header(&self, kind: FileKind, summary: &CutSummary) -> FileHeader {
+    fn header(&self, kind: FileKind, cut: CutFacts) -> FileHeader {
         FileHeader {
             kind,
             store: self.claim.store.id(),
@@ -236,7 +239,7 @@ impl DeltaWriter {
             granule: self.extents.granule,
             device: self.disk.device.clone(),
             edition: 0,
-            cut: Some(facts(summary)),
+            cut: Some(cut),
         }
     }
 }
@@ -470,6 +473,7 @@ pub(super) mod tests {
             disk_bytes: 4096,
             digests: PointDigests::Delta { delta: [0; 32], changes: [0; 32] },
             edition: 0,
+            half_restored: None,
         }
     }
 

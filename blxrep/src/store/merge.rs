@@ -187,7 +187,7 @@ impl Store {
             granule,
             device: disk.device,
             edition,
-            cut: Some(facts(&point.summary)),
+            cut: Some(facts(&point.summary, point.half_restored)),
         })
     }
 

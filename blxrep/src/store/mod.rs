@@ -27,6 +27,7 @@ pub mod damage;
 pub mod delta;
 mod fold;
 mod garbage;
+pub mod half_restored;
 mod indexes;
 pub mod layout;
 pub mod lease;

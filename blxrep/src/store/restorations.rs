@@ -4,7 +4,7 @@
 use super::catalog::key;
 use super::{Store, StoreError};
 use crate::io::db::Record;
-use crate::model::ids::{ActionId, AgentId, DiskIdentity, PointId};
+use crate::model::ids::{ActionId, AgentId, PointId};
 use crate::model::point::Point;
 use crate::model::restoration::{Restoration, Undo};
 use serde::{Deserialize, Serialize};
@@ -23,8 +23,6 @@ pub struct RestorationRow {
     pub paths: Vec<Vec<u8>>,
     /// Zeroes are written for what the point lacks.
     pub allow_holes: bool,
-    /// The target is, or lies on, this disk, which its agent keeps in sync.
-    pub protects: Option<DiskIdentity>,
     pub undo: Undo,
     /// Something may have been written: the target is neither what it was nor what it shall be.
     pub touched: bool,
@@ -72,8 +70,12 @@ impl Store {
         Ok(self.restorations()?.iter().flat_map(RestorationRow::points).collect())
     }
 
+    /// Keeps how far a restore is. What it may have written to is kept with it.
     pub fn put_restoration(&self, row: &RestorationRow) -> Result<(), StoreError> {
-        self.db().write_in_reserve(|tx| Ok(tx.put(row)?))
+        self.db().write_in_reserve(|tx| {
+            tx.put(row)?;
+            row.writes_to().filter(|_| row.touched).map_or(Ok(()), |row| Ok(tx.put(&row)?))
+        })
     }
 
     /// It has ended.

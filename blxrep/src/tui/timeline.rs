@@ -49,6 +49,7 @@ const APART: i64 = 12;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Mark {
     Damaged,
+    HalfRestored,
     Holes,
     Fuzzy,
     Quiet,
@@ -60,6 +61,7 @@ impl Mark {
     pub fn of(point: &PointRow) -> Self {
         match point.consistency {
             _ if !point.damage.is_empty() => Self::Damaged,
+            _ if point.half_restored.is_some() => Self::HalfRestored,
             _ if !point.holes.is_empty() => Self::Holes,
             Consistency::Fuzzy => Self::Fuzzy,
             Consistency::Quiet => Self::Quiet,
@@ -71,6 +73,7 @@ impl Mark {
     pub const fn symbol(self) -> &'static str {
         match self {
             Self::Damaged => "!",
+            Self::HalfRestored => "x",
             Self::Holes => "%",
             Self::Fuzzy => "○",
             Self::Quiet => "●",
@@ -80,7 +83,7 @@ impl Mark {
 }
 
 /// What the symbols mean.
-pub const LEGEND: &str = "● quiet  ■ frozen  ○ fuzzy  % holes  ! damaged";
+pub const LEGEND: &str = "● quiet  ■ frozen  ○ fuzzy  % holes  x mixture  ! damaged";
 
 /// The part of time that is seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

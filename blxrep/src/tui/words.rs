@@ -78,6 +78,9 @@ pub fn marks(row: &PointRow) -> String {
     if !row.damage.is_empty() {
         said.push("! damaged".to_owned());
     }
+    if row.half_restored.is_some() {
+        said.push("! half restored".to_owned());
+    }
     match row.holes.sectors().count() {
         0 => {}
         1 => said.push("! 1 hole".to_owned()),

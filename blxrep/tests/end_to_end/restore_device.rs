@@ -334,6 +334,44 @@ fn a_cancelled_restore_is_never_taken_for_a_finished_one() -> Result<()> {
     Ok(())
 }
 
+/// From the first byte of a restore to a protected disk until one has succeeded, its points say what they are.
+#[test]
+fn points_of_a_half_restored_disk_say_so() -> Result<()> {
+    require_root!();
+    let disk = LoopDisk::new(16 * MIB)?;
+    fill_device(disk.path(), 82, |_| Content::Incompressible)?;
+    let site = Site::new(program(), "1h")?;
+    let _dispatcher = site.dispatcher()?;
+    let web = site.agent("web", &[(&disk, "disk")])?;
+    allow(&web, &[&disk])?;
+    let _agent = web.start(&site, &["--bandwidth-limit", "16MiB"])?;
+    site.wait_for_points("web", 1, 1, PATIENCE)?;
+    let base = site.points("web")?.pop().context("no base")?.id;
+    let begun: ActionRow = ask(&site, "web", &base, &disk, &["--yes", "--full", "--no-wait"])?.parse()?;
+    wait_for("data to come", PATIENCE, || {
+        Ok(action(&site, &begun.id)?.reason.contains("unfinished").then_some(()))
+    })?;
+    site.cli(&["cancel", &begun.id])?.expect(DONE, &["cancelled"])?;
+    let mixed = site.sync_one("web")?;
+    let mark = |id: &str| -> Result<Option<String>> {
+        let row = site.points("web")?.into_iter().find(|row| row.id == id);
+        Ok(row.context("no such point")?.half_restored)
+    };
+    ensure!(mark(&base)?.is_none() && mark(&mixed)?.as_ref() == Some(&begun.id), "{:?}", site.points("web")?);
+    // The agent hears of the end before it lets go.
+    wait_for("the device to be free", PATIENCE, || {
+        let tried = ask(&site, "web", &mixed, &disk, &["--dry-run"])?;
+        Ok(if tried.code == DONE { Some(tried.expect(DONE, &["is a mixture of two states"])?) } else { None })
+    })?;
+    ask(&site, "web", &mixed, &disk, &[])?.expect(REFUSED, &["is a mixture of two states", "overwritten"])?;
+    let ended: ActionRow = ask(&site, "web", &base, &disk, &["--yes"])?.parse()?;
+    ensure!(ended.state == "succeeded", "{ended:?}");
+    let whole = site.sync_one("web")?;
+    ensure!(mark(&whole)?.is_none() && mark(&mixed)?.is_some(), "{:?}", site.points("web")?);
+    site.done();
+    Ok(())
+}
+
 /// A disk that is kept in sync gets a point of what it was first; tracking goes on, the next point is exact, and the
 /// restore can be undone.
 #[test]

@@ -52,6 +52,7 @@ pub const BASE: PointId = PointId(0x4f0c_2a9b_01d3_e587);
 pub const DELTA: PointId = PointId(0x4f0c_2a9b_ffff_0001);
 pub const FUZZY: PointId = PointId(0x9a00_1111_2222_3333);
 pub const LIVE: ActionId = ActionId(0xac00_0000_0000_0001);
+pub const RESTORE: ActionId = ActionId(0xac00_0000_0000_0005);
 pub const FAILED: ActionId = ActionId(0xac00_0000_0000_0002);
 
 pub fn now() -> Timestamp {
@@ -621,6 +622,7 @@ pub fn points() -> Vec<PointRow> {
         group: Vec::new(),
         notes: Vec::new(),
         holes: Default::default(),
+        half_restored: None,
         damage: Vec::new(),
     };
     let delta = PointRow {
@@ -801,6 +803,7 @@ pub fn series() -> Vec<PointRow> {
                 row.notes = vec!["8 rounds were not enough".into()];
             }
             33 => row.holes = serde_json::from_str(r#"[{"start":4096,"end":4104}]"#).unwrap(),
+            35 => row.half_restored = Some(RESTORE),
             40 => row.damage = vec!["incremental/d15c/1/5e00.bak: byte 123456: a wrong checksum".into()],
             _ if n % 12 == 11 => {
                 row.consistency = Consistency::Frozen;

@@ -309,5 +309,6 @@ fn point(row: &Row) -> Point {
         disk_bytes: u64::from(GRANULES) * 4096,
         digests: PointDigests::Delta { delta: [0; 32], changes: [0; 32] },
         edition: 0,
+        half_restored: None,
     }
 }

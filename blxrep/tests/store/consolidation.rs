@@ -508,7 +508,6 @@ fn the_points_of_an_open_restore_stay_until_it_has_ended() {
         partition: None,
         paths: vec![b"1:".to_vec()],
         allow_holes: false,
-        protects: None,
         undo,
         touched: false,
         durable_blocks: 0,

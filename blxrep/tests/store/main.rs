@@ -11,6 +11,7 @@ mod faults;
 mod figures;
 mod fixture;
 mod golden;
+mod half_restored;
 mod leases;
 mod opening;
 mod points;

@@ -55,6 +55,7 @@ pub struct PointRow {
     pub notes: Vec<String>,
     pub holes: Vec<std::ops::Range<u64>>,
     pub hooks: Vec<HookRow>,
+    pub half_restored: Option<String>,
 }
 
 /// What one round of a point read.

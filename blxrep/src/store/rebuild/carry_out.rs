@@ -143,6 +143,7 @@ fn write_catalog(storage: &Storage, path: &Path, store: StoreId, plan: &Plan) ->
     let moment = |point: &Point| Moment { disk: point.disk, number: point.number, point: point.id };
     put_all(&db, &plan.points.iter().map(moment).collect::<Vec<_>>())?;
     put_all(&db, &plan.actions)?;
+    put_all(&db, &plan.half_restored)?;
     drop(db);
     let written = Db::open(storage, path)?.all::<Point>()?.len();
     if written == plan.points.len() {

@@ -2,6 +2,7 @@
 //! of the points that it has, and its actions are true.
 
 use super::super::catalog::AgentRow;
+use super::super::half_restored::HalfRestored;
 use super::super::layout::Layout;
 use super::super::open_catalog;
 use crate::io::storage::Storage;
@@ -17,6 +18,7 @@ pub struct Old {
     pub agents: Vec<AgentRow>,
     pub disks: Vec<Disk>,
     pub actions: Vec<Action>,
+    pub half_restored: Vec<HalfRestored>,
 }
 
 pub fn read(storage: &Storage, layout: &Layout, store: StoreId) -> Old {
@@ -32,5 +34,6 @@ fn try_read(storage: &Storage, layout: &Layout, store: StoreId) -> Option<Old> {
         agents: db.all().ok()?,
         disks: db.all().ok()?,
         actions: db.all().ok()?,
+        half_restored: db.all().ok()?,
     })
 }

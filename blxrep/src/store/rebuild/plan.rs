@@ -4,6 +4,7 @@
 //! count before those in quarantine, and of these the ones with more points after them.
 
 use super::super::catalog::{AgentRow, Generation, GenerationState, Work};
+use super::super::half_restored::HalfRestored;
 use super::super::layout::{Layout, edition_of};
 use super::old::Old;
 use super::scan::{Found, Raw, Scan};
@@ -37,6 +38,7 @@ pub struct Plan {
     /// By disk, in the order of publication.
     pub points: Vec<Point>,
     pub actions: Vec<crate::model::action::Action>,
+    pub half_restored: Vec<HalfRestored>,
     pub details_kept: u64,
     pub moves: Vec<Moved>,
     pub rewrites: Vec<Rewrite>,
@@ -84,6 +86,7 @@ pub fn plan(store: StoreId, scan: Scan, layout: &Layout, old: &Old) -> Plan {
     plan.leave_rest(&scan, &used);
     plan.name_disks(old);
     plan.name_groups();
+    plan.name_half_restored(old);
     plan.left_out.sort_by(|a, b| a.file.cmp(&b.file));
     plan
 }
@@ -336,6 +339,7 @@ impl Plan {
             disk_bytes: header.disk_bytes,
             digests,
             edition: header.edition,
+            half_restored: cut.half_restored,
         };
         if let Some(known) = old.points.get(&point.id).filter(|known| is_same(known, &point)) {
             point.summary = known.summary.clone();
@@ -426,6 +430,24 @@ impl Plan {
             }
         }
         self.actions.clone_from(&old.actions);
+    }
+
+    /// A disk whose newest point says that it was half restored is still so, unless the old catalog knows better.
+    fn name_half_restored(&mut self, old: &Old) {
+        self.half_restored.clone_from(&old.half_restored);
+        for disk in &self.disks {
+            let of_disk = self.points.iter().filter(|point| point.disk == disk.id);
+            let newest = of_disk.max_by_key(|point| point.number);
+            if let Some(newest) = newest.filter(|point| !old.points.contains_key(&point.id))
+                && let Some(action) = newest.half_restored
+                && !self.half_restored.iter().any(|row| row.action == action)
+            {
+                let (agent, identity) = (disk.agent.clone(), disk.identity.clone());
+                // Where on it is not in the files.
+                let bytes = 0..newest.disk_bytes;
+                self.half_restored.push(HalfRestored { agent, identity, action, bytes, over: false });
+            }
+        }
     }
 
     /// The disks of one agent whose points share a cut were cut together.

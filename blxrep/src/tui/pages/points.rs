@@ -7,6 +7,7 @@ use crate::api::mounts::MountBody;
 use crate::api::text::{Clock, Span, seconds_between};
 use crate::api::types::PointRow;
 use crate::model::ids::{DiskId, PointId};
+use crate::model::point::mixture;
 use crate::model::units::ByteCount;
 use crate::tui::ask::{Answer, Ask, Failure, Reply};
 use crate::tui::frame;
@@ -425,6 +426,7 @@ fn said(row: &PointRow) -> String {
     if !row.holes.is_empty() {
         said.push(format!("! {} could not be read", count(row.holes.count(), "sector")));
     }
+    said.extend(row.half_restored.map(|restore| format!("! {}", mixture(restore))));
     said.extend(row.damage.first().map(|damage| format!("! {damage}")));
     said.extend(row.notes.iter().cloned());
     said.join("; ")

@@ -11,6 +11,7 @@ use crate::api::browse::PartitionRow;
 use crate::api::error::ErrorCode;
 use crate::api::types::{PointRow, RestoreBody};
 use crate::model::ids::AgentId;
+use crate::model::point::mixture;
 use crate::model::restoration::Conflict;
 use crate::model::restored::{Outcome, Plan};
 use crate::model::units::ByteCount;
@@ -186,6 +187,8 @@ impl Restore {
                 count(self.point.holes.count(), "sector")
             ));
         }
+        let mixture = self.point.half_restored.map(|restore| format!("! {}", mixture(restore)));
+        lines.extend(mixture.iter().flat_map(|text| wrap(text, PLAN_WIDTH)));
         lines.extend(self.point.damage.first().map(|damage| format!("! the point is damaged: {damage}")));
         if !self.is_on_agent() && bytes.is_some() {
             lines.push(String::new());

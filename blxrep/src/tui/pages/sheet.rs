@@ -7,6 +7,7 @@ use crate::api::text::{Clock, Span, percent, printable, seconds_between};
 use crate::api::types::{ActionRow, AgentDetail, DiskRow, FilesReport, PointRow, VerifyReport};
 use crate::model::action::ActionKind;
 use crate::model::ids::{AgentId, DiskId};
+use crate::model::point::mixture;
 use crate::model::restored::{Outcome, Report as Restored};
 use crate::model::units::ByteCount;
 use crate::tui::ask::{Answer, Ask, Reply};
@@ -289,6 +290,7 @@ fn point(row: &PointRow) -> Lines {
     ];
     lines.extend(row.notes.iter().map(|note| ("note", note.clone())));
     lines.extend(row.damage.iter().map(|damage| ("damage", format!("! {damage}"))));
+    lines.extend(row.half_restored.map(|restore| ("restore", format!("! {}", mixture(restore)))));
     lines.extend(row.holes.sectors().map(|hole| {
         let many = count(hole.end.saturating_sub(hole.start), "sector");
         ("hole", format!("! {many} from sector {} could not be read", hole.start))
