@@ -11,7 +11,7 @@ use super::Shared;
 use super::comparer::Judgement;
 use super::comparisons::{Asked, Grant, Outcome};
 use super::hub::Note;
-use super::judge::{self, Judge};
+use super::judge::{self, Judge, ReaderDied};
 use super::locks::DiskGuard;
 use crate::io::channel::{ChannelError, Connection, Incoming};
 use crate::model::comparison::{Grid, Key};
@@ -30,6 +30,8 @@ pub enum CompareError {
     Channel(#[from] ChannelError),
     #[error("the agent sent {0} out of turn")]
     Unexpected(&'static str),
+    #[error(transparent)]
+    Reader(#[from] ReaderDied),
     #[error("{0}")]
     Failed(String),
     /// Not an error: a person wants it so.
@@ -169,7 +171,8 @@ impl Exchange {
                     connection.sender.send_control(&ToAgent::Hold { reason: reason.clone() }).await?;
                     return Err(CompareError::Held(reason));
                 }
-                Some(judgement) = self.judge.judged() => {
+                judgement = self.judge.judged() => {
+                    let judgement = judgement?;
                     shared.progress(grant.action, setting.grid.bytes_below(judgement.through), setting.grid.bytes());
                     self.tell(connection, judgement).await?;
                 }

@@ -9,7 +9,7 @@
 
 use super::Shared;
 use super::hub::Note;
-use super::judge::{self, Judge};
+use super::judge::{self, Judge, ReaderDied};
 use super::restore_link::{RestoreError, RestoreLink};
 use crate::engine::compression::Compression;
 use crate::io::reader::{IMAGE_PIECE, Packer};
@@ -104,7 +104,7 @@ impl Serving<'_> {
         loop {
             tokio::select! {
                 judgement = self.judge.judged() => {
-                    let judgement = judgement.ok_or(RestoreError::Stopping)?;
+                    let judgement = judgement?;
                     self.progress(judgement.through);
                     for (block, granules) in judgement.differing {
                         link.say(&ToAgent::Differs { block, granules }).await?;
@@ -167,7 +167,7 @@ impl Serving<'_> {
             self.compress.store(compress, Ordering::Relaxed);
             (began, waited, bytes) = (Instant::now(), Duration::ZERO, 0);
         }
-        let (source, packed) = thread.await.map_err(|_| RestoreError::Stopping)?;
+        let (source, packed) = thread.await.map_err(|_| ReaderDied)?;
         self.source = Some(source);
         packed?;
         link.end().await

@@ -22,13 +22,17 @@ use crate::wire::restore::{ToAgent, ToDispatcher};
 use bytes::{BufMut, BytesMut};
 use std::io;
 use std::process::Child;
+use std::sync::Arc;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader, Lines};
 use tokio::net::UnixStream;
 use tokio::net::unix::pipe;
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 /// Bytes of the stream in one frame.
 const PIECE_BYTES: usize = 512 << 10;
+
+/// Restores of files to agents that are read at the same time, each by a process that mounts the point; others wait.
+pub const MAX_COURIERS: usize = 8;
 
 /// Serves until the agent has written all files. Returns what came of it.
 pub async fn run(
@@ -37,6 +41,7 @@ pub async fn run(
     row: &RestorationRow,
     target: &FilesTarget,
 ) -> Result<Outcome, RestoreError> {
+    let _turn = turn(link, shared).await?;
     let errand = Errand {
         data_dir: shared.store.data_dir().to_owned(),
         point: row.restoration.point.to_string(),
@@ -54,6 +59,15 @@ pub async fn run(
     courier.end().await?;
     link.end().await?;
     outcome(link, shared, row.action, target.dry_run).await
+}
+
+/// Waits until one more may be read. The agent, which says nothing before it is told to begin, may leave meanwhile.
+async fn turn(link: &mut RestoreLink, shared: &Shared) -> Result<OwnedSemaphorePermit, RestoreError> {
+    tokio::select! {
+        biased;
+        turn = Arc::clone(&shared.couriers).acquire_owned() => turn.map_err(|_| RestoreError::Stopping),
+        said = link.hear() => Err(said.err().unwrap_or(RestoreError::Unexpected("a word before its turn"))),
+    }
 }
 
 async fn touch(shared: &Shared, action: ActionId) -> Result<(), RestoreError> {

@@ -7,6 +7,7 @@ use crate::model::comparison::{Digest, Grid, Key};
 use crate::view::part::PartReader;
 use crate::wire::snapshot::{MAX_BLOCKS, MAX_UNJUDGED};
 use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::task::JoinHandle;
 
 /// A count and a digest of what was said, in order.
@@ -21,6 +22,11 @@ impl Tally {
         (self.count, *self.hasher.finalize().as_bytes())
     }
 }
+
+/// The thread that reads the point has ended before its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the thread that reads the point has died: see the dispatcher's log")]
+pub struct ReaderDied;
 
 /// A key for one comparison.
 pub fn new_key() -> Key {
@@ -69,13 +75,17 @@ impl Judge {
         self.unjudged += count;
         self.blocks.count += u64::from(count);
         self.blocks.hasher.update(digests.as_flattened());
-        // The agent waits for verdicts before it sends more.
-        self.queue.try_send(Blocks { first, digests }).map_err(|_| "too many blocks at once")
+        match self.queue.try_send(Blocks { first, digests }) {
+            // The agent waits for verdicts before it sends more.
+            Err(TrySendError::Full(_)) => Err("too many blocks at once"),
+            // That the thread is gone is no fault of the agent's, and told when its verdicts are asked for.
+            Ok(()) | Err(TrySendError::Closed(_)) => Ok(()),
+        }
     }
 
     /// The next judgement, to be told to the agent as it is. Cancel-safe.
-    pub async fn judged(&mut self) -> Option<Judgement> {
-        let judgement = self.judged.recv().await?;
+    pub async fn judged(&mut self) -> Result<Judgement, ReaderDied> {
+        let judgement = self.judged.recv().await.ok_or(ReaderDied)?;
         for (block, granules) in &judgement.differing {
             self.verdicts.count += 1;
             self.verdicts.hasher.update(&block.to_le_bytes()).update(granules.as_flattened());
@@ -84,7 +94,7 @@ impl Judge {
         self.verdicts.count += 1;
         self.verdicts.hasher.update(&judgement.through.to_le_bytes());
         self.unjudged -= judgement.count;
-        Some(judgement)
+        Ok(judgement)
     }
 
     /// Whether everything that came was judged.
@@ -112,5 +122,41 @@ impl Judge {
     pub async fn end(self) -> u64 {
         drop((self.queue, self.judged));
         self.thread.await.unwrap_or(0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::units::GranuleSize;
+
+    /// A judge whose thread is gone.
+    fn dead() -> Judge {
+        let (queue, _) = mpsc::channel(MAX_UNJUDGED);
+        let (_, judged) = mpsc::channel(1);
+        let bytes = 64 << 20;
+        let (blocks, verdicts) = (Tally::default(), Tally::default());
+        Judge {
+            grid: Grid::new(GranuleSize::default(), bytes, bytes),
+            queue,
+            judged,
+            thread: tokio::task::spawn_blocking(|| panic!("a fault of the program")),
+            next: None,
+            differing: 0,
+            unjudged: 0,
+            blocks,
+            verdicts,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_thread_that_dies_is_told_and_nothing_passes_for_judged() {
+        let mut judge = dead();
+        assert_eq!(judge.take(0, vec![[0; 16]; 2]), Ok(()), "the agent did nothing wrong");
+        assert_eq!(judge.judged().await.unwrap_err(), ReaderDied);
+        assert!(!judge.is_idle() && !judge.is_whole());
+        let (count, digest) = judge.blocks.digest();
+        assert!(judge.settle((count, digest)).is_err(), "a pass cannot end");
+        assert_eq!(judge.end().await, 0);
     }
 }

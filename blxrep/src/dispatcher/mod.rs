@@ -64,7 +64,7 @@ use publisher::Publisher;
 use settings::Settings;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 
 /// How often agents are pinged and policies looked at.
@@ -80,6 +80,8 @@ pub(crate) struct Shared {
     locks: DiskLocks,
     drafts: Drafts,
     notes: mpsc::Sender<Note>,
+    /// Turns of the restores of files to agents: each reads in a process of its own.
+    couriers: Arc<Semaphore>,
 }
 
 impl Shared {
@@ -133,8 +135,14 @@ pub async fn run(args: DispatcherArgs) -> anyhow::Result<()> {
     let (indexer, indexing) = Indexer::start(store.clone()).context("cannot start a thread")?;
     let (publisher, publishing) = Publisher::new(store.clone(), indexer);
     let (locks, drafts) = (DiskLocks::default(), Drafts::default());
-    let shared =
-        Shared { store: store.clone(), publisher, locks, drafts: drafts.clone(), notes: notes.clone() };
+    let shared = Shared {
+        store: store.clone(),
+        publisher,
+        locks,
+        drafts: drafts.clone(),
+        notes: notes.clone(),
+        couriers: Arc::new(Semaphore::new(files_restore::MAX_COURIERS)),
+    };
     let (stopping, stopped) = watch::channel(false);
     let mut tasks = JoinSet::new();
     tasks.spawn(publishing);

@@ -5,6 +5,7 @@ use super::compare_link::held;
 use super::device_restore;
 use super::files_restore;
 use super::hub::Note;
+use super::judge::ReaderDied;
 use super::restores::{Ending, Grant};
 use crate::io::channel::{ChannelError, Connection, Incoming};
 use crate::model::ids::{ActionId, AgentId};
@@ -34,6 +35,8 @@ pub enum RestoreError {
     Stopping,
     #[error("the process that reads the files: {0}")]
     Courier(String),
+    #[error(transparent)]
+    Reader(#[from] ReaderDied),
     /// The store cannot give it this moment; the agent comes back for it.
     #[error("{0}")]
     Store(String),
@@ -149,8 +152,7 @@ async fn run(link: &mut RestoreLink, agent: &AgentId, shared: &Shared) -> Result
             link.say(&ToAgent::Refuse { reason: reason.clone() }).await?;
             Err(RestoreError::Failed(reason))
         }
-        Err(RestoreError::Courier(why)) => {
-            let error = RestoreError::Courier(why);
+        Err(error @ (RestoreError::Courier(_) | RestoreError::Reader(_))) => {
             ended(shared, (action, number), Ending::Died(error.to_string())).await;
             Err(error)
         }
