@@ -22,6 +22,8 @@ const MAX_STRETCH_BYTES: u64 = 1 << 30;
 const MIN_ZERO_BYTES: u64 = 64 << 10;
 /// Reads of this length and more are looked at as a whole before they begin: their pieces may be in many files.
 const AHEAD_BYTES: usize = 128 << 10;
+/// How far in front of a reader that goes from front to back the kernel is told what comes next.
+const STREAM_AHEAD_BYTES: u64 = 4 << 20;
 /// Memory for the content of extents of which only a part was asked for: the rest may be next.
 const CONTENTS_BYTES: usize = 16 << 20;
 
@@ -49,6 +51,8 @@ pub struct PointReader {
     contents: Recent<(u32, u64), Unpacked>,
     /// The extent that was read last, as it is stored.
     stored: Vec<u8>,
+    /// Where what the kernel was told to read ends, for a reader that goes from front to back.
+    told: Option<u64>,
     /// Keeps the files where they are.
     _lease: Option<ViewLease>,
 }
@@ -91,6 +95,7 @@ impl PointReader {
             chain,
             contents: Recent::new(CONTENTS_BYTES),
             stored: Vec::new(),
+            told: None,
             _lease: None,
         })
     }
@@ -101,9 +106,11 @@ impl PointReader {
         Self { _lease: Some(lease), ..self }
     }
 
-    /// Prepares for reads from front to back: the image is read in whole chunks, past the page cache.
+    /// Prepares for reads from front to back: the image is read in whole chunks, past the page cache, and what lies in
+    /// deltas is on its way before it is asked for.
     pub fn stream(&mut self) {
         self.image.stream();
+        self.told = Some(0);
     }
 
     /// What is not known of the disk.
@@ -136,8 +143,16 @@ impl PointReader {
         if let Some(hole) = self.holes.within(&(offset..end)) {
             return Err(ViewError::Hole(hole));
         }
-        if out.len() >= AHEAD_BYTES {
-            self.expect(offset..end)?;
+        match self.told {
+            Some(told) => {
+                let until = (end + STREAM_AHEAD_BYTES).min(self.disk_bytes);
+                let from = if (offset..=until).contains(&told) { told } else { offset };
+                // What is wrong there is said when it is read.
+                let _ = self.expect(from..until);
+                self.told = Some(until);
+            }
+            None if out.len() >= AHEAD_BYTES => self.expect(offset..end)?,
+            None => {}
         }
         let mut at = offset;
         while !out.is_empty() {

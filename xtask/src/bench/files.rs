@@ -1,4 +1,4 @@
-//! Files out of a point, on the dispatcher's host, against `cp -a` out of an image of the same disk.
+//! Files out of a point, on the dispatcher's host and to an agent, against `cp -a` out of an image of the same disk.
 
 use super::Options;
 use super::measure::{Cost, cost_of_command};
@@ -31,15 +31,20 @@ pub fn measure(options: &Options, program: &Path, table: &mut Table) -> Result<(
     (0..folders).try_for_each(|n| fill(&mount.path().join(n.to_string()), n))?;
     mount.unmount()?;
     let _dispatcher = site.dispatcher()?;
-    let _agent = site.agent(AGENT, &[(&disk, "files")])?.start(&site, &[])?;
+    let home = site.agent(AGENT, &[(&disk, "files")])?;
+    home.add_to_config(&format!("  restore: {{paths: [{}]}}\n", site.path("restored").display()))?;
+    let _agent = home.start(&site, &[])?;
     let point = site.wait_for_points(AGENT, 1, 1, IMAGE)?.remove(0).id;
 
-    let target = site.path("files");
-    let mut restore = Command::new(program);
-    restore.args(["restore", &point, "--path", "0:/", "--target"]).arg(&target);
-    restore.arg("--data-dir").arg(site.path("data"));
-    forget(&site.path("data"))?;
-    let restored = written(&mut restore, &target)?;
+    let target = site.path("restored").join("files");
+    let restore = |extra: &[&str]| {
+        let mut restore = Command::new(program);
+        restore.args(["restore", &point, "--path", "0:/", "--target"]).arg(&target).args(extra);
+        restore.arg("--data-dir").arg(site.path("data"));
+        forget(&site.path("data"))?;
+        written(&mut restore, &target)
+    };
+    let (restored, sent) = (restore(&[])?, restore(&["--agent", AGENT, "--yes"])?);
     let image = site.restore(&point)?;
     forget(&image)?;
     let image = LoopDisk::over(image)?;
@@ -51,8 +56,12 @@ pub fn measure(options: &Options, program: &Path, table: &mut Table) -> Result<(
         format!("{:.0} MB/s, {:.2} CPU-s", mb / cost.wall, cost.cpu)
     };
     table.add("cp -a of files out of the restored image", speed(copied), String::new(), "");
-    let ratio = format!("{:.2}", copied.wall / restored.wall);
-    table.add("restore --path of the same files", speed(restored), ratio, "");
+    for (what, cost) in [
+        ("restore --path of the same files", restored),
+        ("restore --path --agent of the same files (CPU of the command alone)", sent),
+    ] {
+        table.add(what, speed(cost), format!("{:.2}", copied.wall / cost.wall), "");
+    }
     site.done();
     Ok(())
 }

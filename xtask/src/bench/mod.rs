@@ -3,6 +3,7 @@
 //! Speeds vary between runs by up to four times on a busy machine; ratios within one run, CPU seconds and bytes do
 //! not. Nothing here fails because it is slow: the table shows the targets beside what was measured.
 
+mod devices;
 mod files;
 mod measure;
 mod table;
@@ -52,6 +53,7 @@ pub fn run(options: &Options) -> Result<()> {
     let mut table = Table::default();
     transfer::measure(options, &program, &mut table)?;
     files::measure(options, &program, &mut table)?;
+    devices::measure(options, &program, &mut table)?;
     tracking::measure(options, &program, &mut table)?;
     println!("\n{table}");
     library("sweep", options)?;
