@@ -98,8 +98,6 @@ impl Asked {
 /// What a cut is made for.
 #[derive(Clone, Copy, Debug)]
 struct Order {
-    /// Its id, if somebody waits for it.
-    cut: Option<CutId>,
     /// Instead of what the policy says.
     goal: Option<Goal>,
     /// Also where nothing changed.
@@ -249,12 +247,12 @@ impl Cutter {
         self.due = Instant::now() + self.every;
         let asked = self.next_asked();
         let mut outcomes = Vec::new();
+        // An id is that of one cut: the first has what was asked for.
+        let mut cut = asked.first().filter(|asked| !asked.again).map(|asked| asked.request);
         for group in self.groups(&asked) {
-            // An id is that of one cut: the first is what was asked for.
-            let cut = asked.first().filter(|a| outcomes.is_empty() && !a.again).map(|asked| asked.request);
             let goal = asked.first().and_then(|asked| asked.goal);
-            let order = Order { cut, goal, on_demand: !asked.is_empty() };
-            outcomes.extend(self.cut_group(&group, order, commands).await?);
+            let order = Order { goal, on_demand: !asked.is_empty() };
+            outcomes.extend(self.cut_group(&group, order, &mut cut, commands).await?);
         }
         for asked in asked {
             // A disk that fell out of this cut is in the next one, when it has been compared.
@@ -314,7 +312,8 @@ impl Cutter {
     async fn cut_group(
         &mut self,
         group: &Group,
-        mut order: Order,
+        order: Order,
+        cut: &mut Option<CutId>,
         commands: &mut mpsc::Receiver<Command>,
     ) -> Option<Vec<SyncOutcome>> {
         for tries in 0.. {
@@ -323,13 +322,13 @@ impl Cutter {
                 break;
             }
             let disks: Vec<Arc<Unit>> = members.iter().map(|i| Arc::clone(&self.slots[*i].unit)).collect();
-            match self.cut_members(&members, self.terms(order, &members), commands).await? {
+            // If it fails, the dispatcher gives up the cut of this id.
+            let id = cut.take().unwrap_or_else(|| CutId(random::id()));
+            match self.cut_members(&members, self.terms(id, order, &members), commands).await? {
                 // Without the disk, which is marked by now.
                 Err(LiveError::Cut(CutError::Lost { disk, reason })) if tries < self.slots.len() => {
                     disks.iter().for_each(|unit| unit.abandoned());
                     self.fell_out(&disk, &reason).await;
-                    // The dispatcher has given up the cut of this id.
-                    order.cut = None;
                 }
                 result => return Some(self.finish(&disks, result.map_err(|e| e.to_string())).await),
             }
@@ -461,11 +460,11 @@ impl Cutter {
         now
     }
 
-    fn terms(&self, order: Order, members: &[usize]) -> Terms {
+    fn terms(&self, cut: CutId, order: Order, members: &[usize]) -> Terms {
         let groups: BTreeSet<Group> = members.iter().map(|i| self.group_of(&self.slots[*i])).collect();
         let missing = |i: &usize| !members.contains(i) && groups.contains(&self.group_of(&self.slots[*i]));
         Terms {
-            cut: order.cut.unwrap_or_else(|| CutId(random::id())),
+            cut,
             actions: members.iter().map(|i| self.slots[*i].action).collect(),
             missing: (0..self.slots.len()).filter(missing).map(|i| self.slots[i].why_missing()).collect(),
             widens: false,

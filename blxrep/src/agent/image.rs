@@ -56,9 +56,11 @@ pub async fn attempt(
         Member::new(Arc::clone(&unit), Link::new(connection, pace));
     member.lease = Some(Lease::clone(&lease));
     let (point, offset) = begin(&mut member, action).await?;
-    unit.opened(point, None).map_err(ImageError::Record)?;
+    // What is below may be older than what was acknowledged since: by points, or by a dispatcher that was set back.
+    let offset = if unit.imaging(point).map_err(ImageError::Record)? { offset } else { 0 };
     stream(&mut member, offset, readers).await?;
     let summary = conduct::run(std::slice::from_mut(&mut member), terms).await?;
+    unit.sealed(point).map_err(ImageError::Record)?;
     for summary in summary {
         member.link.say(&ToDispatcher::Seal(summary)).await?;
     }

@@ -130,8 +130,10 @@ impl Cut {
         }
         let summaries = conduct::run(&mut self.members, terms).await?;
         self.is_sealed = true;
-        for (member, summary) in self.members.iter_mut().zip(&summaries) {
+        for ((member, summary), point) in self.members.iter_mut().zip(&summaries).zip(&self.points) {
             let granules = member.open.carried().len();
+            let record = |reason| LiveError::Record { disk: member.unit.identity.clone(), reason };
+            member.unit.sealed(*point).map_err(record)?;
             member.link.say(&ToDispatcher::Seal { summary: summary.clone(), granules }).await?;
             member.link.end().await?;
         }
@@ -184,7 +186,7 @@ async fn open(member: &mut LiveMember, drafts: &mut Vec<Draft>, cut: CutId) -> R
     match member.link.hear().await? {
         ToAgent::Accept { point: accepted, parent } if accepted == point => {
             draft.map(|at| drafts.remove(at));
-            member.unit.opened(point, Some(parent)).map_err(record)?;
+            member.unit.opened(parent).map_err(record)?;
             member.reset(member.unit.gap());
             Ok(point)
         }
@@ -193,7 +195,7 @@ async fn open(member: &mut LiveMember, drafts: &mut Vec<Draft>, cut: CutId) -> R
                 return Err(LiveError::Differs { disk, point });
             };
             let lost = draft.sent.resume(&chain).ok_or(LiveError::Differs { disk: disk.clone(), point })?;
-            member.unit.opened(point, Some(parent)).map_err(record)?;
+            member.unit.opened(parent).map_err(record)?;
             member.reset(member.unit.gap());
             draft.open.lose(&lost);
             (member.open, member.holes, member.sent) = (draft.open, draft.holes, draft.sent);

@@ -119,6 +119,8 @@ struct Image {
     action: ActionId,
     task: AbortHandle,
     backoff: Backoff,
+    /// The dispatcher has what it is for: if the attempt fails, there is no other.
+    is_over: bool,
 }
 
 /// How an attempt at an image ended.
@@ -329,7 +331,7 @@ impl Agent {
             };
             (name, action, ended)
         });
-        self.images.insert(disk, Image { action, task, backoff });
+        self.images.insert(disk, Image { action, task, backoff, is_over: false });
         if delay.is_zero() {
             self.state(action, ActionState::Running, String::new()).await;
         }
@@ -340,6 +342,9 @@ impl Agent {
         match ended {
             // The dispatcher published it: it says what comes next.
             Ok(point) => tracing::info!(%disk, %point, "the base is published"),
+            Err(error) if image.is_over => {
+                tracing::info!(%disk, %error, "the base was published, and this agent did not hear of it");
+            }
             Err(error) => {
                 let delay = image.backoff.next(random::id());
                 tracing::warn!(%disk, %error, "the image broke off; it goes on where it is durable");
@@ -350,6 +355,9 @@ impl Agent {
     }
 
     async fn protect(&mut self, action: ActionId, disk: DiskIdentity, paused: bool) {
+        if let Some(image) = self.images.get_mut(&disk) {
+            image.is_over = true;
+        }
         if self.lives.contains_key(&disk) && !self.roll.is_current(&disk) {
             // Its cut or rescan ends first: what is made anew waits for its lease.
             self.command(Command::Release(disk.clone())).await;

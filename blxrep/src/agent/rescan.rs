@@ -38,7 +38,13 @@ pub async fn attempt(
     };
     let mut kept = Kept { unit: Arc::clone(&unit), compared: Some(compared) };
     let Some(compared) = &mut kept.compared else { return Ok(()) };
-    comparison.run(&unit, &pace, readers, compared).await?;
+    if let Err(error) = comparison.run(&unit, &pace, readers, compared).await {
+        if matches!(error, CompareError::Garbled(_)) {
+            // None of the verdicts is believed any more.
+            kept.compared = None;
+        }
+        return Err(error);
+    }
     let Some(compared) = kept.compared.take() else { return Ok(()) };
     let differing = compared.differing.clone();
     let narrowed = Arc::clone(&unit);

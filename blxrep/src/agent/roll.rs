@@ -159,7 +159,14 @@ impl Roll {
         if let Some(unit) = self.units.get(disk).filter(|unit| self.still_fits(unit)) {
             return Ok(Arc::clone(unit));
         }
-        let spec = self.spec(disk).map_err(|e| e.to_string())?;
+        let spec = match self.spec(disk) {
+            Ok(spec) => spec,
+            Err(error) => {
+                // Nobody takes what is left of it for the disk when that is back.
+                self.units.remove(disk).inspect(|former| former.retire());
+                return Err(error.to_string());
+            }
+        };
         let (tracker, idle_io) = (Arc::clone(&self.tracker), self.idle_io);
         let lease = Arc::clone(self.leases.entry(disk.clone()).or_default());
         // Nobody sweeps maps that are made anew.
@@ -201,13 +208,11 @@ impl Roll {
         }
     }
 
-    /// Whether the disk is still the one that tracking began with: a resized one must be tracked anew.
+    /// Whether the disk is still the one that tracking began with: one that was resized, or that went away and came back
+    /// under the same name, must be tracked anew.
     fn still_fits(&self, unit: &Unit) -> bool {
         let of_unit = |c: &&Candidate| c.disk.identity.as_ref() == Some(&unit.identity);
-        self.offered
-            .iter()
-            .find(of_unit)
-            .is_some_and(|c| c.disk.bytes == unit.bytes() && c.disk.device == unit.device())
+        self.offered.iter().find(of_unit).is_some_and(|c| unit.sits_in(&c.disk))
     }
 
     fn spec(&self, identity: &DiskIdentity) -> Result<DiskSpec, RollError> {

@@ -173,7 +173,8 @@ where
         let (compress, holes) = (Arc::clone(&self.compress), self.notes_of_holes.clone());
         // What a pass that broke off has noted.
         let _ = holes.take();
-        let options = reader::Options { workers, compress, hold, holes };
+        let granule = self.unit.granule();
+        let options = reader::Options { workers, granule, compress, hold, holes };
         Reader::start(&self.unit.source, pieces, &options).map_err(CutError::Threads)
     }
 

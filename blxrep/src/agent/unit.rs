@@ -9,8 +9,9 @@ use crate::model::bitmap::Bitmap;
 use crate::model::comparison::Compared;
 use crate::model::granules::GranuleSet;
 use crate::model::holes::Holes;
+use crate::model::host::HostDisk;
 use crate::model::ids::{ActionId, DiskIdentity, Epoch, PointId};
-use crate::model::tracking::{Baseline, BaselineSearch, SKIPPED_WORD, Sample};
+use crate::model::tracking::{Baseline, BaselineSearch, EpochRecord, IMAGE_WORD, SKIPPED_WORD, Sample};
 use crate::model::units::GranuleSize;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -125,6 +126,13 @@ impl Unit {
         self.tracker.bytes()
     }
 
+    /// Whether the disk that the host has now is the one that tracking began with.
+    pub fn sits_in(&self, disk: &HostDisk) -> bool {
+        let then = self.tracker.record();
+        (then.device, then.diskseq, then.disk_bytes) == ((disk.major, disk.minor), disk.diskseq, disk.bytes)
+            && self.device == disk.device
+    }
+
     pub fn epoch(&self) -> Epoch {
         self.tracker.record().epoch
     }
@@ -136,39 +144,66 @@ impl Unit {
         [record.acknowledged, record.open, record.matched]
     }
 
-    /// Records that `point` is being sent, on top of `parent`. Without one it is an image: that sweeps and forgets what
-    /// it carries itself, so what a comparison has found before counts no more if the image is given up.
+    /// Records that a point on top of `parent` is being sent. A gap that was known when the parent was sealed is closed by
+    /// it, although nobody heard that it was published.
+    pub fn opened(&self, parent: PointId) -> Result<(), String> {
+        let _state = self.state();
+        let mut record = self.tracker.record();
+        if record.open == Some(parent) {
+            (record.gap, record.matched) = (None, None);
+        }
+        (record.acknowledged, record.open) = (Some(parent), None);
+        self.store(&record)
+    }
+
+    /// Records that the image `point` is being sent. It sweeps and forgets what it carries itself, so what a comparison
+    /// has found before counts no more if the image is given up: what follows then is a comparison, as the dispatcher
+    /// does not know the point. So it closes every gap, or it is as if it had never been.
     ///
-    /// A gap that is known by now is closed by the point: if it is published and nobody hears of it, its successor's
-    /// parent says so.
-    pub fn opened(&self, point: PointId, parent: Option<PointId>) -> Result<(), String> {
+    /// Returns whether what was sent of it before still counts: since then nothing was acknowledged, so that what was
+    /// written since is still marked.
+    pub fn imaging(&self, point: PointId) -> Result<bool, String> {
         let mut state = self.state();
         let mut record = self.tracker.record();
-        match parent {
-            // Of an image that is not published the dispatcher knows nothing, and what follows is a comparison.
-            None => (record.gap, record.matched, state.compared) = (None, None, None),
-            Some(_) if record.open == parent => (record.gap, record.matched) = (None, None),
-            Some(_) => {}
-        }
-        (record.acknowledged, record.open) = (parent, Some(point));
-        self.tracker.store_record(&record).map_err(|e| e.to_string())
+        let counts = (record.acknowledged, record.matched) == (None, None);
+        let goes_on = counts && record.agent_words[IMAGE_WORD] == point.0;
+        (record.gap, record.matched, state.compared) = (None, None, None);
+        (record.acknowledged, record.open) = (None, None);
+        record.agent_words[IMAGE_WORD] = point.0;
+        self.store(&record)?;
+        Ok(goes_on)
+    }
+
+    /// Records that all of `point` is read, before the dispatcher hears that: from here on it may be published without
+    /// anybody hearing of it. No sooner, for a machine that is set back to a moment before knows less than the point.
+    pub fn sealed(&self, point: PointId) -> Result<(), String> {
+        let _state = self.state();
+        self.store(&EpochRecord { open: Some(point), ..self.tracker.record() })
     }
 
     /// `point`, which carries these granules, is durable at the dispatcher: they are clean but for what moved since,
     /// coverage counts from here, and a shortfall that was measured for the point is written off. Scans the maps.
     /// `holes` could not be read: they stay dirty, and every later point tries them again.
+    ///
+    /// The record comes before the maps: killed between the two, too much is dirty.
     pub fn published(&self, point: PointId, carried: &GranuleSet, holes: GranuleSet) -> Result<(), String> {
-        // Before it is cleared: who looks at the maps and then here misses nothing.
-        self.state().watches.carried(carried);
-        cut::acknowledge(self, carried);
         let mut state = self.state();
+        // Before it is cleared: who looks at the maps and then here misses nothing.
+        state.watches.carried(carried);
         state.audit.published();
         state.audit.take_changed();
         (state.holes, state.holes_apart) = (holes, true);
         let mut record = self.tracker.record();
         (record.acknowledged, record.open, record.baseline) = (Some(point), None, *state.audit.baseline());
         (record.gap, record.matched) = (None, None);
-        self.tracker.store_record(&record).map_err(|e| e.to_string())
+        self.store(&record)?;
+        drop(state);
+        cut::acknowledge(self, carried);
+        Ok(())
+    }
+
+    fn store(&self, record: &EpochRecord) -> Result<(), String> {
+        self.tracker.store_record(record).map_err(|e| e.to_string())
     }
 
     /// The point that was being formed will not be published: its shortfall stays on the books.
@@ -200,7 +235,7 @@ impl Unit {
         state.watches.spoil(reason);
         let mut record = self.tracker.record();
         (record.gap, record.matched) = (Some(reason.to_owned()), None);
-        self.tracker.store_record(&record).map_err(|e| e.to_string())
+        self.store(&record)
     }
 
     /// The disk is tracked anew, or not at all, from now on: this is no more what knows its changes.
@@ -240,7 +275,7 @@ impl Unit {
         let mut record = self.tracker.record();
         (record.acknowledged, record.open) = (Some(compared.point), None);
         record.matched = Some(compared.point);
-        self.tracker.store_record(&record).map_err(|e| e.to_string())
+        self.store(&record)
     }
 
     /// From here on, what points carry is remembered, so that a comparison beside them knows what changed.
@@ -349,10 +384,14 @@ impl Unit {
                 return Ok(AuditOutcome::Gap(DETACHED.to_owned()));
             }
             match self.with_skipped(verdict)? {
-                Verdict::Proven => return Ok(AuditOutcome::Proven(self.notes())),
-                Verdict::Unproven(reason) => return Ok(AuditOutcome::Unproven(reason)),
-                Verdict::Gap(reason) => {
+                (Verdict::Proven, misses) => {
+                    self.settle_skipped(misses)?;
+                    return Ok(AuditOutcome::Proven(self.notes()));
+                }
+                (Verdict::Unproven(reason), _) => return Ok(AuditOutcome::Unproven(reason)),
+                (Verdict::Gap(reason), misses) => {
                     self.lose_coverage(&reason)?;
+                    self.settle_skipped(misses)?;
                     self.rebase()?;
                     return Ok(AuditOutcome::Gap(reason));
                 }
@@ -361,25 +400,28 @@ impl Unit {
     }
 
     /// What the kernel skipped is in no count. Where it accounts everything, the proof stands all the same: a skipped
-    /// event is a shortfall. Where it does not, nobody knows what was skipped.
-    fn with_skipped(&self, verdict: Verdict) -> Result<Verdict, String> {
+    /// event is a shortfall. Where it does not, nobody knows what was skipped. Also returns the count of skipped events
+    /// that the verdict stands for.
+    fn with_skipped(&self, verdict: Verdict) -> Result<(Verdict, u64), String> {
         let misses = self.tracker.recursion_misses().map_err(|e| e.to_string())?;
-        let state = self.state();
-        let mut record = self.tracker.record();
-        let skipped = misses.wrapping_sub(record.agent_words[SKIPPED_WORD]);
-        if skipped == 0 || verdict != Verdict::Proven {
-            return Ok(verdict);
+        let skipped = misses.wrapping_sub(self.tracker.record().agent_words[SKIPPED_WORD]);
+        let unaudited = self.state().audit.not_audited();
+        if skipped == 0 || verdict != Verdict::Proven || unaudited.is_empty() {
+            return Ok((verdict, misses));
         }
+        let reason = format!(
+            "the kernel skipped {skipped} events, and {} requests are not audited on this disk",
+            unaudited.join(" and ")
+        );
+        Ok((Verdict::Gap(reason), misses))
+    }
+
+    /// What these skipped events may have cost is known: nothing, or everything is dirty.
+    fn settle_skipped(&self, misses: u64) -> Result<(), String> {
+        let _state = self.state();
+        let mut record = self.tracker.record();
         record.agent_words[SKIPPED_WORD] = misses;
-        self.tracker.store_record(&record).map_err(|e| e.to_string())?;
-        let unaudited = state.audit.not_audited();
-        Ok(match unaudited.is_empty() {
-            true => verdict,
-            false => Verdict::Gap(format!(
-                "the kernel skipped {skipped} events, and {} requests are not audited on this disk",
-                unaudited.join(" and ")
-            )),
-        })
+        self.store(&record)
     }
 
     /// A look at both witnesses. A disk that has another size must be tracked anew, with other maps.
@@ -416,7 +458,7 @@ impl Unit {
     fn store_baseline(&self, state: &State) -> Result<(), String> {
         let mut record = self.tracker.record();
         record.baseline = *state.audit.baseline();
-        self.tracker.store_record(&record).map_err(|e| e.to_string())
+        self.store(&record)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -16,6 +16,7 @@ use crate::io::reader::{IMAGE_PIECE, Packer};
 use crate::model::comparison::{Grid, Wanted};
 use crate::model::ids::ActionId;
 use crate::model::restoration::DeviceTarget;
+use crate::model::units::GranuleSize;
 use crate::store::StoreError;
 use crate::store::restorations::RestorationRow;
 use crate::store::restore::Consent;
@@ -207,7 +208,12 @@ fn pack(
                     let piece = piece.start..piece.end.min(piece.start + u64::from(IMAGE_PIECE));
                     content.resize(usize::try_from(piece.end - piece.start).unwrap_or(0), 0);
                     source.read_at(piece.start, &mut content)?;
-                    packer.pack(piece.start, &content, compress.load(Ordering::Relaxed))
+                    packer.pack(
+                        piece.start,
+                        &content,
+                        GranuleSize::default(),
+                        compress.load(Ordering::Relaxed),
+                    )
                 }
             };
             for frame in frames {

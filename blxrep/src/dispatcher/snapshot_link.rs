@@ -73,6 +73,11 @@ async fn run(connection: &mut Snapshot, agent: &AgentId, shared: &Shared) -> Res
     // Its point will stand on none that there is now.
     drop(shared.drafts.take(disk.id));
     let id = disk.id;
+    if let Some(point) = shared.blocking(move |store| store.base_of(id, spec.action)).await.unwrap_or(None) {
+        // The agent did not hear of it, or the dispatcher was killed before it said so anywhere.
+        shared.note(Note::BaseDone { action: spec.action, disk: id }).await;
+        return refuse(connection, format!("the image is published already, as {point}")).await;
+    }
     let writer = match shared.blocking(move |store| store.begin_base(id, spec)).await {
         Ok(writer) => writer,
         Err(reason) => return refuse(connection, reason).await,
@@ -181,9 +186,10 @@ async fn publish(
         Ok(point) => {
             let id = point.id;
             shared.note(Note::Published { point: Box::new(point) }).await;
-            connection.sender.send_control(&ToAgent::Published { point: id }).await?;
+            // The connection may be gone by now: that changes nothing of what is done.
+            let told = connection.sender.send_control(&ToAgent::Published { point: id }).await;
             shared.note(Note::BaseDone { action, disk: disk.id }).await;
-            Ok(())
+            Ok(told?)
         }
         Err(reason) => {
             connection.sender.send_control(&ToAgent::Failed { reason: reason.clone() }).await?;

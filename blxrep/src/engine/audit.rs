@@ -139,8 +139,10 @@ impl Proof {
         }
         self.attempts += 1;
         let started = *self.started.get_or_insert(sample.at);
-        if sample.stood_still() {
-            self.learn(audit, sample);
+        if sample.stood_still()
+            && let Some(verdict) = self.learn(audit, sample)
+        {
+            return Some(verdict);
         }
         if sample.qualifies()
             && let Some(verdict) = self.judge(audit, sample)
@@ -158,7 +160,14 @@ impl Proof {
             self.closest = Some(reason);
             return self.settle_idle(audit, sample);
         }
-        (self.agreeing.count(sample.at, ()) >= AGREEING).then_some(Verdict::Proven)
+        if self.agreeing.count(sample.at, ()) < AGREEING {
+            return None;
+        }
+        // From here on it is seen whether the kernel goes on accounting.
+        if audit.baseline.stat_sectors != sample.stat[1].sectors {
+            (audit.baseline.stat_sectors, audit.changed) = (sample.stat[1].sectors, true);
+        }
+        Some(Verdict::Proven)
     }
 
     /// Why the issue witness does not add up in this sample.
@@ -226,9 +235,9 @@ impl Proof {
         Some(Verdict::Unproven(format!("{healed} sectors were seen at completion only")))
     }
 
-    /// A class whose sectors settle while the kernel's count has never moved is not accounted; one whose count moves
-    /// again is.
-    fn learn(&mut self, audit: &mut Audit, sample: &Sample) {
+    /// A class whose sectors settle while the kernel's count has not moved since the last proof is not accounted; one
+    /// whose count moves again is. Of writes that nobody counted meanwhile, nobody knows.
+    fn learn(&mut self, audit: &mut Audit, sample: &Sample) -> Option<Verdict> {
         for c in 0..class::COUNT {
             let moved = sample.stat[1].sectors[c] != audit.baseline.stat_sectors[c];
             let learned = match audit.baseline.accounting[c] {
@@ -243,8 +252,14 @@ impl Proof {
             if let Some(learned) = learned {
                 audit.baseline.accounting[c] = learned;
                 audit.changed = true;
+                if (c, learned) == (class::WRITE, Accounting::Accounted) {
+                    let reason =
+                        "the kernel accounts writes of this disk again: what was missed before is not known";
+                    return Some(Verdict::Gap(reason.to_owned()));
+                }
             }
         }
+        None
     }
 }
 
@@ -527,6 +542,23 @@ mod tests {
         disk.write(WRITE, 8, true, true);
         assert!(unproven(&disk.prove(&mut audit)).contains("iostats"));
         assert_eq!(audit.not_audited(), ["write"]);
+    }
+
+    #[test]
+    fn an_account_that_is_switched_off_proves_nothing_and_hides_nothing() {
+        let mut disk = Disk::default();
+        let mut audit = disk.audit(Reporting::Requests);
+        disk.write(WRITE, 8, true, true);
+        assert_eq!(disk.prove(&mut audit), Verdict::Proven);
+        disk.unaccounted = [true, true];
+        disk.write(WRITE, 16, true, true);
+        disk.write(WRITE, 8, false, false);
+        assert!(unproven(&disk.prove(&mut audit)).contains("iostats"));
+        assert!(unproven(&disk.prove(&mut audit)).contains("iostats"), "it stays so");
+        disk.unaccounted = [false, false];
+        disk.write(WRITE, 8, true, true);
+        let verdict = disk.prove(&mut audit);
+        assert!(matches!(&verdict, Verdict::Gap(reason) if reason.contains("again")), "{verdict:?}");
     }
 
     #[test]

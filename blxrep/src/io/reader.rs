@@ -16,6 +16,7 @@ use super::priority;
 use super::source::{DiskSource, SourceError};
 use crate::model::encoding::{Encoding, is_zero};
 use crate::model::holes::Holes;
+use crate::model::units::GranuleSize;
 use crate::wire::frame::{Data, HEADER_BYTES};
 use bytes::Bytes;
 use std::ops::Range;
@@ -45,6 +46,8 @@ const ZSTD_MIN: usize = 1024;
 pub struct Options {
     /// Reads in flight.
     pub workers: usize,
+    /// Frames begin and end at multiples of it, or where pieces do.
+    pub granule: GranuleSize,
     /// Whether workers compress; may change while they run.
     pub compress: Arc<AtomicBool>,
     /// Batches that the one who takes them may keep without stopping the workers.
@@ -121,9 +124,8 @@ impl Reader {
             let (frames, output) = mpsc::channel::<Read>(1);
             inputs.push(feed);
             reader.outputs.push(output);
-            let (disk, compress) = (Arc::clone(disk), Arc::clone(&options.compress));
-            let holes = options.holes.clone();
-            let work = move || worker(&disk, &compress, &holes, &batches, &frames);
+            let (disk, options) = (Arc::clone(disk), options.clone());
+            let work = move || worker(&disk, &options, &batches, &frames);
             reader.threads.push(std::thread::Builder::new().name(format!("read-{index}")).spawn(work)?);
         }
         let feed = move || feeder(pieces, &inputs, &pool);
@@ -181,8 +183,7 @@ fn slot_bytes(piece: &Range<u64>) -> usize {
 
 fn worker(
     disk: &DiskSource,
-    compress: &AtomicBool,
-    holes: &HoleNotes,
+    options: &Options,
     batches: &std_mpsc::Receiver<(PooledBuf, Batch)>,
     frames: &mpsc::Sender<Read>,
 ) {
@@ -193,9 +194,9 @@ fn worker(
     }
     let mut compressor = zstd::bulk::Compressor::new(ZSTD_LEVEL).ok();
     while let Ok((mut buffer, batch)) = batches.recv() {
-        let mut zstd = compressor.as_mut().filter(|_| compress.load(Ordering::Relaxed));
-        let read =
-            read_batch(disk, &mut buffer, &batch, holes).map(|()| to_frames(buffer, &batch, &mut zstd));
+        let mut zstd = compressor.as_mut().filter(|_| options.compress.load(Ordering::Relaxed));
+        let read = read_batch(disk, &mut buffer, &batch, &options.holes)
+            .map(|()| to_frames(buffer, &batch, options.granule, &mut zstd));
         let failed = read.is_err();
         if frames.blocking_send(read).is_err() || failed {
             return;
@@ -226,7 +227,12 @@ type Zstd<'a, 'b> = Option<&'a mut zstd::bulk::Compressor<'b>>;
 
 /// Splits every piece at long runs of zeroes, and writes each header right in front of its payload: into the page
 /// before the piece, or over the end of the zeroes that it follows.
-fn to_frames(mut buffer: PooledBuf, batch: &Batch, zstd: &mut Zstd<'_, '_>) -> Vec<ReadFrame> {
+fn to_frames(
+    mut buffer: PooledBuf,
+    batch: &Batch,
+    granule: GranuleSize,
+    zstd: &mut Zstd<'_, '_>,
+) -> Vec<ReadFrame> {
     let mut frames = Vec::new();
     // Places of raw payloads inside the buffer; they become slices of it once it is no longer written to.
     let mut raw = Vec::new();
@@ -236,7 +242,7 @@ fn to_frames(mut buffer: PooledBuf, batch: &Batch, zstd: &mut Zstd<'_, '_>) -> V
         let start = slot + ALIGN;
         slot += slot_bytes(piece);
         let len = usize::try_from(piece.end - piece.start).unwrap_or(0);
-        for (run, zero) in zero_runs(&bytes[start..start + len]) {
+        for (run, zero) in zero_runs(&bytes[start..start + len], granule) {
             let range = piece.start + run.start as u64..piece.start + run.end as u64;
             if zero {
                 frames.push(ReadFrame { bytes: zero_frame(&range), range });
@@ -274,11 +280,17 @@ impl std::fmt::Debug for Packer {
 
 impl Packer {
     /// Frames of `content`, which begins at byte `start` and is at most [`IMAGE_PIECE`] long.
-    pub fn pack(&mut self, start: u64, content: &[u8], compress: bool) -> Vec<ReadFrame> {
+    pub fn pack(
+        &mut self,
+        start: u64,
+        content: &[u8],
+        granule: GranuleSize,
+        compress: bool,
+    ) -> Vec<ReadFrame> {
         if compress && self.zstd.is_none() {
             self.zstd = zstd::bulk::Compressor::new(ZSTD_LEVEL).ok();
         }
-        let runs = zero_runs(content).into_iter();
+        let runs = zero_runs(content, granule).into_iter();
         let frames = runs.map(|(run, zero)| {
             let range = start + run.start as u64..start + run.end as u64;
             let zstd = self.zstd.as_mut().filter(|_| compress);
@@ -334,12 +346,12 @@ fn compressed(zstd: &mut zstd::bulk::Compressor<'_>, range: &Range<u64>, payload
     Some(Bytes::from(message))
 }
 
-/// Cuts bytes into runs that are all zero (at least [`ZERO_RUN`] long, or everything) and runs that are not.
-fn zero_runs(bytes: &[u8]) -> Vec<(Range<usize>, bool)> {
-    const STEP: usize = 4096;
+/// Cuts bytes, which begin at a granule, into runs of granules that are all zero (at least [`ZERO_RUN`] long, or everything) and runs that are not.
+fn zero_runs(bytes: &[u8], granule: GranuleSize) -> Vec<(Range<usize>, bool)> {
+    let step = usize::try_from(granule.bytes()).unwrap_or(usize::MAX);
     let mut runs: Vec<(Range<usize>, bool)> = Vec::new();
-    for start in (0..bytes.len()).step_by(STEP) {
-        let end = (start + STEP).min(bytes.len());
+    for start in (0..bytes.len()).step_by(step) {
+        let end = start.saturating_add(step).min(bytes.len());
         let zero = is_zero(&bytes[start..end]);
         match runs.last_mut() {
             Some((run, was_zero)) if *was_zero == zero => run.end = end,
@@ -366,11 +378,15 @@ mod tests {
     #[test]
     fn short_zero_runs_stay_inside_data() {
         let mut bytes = vec![0u8; 64 << 10];
-        assert_eq!(zero_runs(&bytes), vec![(0..65536, true)]);
+        let fine = GranuleSize::default();
+        assert_eq!(zero_runs(&bytes, fine), vec![(0..65536, true)]);
         bytes[0] = 1;
         bytes[9000] = 1;
-        assert_eq!(zero_runs(&bytes), vec![(0..12288, false), (12288..65536, true)]);
-        assert_eq!(zero_runs(&[0; 512]), vec![(0..512, true)]);
+        assert_eq!(zero_runs(&bytes, fine), vec![(0..12288, false), (12288..65536, true)]);
+        assert_eq!(zero_runs(&[0; 512], fine), vec![(0..512, true)]);
+        // Of coarser granules no frame holds a part.
+        let coarse = GranuleSize::from_shift(14).unwrap();
+        assert_eq!(zero_runs(&bytes, coarse), vec![(0..16384, false), (16384..65536, true)]);
     }
 
     #[tokio::test]
@@ -389,6 +405,7 @@ mod tests {
                 (0..end).step_by(4096 * 3).map(|s| s..(s + 4096 * 3).min(end)).collect();
             pieces.insert(0, 0..1 << 20);
             let options = Options {
+                granule: GranuleSize::default(),
                 workers: 3,
                 compress: Arc::new(AtomicBool::new(compress)),
                 hold: 0,

@@ -247,6 +247,8 @@ pub struct EpochRecord {
 pub const AGENT_WORDS: usize = 8;
 /// The one of them that keeps the events that the kernel had skipped when the last proof was made.
 pub const SKIPPED_WORD: usize = 0;
+/// In it, the point of the image that was begun last.
+pub const IMAGE_WORD: usize = 1;
 
 #[cfg(test)]
 mod tests {

@@ -71,6 +71,13 @@ impl Store {
         self.base_writer(disk, claim, row, sidecar)
     }
 
+    /// The base that an image of this action has become, if it was published.
+    pub fn base_of(&self, disk: DiskId, action: ActionId) -> Result<Option<PointId>, StoreError> {
+        let is_its =
+            |g: &Generation| g.action == action && matches!(g.state, GenerationState::Published { .. });
+        Ok(self.generations(disk)?.into_iter().find(is_its).map(|generation| generation.base))
+    }
+
     fn open_generation(
         &self,
         disk: &Disk,

@@ -1,16 +1,22 @@
 //! Under every kind of write, the last point of a quiesced disk is the disk, byte by byte.
 
 use crate::support::compare::ensure_identical;
+use crate::support::content::Content;
 use crate::support::disk::{Disk, LoopDisk, ZramDisk};
 use crate::support::fixture::pause;
 use crate::support::load::{Ground, Load, bpftrace_loop};
 use crate::support::mount::{Filesystem, Mount};
 use crate::support::site::{DONE, Site};
+use crate::support::stamper::Random;
 use crate::{MIB, PATIENCE, load_time, program, require_root, summarize};
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 
 /// xfs wants 300 MiB at least.
 const BYTES: u64 = 384 * MIB;
+
+const COARSE_BYTES: u64 = 64 * MIB;
 
 /// Whether another tracer comes and goes on the same tracepoints.
 #[derive(Clone, Copy, PartialEq)]
@@ -52,6 +58,43 @@ fn exact(disk: &dyn Disk, filesystem: Option<Filesystem>, tracer: Tracer) -> Res
     let restored = site.restore(&last)?;
     ensure_identical(disk.path(), &restored)?;
     summarize(&site.points("exact")?)?;
+    site.cli(&["verify"])?.expect(DONE, &[])?;
+    site.done();
+    Ok(())
+}
+
+/// Data that begins and ends, and long zeroes that begin and end, anywhere within granules.
+fn ragged(disk: &LoopDisk, seed: u64) -> Result<()> {
+    let file = File::options().write(true).open(disk.path())?;
+    let mut random = Random(seed);
+    let mut bytes = vec![0; 200 << 10];
+    for at in (0..COARSE_BYTES - MIB).step_by(512 << 10) {
+        Content::Incompressible.fill(&mut bytes, &mut random);
+        let from = usize::try_from(random.below(20))? * 4096;
+        bytes[from..from + (72 << 10)].fill(0);
+        file.write_all_at(&bytes, at + random.below(60) * 4096)?;
+    }
+    Ok(file.sync_all()?)
+}
+
+/// As disks of many TiB have them.
+#[test]
+fn coarse_granules() -> Result<()> {
+    require_root!();
+    let site = Site::new(program(), "1h")?;
+    let disk = LoopDisk::new(COARSE_BYTES)?;
+    ragged(&disk, 1)?;
+    let _dispatcher = site.dispatcher()?;
+    let home = site.agent("coarse", &[(&disk, "disk")])?;
+    home.add_to_config("  max_map_memory: 1KiB\n")?;
+    let agent = home.start(&site, &[])?;
+    site.wait_for_points("coarse", 1, 1, PATIENCE).with_context(|| agent.tail())?;
+    for seed in 2..5 {
+        ragged(&disk, seed)?;
+        let last = site.sync_one("coarse").with_context(|| agent.tail())?;
+        ensure_identical(disk.path(), &site.restore(&last)?)?;
+    }
+    summarize(&site.points("coarse")?)?;
     site.cli(&["verify"])?.expect(DONE, &[])?;
     site.done();
     Ok(())

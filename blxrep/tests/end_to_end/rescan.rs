@@ -279,6 +279,34 @@ fn a_snapshot_that_is_cancelled_after_a_rescan_loses_nothing() -> Result<()> {
     Ok(())
 }
 
+/// What was sent of an image before it was cancelled is older than what points have brought since.
+#[test]
+fn a_snapshot_that_is_begun_again_after_points_is_a_state_of_the_disk() -> Result<()> {
+    require_root!();
+    let site = Site::new(program(), "1h")?;
+    let disk = LoopDisk::new(48 * MIB)?;
+    fill_device(disk.path(), 7, |_| Content::Incompressible)?;
+    let _dispatcher = site.dispatcher()?;
+    let home = site.agent("again", &[(&disk, "disk")])?;
+    let agent = home.start(&site, &["--bandwidth-limit", "16MiB"])?;
+    site.wait_for_points("again", 1, 1, PATIENCE)?;
+    site.cli(&["snapshot", "again", "disk"])?.expect(DONE, &[])?;
+    let snapshot = wait_for("half of a second image", PATIENCE, || {
+        let ours = |a: &ActionRow| a.kind == "snapshot" && a.state == "running" && a.done > 24 * MIB;
+        Ok(site.actions()?.into_iter().find(ours))
+    })?;
+    site.cli(&["cancel", &snapshot.id])?.expect(DONE, &[])?;
+    change_granules(disk.path(), 9, 500)?;
+    site.sync_one("again").with_context(|| agent.tail())?;
+    site.cli(&["snapshot", "again", "disk"])?.expect(DONE, &[])?;
+    let base = wait_for("the second base", PATIENCE, || {
+        Ok(site.points("again")?.into_iter().filter(|point| point.kind == "base").nth(1))
+    })?;
+    ensure_identical(disk.path(), &site.restore(&base.id)?)?;
+    site.done();
+    Ok(())
+}
+
 /// A comparison of a disk with its newest point finds what changed unseen, and nothing that was seen.
 #[test]
 fn a_verify_of_the_source_finds_what_nobody_saw_change() -> Result<()> {

@@ -6,7 +6,7 @@ use crate::support::disk::{Disk, LoopDisk};
 use crate::support::fixture::{pause, wait_for};
 use crate::support::load::{Ground, Load};
 use crate::support::process::Process;
-use crate::support::proxy::{Proxy, Weather};
+use crate::support::proxy::{Event, Proxy, Weather};
 use crate::support::site::{ActionRow, AgentHome, Site};
 use crate::{MIB, PATIENCE, ensure_covered, load_time, program, require_root, summarize};
 use anyhow::{Context, Result, ensure};
@@ -134,10 +134,9 @@ fn dispatcher_killed_during_the_image() -> Result<()> {
     killed_during_the_image(Victim::Dispatcher)
 }
 
-/// The image is published, and the agent is killed before it hears that: it goes on from there.
-#[test]
-fn agent_killed_before_it_hears_that_its_image_is_published() -> Result<()> {
-    require_root!();
+/// The image is published, and the agent does not hear that, because it is killed or its connections break: it goes on
+/// from there.
+fn not_told_of_the_base(killed: bool) -> Result<()> {
     let site = Site::new(program(), "1h")?;
     // Less than may be under way without an answer.
     let disk = LoopDisk::new(6 * MIB)?;
@@ -151,14 +150,33 @@ fn agent_killed_before_it_hears_that_its_image_is_published() -> Result<()> {
     wait_for("an image under way", PATIENCE, || imaging(&site))?;
     proxy.set(Weather::Mute);
     site.wait_for_points("killed", 1, 1, PATIENCE).with_context(|| agent.tail())?;
-    agent.kill()?;
-    proxy.set(Weather::Clear);
     change_granules(disk.path(), 33, 100)?;
-    let _agent = home.start(&site, &extra)?;
-    finish(&site, &disk)?;
-    let rescans = site.actions()?.into_iter().filter(|action| action.kind == "rescan").count();
-    ensure!(rescans == 0, "the disk was compared although every change was known");
+    if killed {
+        agent.kill()?;
+        proxy.set(Weather::Clear);
+        agent = home.start(&site, &extra)?;
+    } else {
+        proxy.happen(Event::Reset);
+        proxy.set(Weather::Clear);
+    }
+    finish(&site, &disk).with_context(|| agent.tail())?;
+    let done: Vec<_> = site.actions()?.into_iter().map(|action| action.kind).collect();
+    let count = |kind: &str| done.iter().filter(|k| *k == kind).count();
+    ensure!(count("rescan") == 0, "the disk was compared although every change was known: {done:?}");
+    ensure!(count("snapshot") == 1, "{done:?}");
     Ok(())
+}
+
+#[test]
+fn agent_killed_before_it_hears_that_its_image_is_published() -> Result<()> {
+    require_root!();
+    not_told_of_the_base(true)
+}
+
+#[test]
+fn connections_broken_before_the_agent_hears_that_its_image_is_published() -> Result<()> {
+    require_root!();
+    not_told_of_the_base(false)
 }
 
 #[test]
