@@ -232,7 +232,7 @@ pub struct EpochRecord {
     pub baseline: Baseline,
     /// The newest point that the dispatcher acknowledged under this epoch.
     pub acknowledged: Option<PointId>,
-    /// The point that is being sent.
+    /// Sealed, so that it may be published without anybody here having heard of it.
     pub open: Option<PointId>,
     /// Words that the agent may use as it likes.
     pub agent_words: [u64; AGENT_WORDS],

@@ -28,7 +28,7 @@ pub struct Known {
     pub epoch: Epoch,
     /// The point that was acknowledged last under this epoch.
     pub acked: Option<PointId>,
-    /// Sent, its acknowledgement perhaps lost.
+    /// Sealed, its acknowledgement perhaps lost.
     pub open: Option<PointId>,
     /// The point that the disk was compared with under this epoch, if no other was acknowledged since.
     pub matched: Option<PointId>,

@@ -271,7 +271,7 @@ impl Agent {
 
     fn read(
         &mut self,
-        disks: &[Disk],
+        disks: &mut [Disk],
         network: &mut Network,
         swept: Vec<Swept>,
         sets: Vec<GranuleSet>,
@@ -298,6 +298,10 @@ impl Agent {
         let group: Vec<DiskIdentity> =
             self.members.iter().map(|member| disks[member.disk].identity.clone()).collect();
         for member in &self.members {
+            // `Unit::sealed`.
+            if self.mutation != Mutation::OpenNotRecorded {
+                disks[member.disk].record.open = Some(member.point);
+            }
             network.say(member.link, Up::End { group: group.clone(), quiet: contaminated == 0 });
         }
         self.phase = Phase::Sealed;
@@ -369,10 +373,14 @@ impl Agent {
                     (member.open, member.sent) = (draft.open, frames);
                     self.continued += 1;
                 }
+                // `Unit::opened`, `Unit::imaging`.
                 let record = &mut disks[member.disk].record;
-                (record.acked, record.open) = (parent, Some(point));
-                if self.mutation == Mutation::OpenNotRecorded {
-                    record.open = None;
+                if parent.is_none() || record.open == parent {
+                    (record.gap, record.matched) = (false, None);
+                }
+                (record.acked, record.open) = (parent, None);
+                if self.mutation == Mutation::OpenBeforeItsSeal {
+                    record.open = Some(point);
                 }
                 if matches!(self.phase, Phase::Opening) && self.members.iter().all(|m| m.accepted) {
                     return self.sweep(disks, 1);

@@ -40,8 +40,10 @@ enum Mutation {
     PartialGroup,
     /// What was sent counts as published.
     EarlyAcknowledgement,
-    /// The record does not say which point is open.
+    /// The record does not say which point may be published unheard.
     OpenNotRecorded,
+    /// It says so before all of the point is read.
+    OpenBeforeItsSeal,
     /// What changes while the disk is compared with a point is not kept apart.
     ComparedUnarmed,
     /// A point goes on as if everything that was sent before its connection broke had arrived.
@@ -85,8 +87,8 @@ fn no_world_loses_a_change() {
 #[test]
 fn what_is_broken_on_purpose_is_noticed() {
     use Mutation::{
-        AnyParent, ComparedUnarmed, EarlyAcknowledgement, LateAnswer, LostFramesCount, OpenNotRecorded,
-        PartialGroup,
+        AnyParent, ComparedUnarmed, EarlyAcknowledgement, LateAnswer, LostFramesCount, OpenBeforeItsSeal,
+        OpenNotRecorded, PartialGroup,
     };
     for mutation in [
         AnyParent,
@@ -94,6 +96,7 @@ fn what_is_broken_on_purpose_is_noticed() {
         PartialGroup,
         EarlyAcknowledgement,
         OpenNotRecorded,
+        OpenBeforeItsSeal,
         ComparedUnarmed,
         LostFramesCount,
     ] {

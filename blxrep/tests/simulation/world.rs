@@ -135,6 +135,8 @@ impl World {
                 }
             }
             98 if wild && self.random.below(6) == 0 => self.disaster(),
+            // Somebody keeps what the machine is, for a later disaster.
+            99 if wild && self.random.below(2) == 0 => self.snapshot.clone_from(&self.disks),
             _ => {}
         }
         Ok(())
