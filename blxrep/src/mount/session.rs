@@ -15,7 +15,9 @@ use std::time::Duration;
 pub const COMMAND: &str = "serve-mount";
 /// Longest message: 512 partitions with long names.
 const MAX_MESSAGE: u64 = 4 << 20;
-/// A server that was told to end gets this long, and so long again once it is killed.
+/// Opening a point reads its indexes, maybe from busy disks. A server that has said nothing for so long never will.
+const START_PATIENCE: Duration = Duration::from_secs(600);
+/// A server that was told to end gets this long; then it is killed.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What the server says.
@@ -65,7 +67,8 @@ pub fn receive<T: serde::de::DeserializeOwned>(from: &mut impl BufRead) -> Optio
 #[derive(Debug)]
 pub struct Session {
     control: BufReader<UnixStream>,
-    server: Child,
+    /// Until this ends.
+    server: Option<Child>,
     dir: PathBuf,
     pub ready: Ready,
 }
@@ -81,7 +84,8 @@ impl Session {
         let data_dir = &std::path::absolute(data_dir).map_err(MountError::path("find", data_dir))?;
         let starting = || MountError::path("start", program);
         let (ours, theirs) = UnixStream::pair().map_err(starting())?;
-        let mut server = Command::new(program)
+        ours.set_read_timeout(Some(START_PATIENCE)).map_err(starting())?;
+        let server = Command::new(program)
             .arg(COMMAND)
             .arg("--data-dir")
             .arg(data_dir)
@@ -93,23 +97,21 @@ impl Session {
             .map_err(starting())?;
         let mut control = BufReader::new(ours);
         match receive(&mut control) {
-            Some(Word::Ready(ready)) => Ok(Self { control, server, dir: dir.to_owned(), ready }),
+            Some(Word::Ready(ready)) => {
+                Ok(Self { control, server: Some(server), dir: dir.to_owned(), ready })
+            }
             answer => {
                 drop(control);
-                // It ends by itself; nothing of it is of interest but that it is gone.
-                let _ = server.wait();
+                // Only its own mount, which it may not have made: the folder may be one of somebody else.
+                let places = place::all().unwrap_or_default();
+                let own = places.iter().any(|place| place.server == server.id());
+                end(server, own.then_some(dir), PATIENCE);
                 match answer {
                     Some(Word::Failed(why)) => Err(MountError::Server(why)),
                     _ => Err(MountError::Silent),
                 }
             }
         }
-    }
-
-    /// Process that serves.
-    #[must_use]
-    pub fn server(&self) -> u32 {
-        self.server.id()
     }
 
     /// Lets the server live on until the point is unmounted.
@@ -131,19 +133,37 @@ impl Drop for Session {
     fn drop(&mut self) {
         // The server takes the end of the conversation for the end of the mount.
         let _ = self.control.get_mut().shutdown(std::net::Shutdown::Both);
-        if child::ends_within(&mut self.server, PATIENCE) {
-            return;
+        if let Some(server) = self.server.take() {
+            end(server, Some(&self.dir), PATIENCE);
         }
-        // Something in the mount is open, which only goes with this process: waiting would have no end.
-        place::detach(&self.dir);
-        let _ = self.server.kill();
-        child::ends_within(&mut self.server, PATIENCE);
     }
+}
+
+/// Waits for a server that has to end by itself. Something in the mount may be open, which only goes with this process:
+/// waiting would have no end.
+fn end(mut server: Child, mount: Option<&Path>, patience: Duration) {
+    if child::ends_within(&mut server, patience) {
+        return;
+    }
+    if let Some(dir) = mount {
+        place::detach(dir);
+    }
+    child::kill(server);
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_server_that_does_not_end_is_not_waited_for() {
+        let server = Command::new("sleep").arg("600").spawn().unwrap();
+        let process = PathBuf::from(format!("/proc/{}", server.id()));
+        end(server, None, Duration::from_millis(20));
+        while process.exists() {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
 
     #[test]
     fn messages_survive_the_way_and_an_end_is_none() {
