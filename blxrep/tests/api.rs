@@ -8,6 +8,7 @@ use blxrep::api::browse::{DiffQuery, FileRow, FilesQuery, FindQuery, How};
 use blxrep::api::client::{Client, ClientError};
 use blxrep::api::error::ErrorCode;
 use blxrep::api::events::Event;
+use blxrep::api::exports::{ExportBody, ExportRow, ExportState, StopQuery};
 use blxrep::api::mounts::{MountBody, MountRow, MountState, UnmountQuery};
 use blxrep::api::socket::{ControlSocket, SocketError, connect, socket_path};
 use blxrep::api::types::{Control, ListQuery, RestoreBody, SnapshotBody, SyncBody};
@@ -499,4 +500,21 @@ async fn policies_and_mounts_are_told_and_mounts_made() {
     let gone = client.unmount(&UnmountQuery { directory: directory.clone() }).await.unwrap();
     assert_eq!(gone, MountRow { state: MountState::Unmounted, ..mounted });
     assert_eq!(code(client.unmount(&UnmountQuery { directory }).await).0, ErrorCode::NotFound);
+}
+
+#[tokio::test]
+async fn points_are_served_and_stopped() {
+    let dispatcher = FakeDispatcher::start();
+    let client = Client::new(dispatcher.path());
+    let body =
+        |address: &str| ExportBody { point: "9a00".into(), address: address.into(), ..Default::default() };
+    assert_eq!(code(client.export(&body("unix:x.sock")).await).0, ErrorCode::Invalid, "whose folder?");
+    assert_eq!(code(client.export(&body("192.0.2.1:10809")).await).0, ErrorCode::Invalid);
+    let served = client.export(&body("unix:/run/a b.sock")).await.unwrap();
+    assert_eq!((served.point.as_str(), served.partition, served.writable), ("9a00111122223333", 0, false));
+    assert_eq!(client.exports().await.unwrap(), std::slice::from_ref(&served));
+    let query = StopQuery { uri: served.uri.clone() };
+    let stopped = client.stop_export(&query).await.unwrap();
+    assert_eq!(stopped, ExportRow { state: ExportState::Stopped, ..served });
+    assert_eq!(code(client.stop_export(&query).await).0, ErrorCode::NotFound);
 }

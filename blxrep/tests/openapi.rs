@@ -173,6 +173,7 @@ fn what_is_answered_fits_its_description() {
     let action = "ac00000000000001";
     let restore = format!(r#"{{"point":"{point}","to":"/nonexistent/x.img"}}"#);
     let mount = format!(r#"{{"point":"{point}","directory":"/mnt/x"}}"#);
+    let export = format!(r#"{{"point":"{point}","address":"127.0.0.1:10809"}}"#);
     // Every operation but those that answer with no JSON of one type.
     let asked = [
         ("GET", "/api/v1/status", "", ""),
@@ -191,6 +192,9 @@ fn what_is_answered_fits_its_description() {
         ("POST", "/api/v1/mounts", "", &mount),
         ("GET", "/api/v1/mounts", "", ""),
         ("DELETE", "/api/v1/mounts?directory=/mnt/x", "", ""),
+        ("POST", "/api/v1/exports", "", &export),
+        ("GET", "/api/v1/exports", "", ""),
+        ("DELETE", "/api/v1/exports?uri=nbd://127.0.0.1:10809", "", ""),
         ("GET", "/api/v1/actions", "", ""),
         ("GET", "/api/v1/actions/{action}", action, ""),
         ("GET", "/api/v1/actions/{action}/report", action, ""),

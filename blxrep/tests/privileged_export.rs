@@ -8,6 +8,8 @@ mod backup;
 mod support;
 
 use anyhow::{Context, Result, ensure};
+use blxrep::api::client::Client;
+use blxrep::api::exports::{ExportBody, ExportRow};
 use blxrep::store::Store;
 use std::collections::BTreeMap;
 use std::fs;
@@ -16,9 +18,9 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
-use support::fixture::run;
+use support::fixture::{run, wait_for};
 use support::process::Process;
-use support::site::{DONE, REFUSED, Site};
+use support::site::{DONE, NOT_FOUND, REFUSED, Site};
 
 const DISK: usize = 40 << 20;
 /// The partition: sectors 2048 to 40,959.
@@ -272,6 +274,33 @@ fn what_is_written_over_a_point_is_read_back_and_gone() -> Result<()> {
     server.terminate(PATIENCE)?;
     ensure!(files(&shop.site.path("data")) == before, "the store was changed by writing over it");
     shop.close()
+}
+
+/// Through the API: served until it is stopped, and no longer than the dispatcher lives, however that ends.
+#[test]
+fn the_dispatcher_serves_points_as_long_as_it_lives() -> Result<()> {
+    require_root!();
+    let mut shop = Shop::open()?;
+    let (client, socket) = (Client::new(&shop.site.path("data")), shop.site.path("nbd.sock"));
+    let (point, address) = (shop.points[20].0.clone(), format!("unix:{}", socket.display()));
+    let body = ExportBody { point, address, ..ExportBody::default() };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let export = || runtime.block_on(client.export(&body));
+    let served = export()?;
+    let size = run(Command::new("nbdinfo").arg("--size").arg(&served.uri))?;
+    ensure!(size.trim() == DISK.to_string() && served.bytes == DISK as u64, "{size} {served:?}");
+    let listed: Vec<ExportRow> = shop.site.cli(&["exports"])?.parse()?;
+    ensure!(listed == [served.clone()], "{listed:?}");
+    let taken = export().err().context("two servers at one address")?.to_string();
+    ensure!(taken.contains("another server answers there"), "{taken}");
+    shop.site.cli(&["exports", "--stop", &served.uri])?.expect(DONE, &[])?;
+    ensure!(!socket.exists(), "its socket is left");
+    shop.site.cli(&["exports", "--stop", &served.uri])?.expect(NOT_FOUND, &["no point is served"])?;
+    export()?;
+    shop.dispatcher.kill()?;
+    wait_for("the end of what it served", PATIENCE, || Ok((!socket.exists()).then_some(())))?;
+    shop.site.done();
+    Ok(())
 }
 
 #[test]

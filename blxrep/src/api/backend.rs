@@ -5,6 +5,7 @@ use super::chain::PointChain;
 use super::consolidation::ConsolidationPlan;
 use super::error::Result;
 use super::events::Ear;
+use super::exports::ExportRow;
 use super::mounts::MountRow;
 use super::page::{Page, Window};
 use super::policies::PolicyList;
@@ -136,6 +137,17 @@ pub struct DiffRequest {
     pub after: u64,
 }
 
+/// Serve a point as a network block device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExportRequest {
+    pub point: PointId,
+    /// `unix:` and an absolute path, or a loopback address and port.
+    pub address: String,
+    /// 0 is the whole disk.
+    pub partition: u32,
+    pub writable: bool,
+}
+
 /// The dispatcher as the API sees it. The routes turn what people type into ids (`resolve`) before they call it,
 /// so a method given an id of something that does not exist (any more) answers `ApiError::not_found`.
 pub trait Backend: Send + Sync + 'static {
@@ -208,6 +220,15 @@ pub trait Backend: Send + Sync + 'static {
 
     /// Unmounts what is mounted on a folder.
     fn unmount(&self, directory: PathBuf) -> impl Future<Output = Result<MountRow>> + Send;
+
+    /// Points that the dispatcher serves as network block devices.
+    fn exports(&self) -> impl Future<Output = Result<Vec<ExportRow>>> + Send;
+
+    /// Serves a point until it is stopped, or the dispatcher is.
+    fn export(&self, request: ExportRequest) -> impl Future<Output = Result<ExportRow>> + Send;
+
+    /// Sends its clients away.
+    fn stop_export(&self, uri: String) -> impl Future<Output = Result<ExportRow>> + Send;
 
     /// At most `limit` ids in the range, ascending: how a prefix that a person typed becomes an id.
     fn point_ids(

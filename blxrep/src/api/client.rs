@@ -4,6 +4,7 @@ use super::browse::{ChangeRow, DiffQuery, FileRow, FilesQuery, FindQuery, Findin
 use super::chain::PointChain;
 use super::consolidation::{ConsolidateBody, ConsolidationPlan};
 use super::error::{ApiError, ErrorBody};
+use super::exports::{ExportBody, ExportRow, StopQuery};
 use super::mounts::{MountBody, MountRow, UnmountQuery};
 use super::page::{MAX_LIMIT, Page};
 use super::policies::PolicyList;
@@ -116,6 +117,19 @@ impl Client {
 
     pub async fn unmount(&self, query: &UnmountQuery) -> Result<MountRow> {
         let target = with_query("/api/v1/mounts", query);
+        self.ask(Method::DELETE, &target, Bytes::new(), Some(ANSWER_PATIENCE)).await
+    }
+
+    pub async fn exports(&self) -> Result<Vec<ExportRow>> {
+        self.all("/api/v1/exports", &ListQuery::default()).await
+    }
+
+    pub async fn export(&self, body: &ExportBody) -> Result<ExportRow> {
+        self.post("/api/v1/exports", body).await
+    }
+
+    pub async fn stop_export(&self, query: &StopQuery) -> Result<ExportRow> {
+        let target = with_query("/api/v1/exports", query);
         self.ask(Method::DELETE, &target, Bytes::new(), Some(ANSWER_PATIENCE)).await
     }
 

@@ -30,6 +30,8 @@
 //!
 //! | `GET /api/v1/mounts` | [`page::Page`]`<`[`mounts::MountRow`]`>` |
 //! | `POST /api/v1/mounts` [`mounts::MountBody`], `DELETE /api/v1/mounts?directory=` | [`mounts::MountRow`] |
+//! | `GET /api/v1/exports` | [`page::Page`]`<`[`exports::ExportRow`]`>` |
+//! | `POST /api/v1/exports` [`exports::ExportBody`], `DELETE /api/v1/exports?uri=` | [`exports::ExportRow`] |
 //!
 //! Lists take `limit` and `after` ([`page`]).
 //!
@@ -43,6 +45,7 @@ pub mod client;
 pub mod consolidation;
 pub mod error;
 pub mod events;
+pub mod exports;
 pub mod listener;
 pub mod metrics;
 pub mod mounts;

@@ -83,6 +83,20 @@ impl CliError {
     }
 }
 
+/// As the dispatcher passes on what a process of its own says.
+impl From<CliError> for ApiError {
+    fn from(error: CliError) -> Self {
+        let (code, said) = (error.code(), error.to_string());
+        match (error, code) {
+            (CliError::Client(ClientError::Api(error)), _) => error,
+            (_, USAGE) => Self::invalid(said),
+            (_, NOT_FOUND) => Self::not_found(said),
+            (_, REFUSED) => Self::refused(said),
+            _ => Self::failed(said),
+        }
+    }
+}
+
 /// Whether a role did not start because of what was typed or is in the configuration.
 fn is_misuse(error: &anyhow::Error) -> bool {
     error.downcast_ref::<ConfigError>().is_some_and(|error| !matches!(error, ConfigError::Read { .. }))

@@ -1,19 +1,24 @@
 //! `blxrep export`: a point as a file, or as a network block device.
 
-use super::Common;
 use super::error::CliError;
 use super::follow::interrupts;
-use super::nbd::{Address, serve};
+use super::nbd::{Address, Serving, serve};
 use super::output::{ask, say};
 use super::view::{self, PointView};
+use super::{Common, DataDir};
+use crate::api::client::Client;
+use crate::api::error::ApiError;
 use crate::api::text::percent;
+use crate::io::signals::Stop;
 use crate::io::storage::{Access, DataFile, Storage, StorageError};
 use crate::model::partition_table::parse;
 use crate::model::units::{ByteCount, SECTOR_BYTES};
+use crate::mount::session::send;
 use crate::view::PointReader;
 use crate::view::copy::{CopyError, Target, copy};
 use clap::{ArgGroup, Args, ValueEnum};
 use serde::Serialize;
+use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -100,7 +105,10 @@ pub async fn export(args: ExportArgs) -> Result<(), CliError> {
                 folder: args.scratch.clone().unwrap_or_else(scratch_folder),
                 limit: args.scratch_limit,
             });
-            serve(view, part, address, scratch, args.common.output()).await
+            // From here on a signal ends this in order, so that no socket is left behind.
+            let stop = Stop::listen().map_err(CliError::Runtime)?;
+            let output = args.common.output();
+            serve(view, part, address, scratch, stop, |serving| output.result(serving, serving_text)).await
         }
         (None, Some(to)) => {
             let part_file = unfinished_name(to, args.common.data_dir.path())?;
@@ -116,6 +124,40 @@ pub async fn export(args: ExportArgs) -> Result<(), CliError> {
         }
         (None, None) => Err(CliError::Usage("say where to export to: --nbd ADDRESS or --to FILE".into())),
     }
+}
+
+fn serving_text(serving: &Serving) -> String {
+    let how = if serving.writable { "to read and write; what is written is not kept" } else { "read-only" };
+    format!("{} serves {}, {how}; Ctrl-C ends it", serving.uri, ByteCount(serving.bytes))
+}
+
+/// Serve a point for the dispatcher that started this
+#[derive(Debug, Args)]
+pub struct ServeArgs {
+    #[command(flatten)]
+    data_dir: DataDir,
+    #[arg(long, default_value_t = 0)]
+    partition: u32,
+    #[arg(long)]
+    writable: bool,
+    point: String,
+    address: String,
+}
+
+/// Everything until standard input ends. The first line of the output says where it serves, or why it does not.
+pub async fn serve_for_dispatcher(args: ServeArgs) -> Result<(), CliError> {
+    let told =
+        |said: std::result::Result<&Serving, ApiError>| send(io::stdout(), &said).map_err(CliError::Output);
+    let served = async {
+        let stop = Stop::listen_with_input().map_err(CliError::Input)?;
+        let address: Address = args.address.parse().map_err(CliError::Usage)?;
+        let mut view = view::open(&Client::new(args.data_dir.path()), &args.point).await?;
+        let part = part(&mut view.reader, args.partition)?;
+        let limit = size(SCRATCH_LIMIT).map_err(CliError::Usage)?;
+        let scratch = args.writable.then(|| ScratchPlan { folder: scratch_folder(), limit });
+        serve(view, part, &address, scratch, stop, |serving| told(Ok(serving))).await
+    };
+    served.await.or_else(|error| told(Err(error.into())))
 }
 
 fn scratch_folder() -> PathBuf {

@@ -11,11 +11,12 @@ mod courier;
 pub mod doctor;
 mod error;
 mod export;
+mod exports;
 mod follow;
 mod list;
 mod listing;
 mod mount;
-mod nbd;
+pub mod nbd;
 mod output;
 mod progress;
 mod restore_files;
@@ -108,6 +109,7 @@ enum Command {
     Umount(mount::UmountArgs),
     Mounts(mount::MountsArgs),
     Export(Box<export::ExportArgs>),
+    Exports(exports::ExportsArgs),
     Verify(act::VerifyArgs),
     Consolidate(consolidate::ConsolidateArgs),
     Catalog(catalog::CatalogArgs),
@@ -122,6 +124,8 @@ enum Command {
     },
     #[command(name = crate::mount::session::COMMAND, hide = true)]
     ServeMount(mount::ServeArgs),
+    #[command(name = nbd::COMMAND, hide = true)]
+    ServeExport(export::ServeArgs),
     #[command(name = crate::browse::child::COMMAND, hide = true)]
     BrowsePoints(browse::ServeArgs),
     /// Carry files of a point for the dispatcher that started this
@@ -240,6 +244,8 @@ async fn run(command: Command) -> Result<(), CliError> {
         Command::Cancel(args) => act::control(args, Control::Cancel).await,
         Command::Restore(args) => act::restore(args).await,
         Command::Export(args) => export::export(*args).await,
+        Command::Exports(args) => exports::exports(args).await,
+        Command::ServeExport(args) => export::serve_for_dispatcher(args).await,
         Command::Verify(args) => act::verify(args).await,
         Command::Ls(args) => browse::ls(&args).await,
         Command::Find(args) => browse::find(&args).await,

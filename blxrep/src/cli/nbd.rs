@@ -2,17 +2,15 @@
 
 use super::error::CliError;
 use super::export::ScratchPlan;
-use super::output::Output;
 use super::view::PointView;
 use crate::io::signals::Stop;
 use crate::io::storage::Storage;
-use crate::model::units::ByteCount;
 use crate::view::nbd::Offer;
 use crate::view::nbd::server::Clients;
 use crate::view::scratch::Scratch;
 use crate::view::served::Served;
 use rustix::fs::Mode;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
@@ -23,6 +21,9 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use tokio::net::{TcpListener, UnixListener};
+
+/// The hidden subcommand that serves a point for the dispatcher.
+pub const COMMAND: &str = "serve-export";
 
 /// Where clients connect.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,23 +69,22 @@ impl fmt::Display for Address {
 }
 
 /// What is told when clients can come.
-#[derive(Debug, Serialize)]
-struct Serving {
-    uri: String,
-    bytes: u64,
-    writable: bool,
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Serving {
+    pub uri: String,
+    pub bytes: u64,
+    pub writable: bool,
 }
 
-/// Serves until SIGTERM or SIGINT.
+/// Serves until it is asked to stop. `tell` is called when clients can come.
 pub async fn serve(
     view: PointView,
     part: Range<u64>,
     address: &Address,
     scratch: Option<ScratchPlan>,
-    output: Output,
+    mut stop: Stop,
+    tell: impl FnOnce(&Serving) -> Result<(), CliError>,
 ) -> Result<(), CliError> {
-    // From here on a signal ends this in order, so that no socket is left behind.
-    let mut stop = Stop::listen().map_err(CliError::Runtime)?;
     let PointView { chain, reader, .. } = view;
     let layer =
         |plan: ScratchPlan| Scratch::new(&Storage::default(), &plan.folder, reader.disk_bytes(), plan.limit);
@@ -99,11 +99,7 @@ pub async fn serve(
     let serving =
         Serving { uri: listener.address().to_string(), bytes: offer.bytes, writable: offer.writable };
     let mut clients = Clients::new(offer, Served::new(reader, part, scratch));
-    output.result(&serving, |serving| {
-        let how =
-            if serving.writable { "to read and write; what is written is not kept" } else { "read-only" };
-        format!("{} serves {}, {how}; Ctrl-C ends it", serving.uri, ByteCount(serving.bytes))
-    })?;
+    tell(&serving)?;
     loop {
         let socket = tokio::select! {
             () = stop.requested() => break,

@@ -1,5 +1,6 @@
 //! The dispatcher as the API sees it: every call is carried out by the hub's thread.
 
+use super::exports::Exports;
 use super::hub::{Hub, Note};
 use super::jobs::Report;
 use super::mounts::Mounts;
@@ -7,14 +8,15 @@ use super::restore_words::files_of;
 use super::syncs::Asker;
 use super::{lists, rows};
 use crate::api::backend::{
-    AgentRestore, Backend, DiffRequest, FilesRequest, FilesRestore, Filter, FindRequest, RestoreRequest,
-    SyncRequest, VerifyRequest,
+    AgentRestore, Backend, DiffRequest, ExportRequest, FilesRequest, FilesRestore, Filter, FindRequest,
+    RestoreRequest, SyncRequest, VerifyRequest,
 };
 use crate::api::browse::{ChangeRow, FileRow, Findings, PartitionRow};
 use crate::api::chain::PointChain;
 use crate::api::consolidation::ConsolidationPlan;
 use crate::api::error::{ApiError, Result};
 use crate::api::events::{Ear, Feed};
+use crate::api::exports::ExportRow;
 use crate::api::mounts::MountRow;
 use crate::api::page::{Page, Window};
 use crate::api::policies::PolicyList;
@@ -60,6 +62,7 @@ pub struct Control {
     feed: Feed,
     browsers: Browsers,
     mounts: Mounts,
+    exports: Exports,
 }
 
 impl From<StoreError> for ApiError {
@@ -79,7 +82,8 @@ fn stopping() -> ApiError {
 impl Control {
     pub fn new(notes: mpsc::Sender<Note>, facts: HouseFacts, feed: Feed, browsers: Browsers) -> Self {
         let mounts = Mounts::new(facts.data_dir.clone());
-        Self { notes, facts, feed, browsers, mounts }
+        let exports = Exports::new(facts.data_dir.clone());
+        Self { notes, facts, feed, browsers, mounts, exports }
     }
 
     /// Runs a question or an order on the hub's thread.
@@ -256,6 +260,18 @@ impl Backend for Control {
 
     async fn unmount(&self, directory: PathBuf) -> Result<MountRow> {
         self.mounts.unmount(&directory).await
+    }
+
+    async fn exports(&self) -> Result<Vec<ExportRow>> {
+        Ok(self.exports.list())
+    }
+
+    async fn export(&self, request: ExportRequest) -> Result<ExportRow> {
+        self.exports.start(request).await
+    }
+
+    async fn stop_export(&self, uri: String) -> Result<ExportRow> {
+        self.exports.stop(&uri).await
     }
 
     async fn action_ids(&self, range: RangeInclusive<ActionId>, limit: usize) -> Result<Vec<ActionId>> {

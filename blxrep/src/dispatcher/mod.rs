@@ -17,6 +17,7 @@ mod config_link;
 mod courier;
 mod device_restore;
 mod drafts;
+mod exports;
 mod files_restore;
 mod greet;
 mod hub;

@@ -5,14 +5,15 @@
 pub mod files;
 
 use blxrep::api::backend::{
-    AgentRestore, Backend, DiffRequest, FilesRequest, FilesRestore, Filter, FindRequest, RestoreRequest,
-    SyncRequest, VerifyRequest,
+    AgentRestore, Backend, DiffRequest, ExportRequest, FilesRequest, FilesRestore, Filter, FindRequest,
+    RestoreRequest, SyncRequest, VerifyRequest,
 };
 use blxrep::api::browse::{ChangeRow, FileRow, Findings, PartitionRow};
 use blxrep::api::chain::{BaseLink, PointChain};
 use blxrep::api::consolidation::{ConsolidationPlan, PlannedStep, PointFate};
 use blxrep::api::error::{ApiError, Result};
 use blxrep::api::events::{Ear, Feed};
+use blxrep::api::exports::{ExportRow, ExportState};
 use blxrep::api::mounts::{MountRow, MountState};
 use blxrep::api::page::{Page, Window};
 use blxrep::api::policies::{PolicyList, PolicyRow, PolicyTarget, PolicyValues};
@@ -68,6 +69,7 @@ pub struct Fake {
     data_dir: String,
     feed: Feed,
     mounts: Mutex<Vec<MountRow>>,
+    exports: Mutex<Vec<ExportRow>>,
     actions: Mutex<BTreeMap<ActionId, (ActionRow, End)>>,
     /// What came of files that were restored.
     restored: Mutex<BTreeMap<ActionId, Outcome>>,
@@ -88,6 +90,7 @@ impl Fake {
             data_dir: data_dir.display().to_string(),
             feed: Feed::default(),
             mounts: Mutex::default(),
+            exports: Mutex::default(),
             actions: Mutex::new(actions.map(|(row, end)| (row.id, (row, end))).into()),
             restored: Mutex::default(),
         }
@@ -193,6 +196,31 @@ impl Backend for Fake {
         let at =
             at.ok_or_else(|| ApiError::not_found(format!("no point is mounted on {}", directory.display())))?;
         Ok(MountRow { state: MountState::Unmounted, ..mounts.remove(at) })
+    }
+
+    async fn exports(&self) -> Result<Vec<ExportRow>> {
+        Ok(self.exports.lock().unwrap().clone())
+    }
+
+    async fn export(&self, request: ExportRequest) -> Result<ExportRow> {
+        let ExportRequest { point, address, partition, writable } = request;
+        let uri = match address.strip_prefix("unix:") {
+            Some(path) => format!("nbd+unix:///?socket={path}"),
+            None if address.starts_with("127.") => format!("nbd://{address}"),
+            None => return Err(ApiError::invalid(format!("{address} is not on this host"))),
+        };
+        let (point, bytes, process, since) = (point.to_string(), 100 << 30, 4243, ago(62));
+        let state = ExportState::Served;
+        let row = ExportRow { point, partition, uri, bytes, writable, process, since, state };
+        self.exports.lock().unwrap().push(row.clone());
+        Ok(row)
+    }
+
+    async fn stop_export(&self, uri: String) -> Result<ExportRow> {
+        let mut exports = self.exports.lock().unwrap();
+        let at = exports.iter().position(|row| row.uri == uri);
+        let at = at.ok_or_else(|| ApiError::not_found(format!("no point is served at {uri}")))?;
+        Ok(ExportRow { state: ExportState::Stopped, ..exports.remove(at) })
     }
 
     async fn point(&self, point: PointId) -> Result<PointRow> {

@@ -1,6 +1,6 @@
 //! The API as an OpenAPI document: made from the handlers and the types of their answers.
 
-use super::browse;
+use super::{browse, exports};
 use crate::api::error::ErrorBody;
 use crate::api::events::Event;
 use axum::Json;
@@ -91,7 +91,7 @@ pub fn openapi() -> Document {
     paths(
         super::metrics, document, events, super::status, super::agents, super::agent, super::disks, super::policies,
         super::points, super::point, super::chain, browse::partitions, browse::files, browse::find, browse::diff,
-        super::mounts, super::mount, super::unmount, super::actions, super::action, super::report, super::files_report, super::pause,
+        super::mounts, super::mount, super::unmount, exports::exports, exports::export, exports::stop_export, super::actions, super::action, super::report, super::files_report, super::pause,
         super::resume, super::cancel, super::snapshot, super::sync, super::restore, super::verify, super::verify_source,
         super::consolidate, super::consolidation_plan
     ),
@@ -99,7 +99,7 @@ pub fn openapi() -> Document {
     tags(
         (name = "watching", description = "What there is, and how it is"),
         (name = "points", description = "Recovery points, and what is in them"),
-        (name = "mounts", description = "Points as folders of the dispatcher's host"),
+        (name = "mounts", description = "Points as folders and network block devices of the dispatcher's host"),
         (name = "actions", description = "What is being done, and how it went"),
         (name = "doing", description = "What can be asked for")
     )

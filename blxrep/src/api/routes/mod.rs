@@ -2,6 +2,7 @@
 
 mod browse;
 pub mod document;
+mod exports;
 
 use crate::api::backend::{
     AgentRestore, Backend, FilesRestore, Filter, RestoreRequest, SyncRequest, VerifyRequest,
@@ -64,6 +65,10 @@ pub fn router<B: Backend>(backend: Arc<B>, stop: watch::Receiver<bool>) -> Route
         .route("/api/v1/disks", get(disks::<B>))
         .route("/api/v1/policies", get(policies::<B>))
         .route("/api/v1/mounts", get(mounts::<B>).post(mount::<B>).delete(unmount::<B>))
+        .route(
+            "/api/v1/exports",
+            get(exports::exports::<B>).post(exports::export::<B>).delete(exports::stop_export::<B>),
+        )
         .route("/api/v1/points", get(points::<B>))
         .route("/api/v1/points/{point}", get(point::<B>))
         .route("/api/v1/points/{point}/chain", get(chain::<B>))
