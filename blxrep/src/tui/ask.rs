@@ -4,6 +4,7 @@ use super::model::Data;
 use crate::api::browse::{ChangeRow, DiffQuery, FileRow, FilesQuery, FindQuery, Findings, PartitionRow};
 use crate::api::client::ClientError;
 use crate::api::error::ErrorCode;
+use crate::api::exports::{ExportBody, ExportRow};
 use crate::api::mounts::{MountBody, MountRow};
 use crate::api::policies::PolicyList;
 use crate::api::types::{
@@ -57,11 +58,14 @@ pub enum Ask {
     /// What a verification found.
     Report(ActionId),
     Policies,
-    /// What is mounted on the dispatcher's host.
-    Mounts,
+    /// What is mounted and served on the dispatcher's host.
+    Shown,
     Mount(MountBody),
     /// By its folder.
     Unmount(String),
+    Export(ExportBody),
+    /// By its URI.
+    StopExport(String),
 }
 
 impl Ask {
@@ -96,15 +100,35 @@ pub enum Answer {
     Files(Findings<FileRow>),
     Changes(Findings<ChangeRow>),
     Policies(Box<PolicyList>),
-    Mounts(Vec<Mounted>),
+    Shown(Vec<Shown>),
     Mounted(MountRow),
-    Unmounted(MountRow),
+    Exported(ExportRow),
+    /// What was shown is so no longer.
+    Ended(Way),
 }
 
-/// A mounted point, and what is known of it; nothing if the store has let it go, which a mount outlives.
+/// How a point is shown on the dispatcher's host.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Mounted {
-    pub row: MountRow,
+pub enum Way {
+    Mount(MountRow),
+    Export(ExportRow),
+}
+
+impl Way {
+    /// Id of the point.
+    #[must_use]
+    pub fn point(&self) -> &str {
+        match self {
+            Self::Mount(row) => &row.point,
+            Self::Export(row) => &row.point,
+        }
+    }
+}
+
+/// A point that is shown, and what is known of it; nothing if the store has let it go, which a mount outlives.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shown {
+    pub way: Way,
     pub point: Option<Box<PointRow>>,
 }
 

@@ -1,9 +1,10 @@
 //! What the screen asks of the dispatcher.
 
-use super::ask::{Answer, Ask, Failure, Mounted, Reply};
+use super::ask::{Answer, Ask, Failure, Reply, Shown, Way};
 use super::model::Data;
 use crate::api::client::{Client, ClientError};
 use crate::api::error::{ApiError, ErrorCode};
+use crate::api::exports::StopQuery;
 use crate::api::mounts::UnmountQuery;
 use crate::api::types::{ActionRow, ListQuery, VerifyBody};
 use jiff::Timestamp;
@@ -59,24 +60,30 @@ async fn answer(client: &Client, ask: Ask) -> Result<Answer, ClientError> {
         Ask::Restore(body) => Answer::Action(client.restore(&body).await?),
         Ask::Restored(action) => Answer::Restored(Box::new(client.files_report(action).await?)),
         Ask::Policies => Answer::Policies(Box::new(client.policies().await?)),
-        Ask::Mounts => Answer::Mounts(mounts(client).await?),
+        Ask::Shown => Answer::Shown(shown(client).await?),
         Ask::Mount(body) => Answer::Mounted(client.mount(&body).await?),
-        Ask::Unmount(directory) => Answer::Unmounted(client.unmount(&UnmountQuery { directory }).await?),
+        Ask::Unmount(directory) => {
+            Answer::Ended(Way::Mount(client.unmount(&UnmountQuery { directory }).await?))
+        }
+        Ask::Export(body) => Answer::Exported(client.export(&body).await?),
+        Ask::StopExport(uri) => Answer::Ended(Way::Export(client.stop_export(&StopQuery { uri }).await?)),
         Ask::Report(action) => Answer::Report(Box::new(client.report(action).await?)),
     })
 }
 
-async fn mounts(client: &Client) -> Result<Vec<Mounted>, ClientError> {
-    let mut mounts = Vec::new();
-    for row in client.mounts().await? {
-        let point = match client.point(&row.point).await {
+async fn shown(client: &Client) -> Result<Vec<Shown>, ClientError> {
+    let mounts = client.mounts().await?.into_iter().map(Way::Mount);
+    let ways = mounts.chain(client.exports().await?.into_iter().map(Way::Export));
+    let mut shown = Vec::new();
+    for way in ways {
+        let point = match client.point(way.point()).await {
             Ok(point) => Some(Box::new(point)),
             Err(ClientError::Api(error)) if error.code == ErrorCode::NotFound => None,
             Err(error) => return Err(error),
         };
-        mounts.push(Mounted { row, point });
+        shown.push(Shown { way, point });
     }
-    Ok(mounts)
+    Ok(shown)
 }
 
 /// Waits for the end of an action.

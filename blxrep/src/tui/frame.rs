@@ -28,7 +28,7 @@ const ANYWHERE: &str = "\
 Enter Esc      go in, go back
 Up Down k j    the row above, below
 PgUp PgDn g G  a page up, down; the first row, the last
-a M u          actions; what is mounted; what the store takes
+a M u          actions; what is mounted and served; what the store takes
 Ctrl-R Ctrl-L  ask again; draw again
 ? q Ctrl-C     this help; leave";
 
@@ -210,10 +210,10 @@ fn help_text(model: &Model) -> String {
     format!("{text}\nAnywhere:\n{ANYWHERE}\n\nWords:\n{WORDS}")
 }
 
-/// Lines of the help of the page that is seen.
+/// Lines of the help of the page that is seen, as they are broken to fit the screen.
 #[must_use]
 pub fn help_lines(model: &Model) -> usize {
-    help_text(model).lines().count()
+    box_lines("", &help_text(model), model.world.size.0).len()
 }
 
 /// How many of them are seen at once.
@@ -228,11 +228,21 @@ fn help(model: &Model, top: usize, area: Rect, buffer: &mut Buffer) {
     boxed(&model.world, &title, &help_text(model), top, area, buffer);
 }
 
+/// Columns of a box, as wide as its text has to be, on a screen of so many.
+fn box_width(title: &str, text: &str, screen: u16) -> u16 {
+    let widest = Text::raw(text).width().max(Text::raw(title).width());
+    u16::try_from(widest).unwrap_or(u16::MAX).saturating_add(4).min(screen.saturating_sub(2))
+}
+
+/// The lines of a box's text, broken to fit it.
+fn box_lines(title: &str, text: &str, screen: u16) -> Vec<String> {
+    wrap(text, box_width(title, text, screen).saturating_sub(4))
+}
+
 /// Text in a box in the middle of the screen.
 fn boxed(world: &World, title: &str, text: &str, top: usize, area: Rect, buffer: &mut Buffer) {
-    let widest = Text::raw(text).width().max(Text::raw(title).width());
-    let width = u16::try_from(widest).unwrap_or(u16::MAX).saturating_add(4).min(area.width.saturating_sub(2));
-    let lines = wrap(text, width.saturating_sub(4));
+    let lines = box_lines(title, text, area.width);
+    let width = box_width(title, text, area.width);
     let height = u16::try_from(lines.len()).unwrap_or(u16::MAX).saturating_add(2);
     let inner = area.centered(Constraint::Length(width), Constraint::Length(height.min(area.height - 2)));
     Clear.render(inner, buffer);

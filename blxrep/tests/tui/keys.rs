@@ -203,7 +203,7 @@ fn actions_are_paused_resumed_and_cancelled() {
 fn points_are_mounted_and_unmounted() {
     let mut screen = Screen::started();
     screen.keys("M");
-    screen.shows("No point is mounted.");
+    screen.shows("No point is mounted or served.");
     screen.keys("Esc D Down Enter m");
     screen.types("full");
     screen.keys("Enter");
@@ -213,7 +213,7 @@ fn points_are_mounted_and_unmounted() {
     screen.keys("Enter");
     screen.shows("Mounted on /mnt/fuller");
     screen.keys("M");
-    assert_eq!(screen.row(), "● served  web1   /dev/sda  11-03 11:59:56  /mnt/fuller");
+    assert_eq!(screen.row(), "mount   ● served  web1   /dev/sda  11-03 11:59:56  /mnt/fuller");
     screen.keys("Enter");
     screen.shows("4f0c2a9bffff0001");
     screen.keys("Esc x");
@@ -222,7 +222,34 @@ fn points_are_mounted_and_unmounted() {
     screen.shows("/mnt/fuller");
     screen.keys("x y");
     screen.shows("is no longer mounted on /mnt/fuller.");
-    screen.shows("No point is mounted.");
+    screen.shows("No point is mounted or served.");
+}
+
+#[test]
+fn points_are_served_and_stopped() {
+    let mut screen = Screen::started();
+    screen.keys("D Down Enter e");
+    screen.shows("the whole disk /dev/sda of web1");
+    screen.press(Key::Control('u'));
+    screen.types("192.0.2.1:1");
+    screen.keys("Enter");
+    screen.shows("! 192.0.2.1:1 is not on this host");
+    screen.press(Key::Control('u'));
+    screen.types("unix:/run/q.sock");
+    screen.keys("Down Right Enter");
+    assert_eq!(screen.page(), "Mounts");
+    screen.shows("is served at nbd+unix:///?socket=/run/q.sock.");
+    assert!(
+        screen.row().starts_with("export  ● served  web1   /dev/sda  11-03 11:59:56  unix:/run/q.sock"),
+        "{}",
+        screen.row()
+    );
+    screen.press(Key::Home);
+    screen.shows("to read and write; what is ");
+    screen.keys("x");
+    screen.shows("and what they have written is gone");
+    screen.keys("y");
+    screen.shows("is no longer served at");
 }
 
 /// What somebody mounts by hand is seen by and by, and what is refused does not take the list away.
@@ -238,7 +265,7 @@ fn mounts_are_looked_at_again() {
     screen.shows("! no point is mounted on /mnt/x");
     assert!(screen.row().contains("/mnt/x"), "as it was seen last");
     (0..4).for_each(|_| screen.tick(2));
-    screen.shows("No point is mounted.");
+    screen.shows("No point is mounted or served.");
 }
 
 #[test]
@@ -484,6 +511,17 @@ fn every_key_that_is_named_does_something() {
             let after = (screen.page(), screen.drawn());
             assert!(before != after || !screen.asked.is_empty(), "{name} does nothing after `{keys}`");
         }
+    }
+}
+
+/// Also where its lines are broken to fit the screen, and there are more than it has.
+#[test]
+fn the_help_can_be_read_to_its_end() {
+    for keys in ["", "D", "D Down Enter", "D Down Enter Enter", "a", "u", "M", "p"] {
+        let mut screen = Screen::with_series();
+        screen.keys(keys);
+        screen.keys("? End");
+        screen.shows("neither proven nor frozen");
     }
 }
 

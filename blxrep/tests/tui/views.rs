@@ -89,7 +89,7 @@ fn mounts() {
     let mut screen = after("D Down Enter m");
     insta::assert_snapshot!("mount_prompt", screen.drawn());
     screen.types("web");
-    screen.keys("Enter M");
+    screen.keys("Enter e Enter");
     pictures!("mounts", screen);
     pictures!("no_mounts", after("M"));
 }
@@ -177,6 +177,7 @@ fn any_size_can_be_drawn() {
         "M",
         "p",
         "D Down Enter m x Enter M",
+        "D Down Enter e",
         "?",
         "d",
     ] {

@@ -2,7 +2,7 @@
 
 use super::finds::Finds;
 use super::spot::Spot;
-use super::{DETAILS, Files, Found, Restore, Sheet, Topic, What, nothing, open, split};
+use super::{DETAILS, Export, Files, Found, Restore, Sheet, Topic, What, nothing, open, split};
 use crate::api::browse::PartitionRow;
 use crate::model::units::ByteCount;
 use crate::tui::ask::{Ask, Reply};
@@ -30,7 +30,7 @@ const KEYS: [Hint; 6] = [
     hint("/", "find", "files by name, on all partitions"),
     hint("r", "restore", "the selected partition, to a file or a device"),
     hint("R", "disk", "restore the whole disk, to a file or a device"),
-    hint("e", "export", "how to mount or export the point"),
+    hint("e", "export", "serve the selected partition as a network block device"),
     DETAILS,
 ];
 
@@ -89,7 +89,7 @@ impl Page for Contents {
                 let what = What::Partition(Box::new(row.clone()));
                 open(Restore::new(self.spot.point().clone(), what, world))
             }
-            (Key::Char('e'), _) => open(Sheet::new(Topic::Export(Box::new(self.spot.point().clone())))),
+            (Key::Char('e'), Some(row)) => open(Export::new(self.spot.point().clone(), row.partition)),
             (Key::Char('/'), _) => {
                 self.find = Some(Prompt::new("Find", super::found::ADVICE, ""));
                 nothing()
@@ -99,7 +99,7 @@ impl Page for Contents {
                 Some(vec![Order::Say(format!("! Its files cannot be shown: {}", row.note))])
             }
             (Key::Char('d'), Some(row)) => open(Sheet::new(Topic::Partition(Box::new(row.clone())))),
-            (Key::Enter | Key::Char('r' | 'd'), None) => nothing(),
+            (Key::Enter | Key::Char('r' | 'd' | 'e'), None) => nothing(),
             _ => None,
         }
     }

@@ -5,6 +5,7 @@ mod agents;
 mod changes;
 mod contents;
 mod disks;
+mod export;
 mod files;
 mod finds;
 mod form;
@@ -23,6 +24,7 @@ pub use agents::Agents;
 pub use changes::Changes;
 pub use contents::Contents;
 pub use disks::Disks;
+pub use export::Export;
 pub use files::Files;
 pub use found::Found;
 pub use mounts::Mounts;
@@ -39,8 +41,7 @@ use ratatui::layout::Rect;
 /// Lines for what is said of the selected row.
 const DETAIL_LINES: u16 = 3;
 
-const POLICY: Hint =
-    hint("p", "policy", "what is in force for it: schedule, groups, how long points are kept");
+const POLICY: Hint = hint("p", "policy", "what is in force: schedule, groups, how long points stay");
 const DETAILS: Hint = hint("d", "details", "everything that is known of the selected row");
 
 /// A list and, below it, what is said of its selected row.

@@ -1,10 +1,11 @@
-//! Points that are mounted on the dispatcher's host.
+//! Points that are mounted or served on the dispatcher's host.
 
 use super::rows::Rows;
 use super::{Sheet, Topic, nothing, open, rows_in, split};
-use crate::api::mounts::{MountRow, MountState};
+use crate::api::mounts::MountState;
 use crate::api::text::{Clock, Span, seconds_between};
-use crate::tui::ask::{Answer, Ask, Mounted, Reply};
+use crate::model::units::ByteCount;
+use crate::tui::ask::{Answer, Ask, Reply, Shown, Way};
 use crate::tui::frame;
 use crate::tui::key::{Hint, Key, hint};
 use crate::tui::model::World;
@@ -18,26 +19,27 @@ use ratatui::layout::Rect;
 /// Seconds between two looks: nothing tells that somebody has mounted something by hand.
 const EVERY: u64 = 5;
 
-const COLUMNS: [Column; 7] = [
+const COLUMNS: [Column; 8] = [
+    left("KIND", 6, 6),
     left("STATE", 8, 8),
     left("AGENT", 5, 16),
     left("DEVICE", 6, 16),
     left("CUT", 14, 14),
     from(100, right("SINCE", 11, 14)),
     from(120, right("PROCESS", 7, 10)),
-    rest("FOLDER"),
+    rest("WHERE"),
 ];
 
 const KEYS: [Hint; 3] = [
     hint("Enter", "point", "everything that is stored of its point"),
-    hint("x", "unmount", "unmount the selected one"),
-    hint("m", "", "on a list of points: mounts the selected one"),
+    hint("x", "end", "unmount the selected one, or stop serving it"),
+    hint("m e", "", "on a list of points: mount the selected one, serve it"),
 ];
 
 #[derive(Debug, Default)]
 pub struct Mounts {
     /// `None` before the first answer.
-    mounted: Option<Vec<Mounted>>,
+    shown: Option<Vec<Shown>>,
     rows: Rows<String>,
     asked: Option<Timestamp>,
     waits: bool,
@@ -45,20 +47,21 @@ pub struct Mounts {
 }
 
 impl Mounts {
-    fn mounted(&self) -> &[Mounted] {
-        self.mounted.as_deref().unwrap_or_default()
+    fn shown(&self) -> &[Shown] {
+        self.shown.as_deref().unwrap_or_default()
     }
 
-    fn selected(&self) -> Option<&Mounted> {
-        self.mounted().get(self.rows.list.at())
+    fn selected(&self) -> Option<&Shown> {
+        self.shown().get(self.rows.list.at())
     }
 
     /// A folder on which several points are mounted is listed several times.
     fn ids(&self) -> Vec<String> {
-        self.mounted()
-            .iter()
-            .map(|mounted| format!("{} {}", mounted.row.process, mounted.row.directory))
-            .collect()
+        let id = |shown: &Shown| match &shown.way {
+            Way::Mount(row) => format!("{} {}", row.process, row.directory),
+            Way::Export(row) => format!("{} {}", row.process, row.uri),
+        };
+        self.shown().iter().map(id).collect()
     }
 
     fn settle(&mut self, world: &World) {
@@ -67,7 +70,7 @@ impl Mounts {
 
     fn ask(&mut self, world: &World) -> Vec<Order> {
         (self.waits, self.asked) = (true, Some(world.now));
-        vec![Order::Load(Ask::Mounts)]
+        vec![Order::Load(Ask::Shown)]
     }
 }
 
@@ -94,13 +97,13 @@ impl Page for Mounts {
             return nothing();
         }
         match (key, self.selected()) {
-            (Key::Enter | Key::Char('d'), Some(Mounted { point: Some(point), .. })) => {
+            (Key::Enter | Key::Char('d'), Some(Shown { point: Some(point), .. })) => {
                 open(Sheet::new(Topic::Point(point.clone())))
             }
-            (Key::Enter | Key::Char('d'), Some(Mounted { row, .. })) => {
-                Some(vec![Order::Say(format!("! The store has no point {} any more.", row.point))])
+            (Key::Enter | Key::Char('d'), Some(Shown { way, .. })) => {
+                Some(vec![Order::Say(format!("! The store has no point {} any more.", way.point()))])
             }
-            (Key::Char('x'), Some(Mounted { row, .. })) => Some(vec![unmount(row)]),
+            (Key::Char('x'), Some(Shown { way, .. })) => Some(vec![end(way)]),
             (Key::Enter | Key::Char('d' | 'x'), None) => nothing(),
             _ => None,
         }
@@ -108,22 +111,25 @@ impl Page for Mounts {
 
     fn answer(&mut self, reply: Reply, world: &World) -> Vec<Order> {
         match reply {
-            Ok(Answer::Mounts(mounted)) => {
-                (self.waits, self.failed, self.mounted) = (false, None, Some(mounted));
+            Ok(Answer::Shown(shown)) => {
+                (self.waits, self.failed, self.shown) = (false, None, Some(shown));
                 self.settle(world);
                 Vec::new()
             }
-            Ok(Answer::Unmounted(row)) => {
+            Ok(Answer::Ended(way)) => {
+                let said = match way {
+                    Way::Mount(row) => {
+                        format!("Point {} is no longer mounted on {}.", row.point, row.directory)
+                    }
+                    Way::Export(row) => format!("Point {} is no longer served at {}.", row.point, row.uri),
+                };
                 let mut orders = self.ask(world);
-                orders.push(Order::Say(format!(
-                    "Point {} is no longer mounted on {}.",
-                    row.point, row.directory
-                )));
+                orders.push(Order::Say(said));
                 orders
             }
             Ok(_) => Vec::new(),
             // What was refused to be unmounted, or a look that failed: what was seen before stays.
-            Err(failure) if self.mounted.is_some() => {
+            Err(failure) if self.shown.is_some() => {
                 self.waits = false;
                 vec![Order::Say(format!("! {failure}"))]
             }
@@ -143,58 +149,84 @@ impl Page for Mounts {
     fn draw(&self, world: &World, area: Rect, buffer: &mut Buffer) {
         let (list, below) = split(area);
         let Some(selected) = self.selected() else {
-            let empty = "No point is mounted. `m` on a list of points mounts the selected one.";
+            let empty = "No point is mounted or served. On a list of points `m` mounts the selected one, and `e` serves it.";
             let text = frame::in_place(self.waits, self.failed.as_deref(), empty);
             return frame::nothing(buffer, list, &text);
         };
-        let mounted = self.mounted();
-        let head = (world.theme, self.rows.list, mounted.len());
-        table::render(head, &COLUMNS, |n| cells(&mounted[n], world.now), list, buffer);
+        let shown = self.shown();
+        let head = (world.theme, self.rows.list, shown.len());
+        table::render(head, &COLUMNS, |n| cells(&shown[n], world.now), list, buffer);
         frame::detail(world, &said(selected), below, buffer);
     }
 }
 
-fn unmount(row: &MountRow) -> Order {
-    let text = format!(
-        "Unmount point {} from {}? While something uses a file below it, it stays, and the answer says who.",
-        row.point, row.directory
-    );
-    Order::Confirm(Question { text, ask: Ask::Unmount(row.directory.clone()) })
+fn end(way: &Way) -> Order {
+    let (text, ask) = match way {
+        Way::Mount(row) => {
+            let stays = "While something uses a file below it, it stays, and the answer says who.";
+            let text = format!("Unmount point {} from {}? {stays}", row.point, row.directory);
+            (text, Ask::Unmount(row.directory.clone()))
+        }
+        Way::Export(row) => {
+            let lost = if row.writable { ", and what they have written is gone" } else { "" };
+            let text =
+                format!("Stop serving point {} at {}? Its clients are sent away{lost}.", row.point, row.uri);
+            (text, Ask::StopExport(row.uri.clone()))
+        }
+    };
+    Order::Confirm(Question { text, ask })
 }
 
-fn state(state: MountState) -> &'static str {
-    match state {
-        MountState::Served => "● served",
-        MountState::Dead => "! dead",
-        MountState::Unmounted => "- gone",
+/// Its kind, its state, since when, its process, and where it is.
+fn facts(way: &Way) -> (&'static str, &'static str, Option<Timestamp>, u32, &str) {
+    match way {
+        Way::Mount(row) => {
+            let state = match row.state {
+                MountState::Served => "● served",
+                MountState::Dead => "! dead",
+                MountState::Unmounted => "- gone",
+            };
+            ("mount", state, row.since, row.process, &row.directory)
+        }
+        Way::Export(row) => ("export", "● served", Some(row.since), row.process, &row.uri),
     }
 }
 
-fn cells(Mounted { row, point }: &Mounted, now: Timestamp) -> Vec<String> {
+fn cells(Shown { way, point }: &Shown, now: Timestamp) -> Vec<String> {
     let known = |text: Option<String>| text.unwrap_or_else(|| NONE.to_owned());
     let point = point.as_ref();
+    let (kind, state, since, process, place) = facts(way);
     vec![
-        state(row.state).to_owned(),
+        kind.to_owned(),
+        state.to_owned(),
         known(point.map(|point| point.agent.to_string())),
         known(point.map(|point| point.device.clone())),
         known(point.map(|point| moment(point.cut))),
-        known(row.since.map(|since| format!("{} ago", Span(seconds_between(since, now))))),
-        row.process.to_string(),
-        row.directory.clone(),
+        known(since.map(|since| format!("{} ago", Span(seconds_between(since, now))))),
+        process.to_string(),
+        // A whole URI leaves no room for what is of interest in it; it is told below the list.
+        place.replacen("nbd+unix:///?socket=", "unix:", 1),
     ]
 }
 
-fn said(Mounted { row, .. }: &Mounted) -> String {
-    let mut said = vec![format!("point {} on {}", row.point, row.directory)];
-    if row.state == MountState::Dead {
-        said.push("! its server has died: reads fail, and all that can be done is to unmount it".to_owned());
-    }
-    let since = row.since.map_or_else(String::new, |since| format!(", since {}", Clock(since)));
-    said.push(format!("process {}{since}", row.process));
-    said.push(if row.files.is_empty() {
-        "no files".to_owned()
-    } else {
-        format!("files in {}", row.files.join(" "))
-    });
-    said.join("; ")
+fn said(Shown { way, .. }: &Shown) -> String {
+    let (_, _, since, process, place) = facts(way);
+    let since = since.map_or_else(String::new, |since| format!(", since {}", Clock(since)));
+    let what = match way {
+        Way::Mount(row) if row.state == MountState::Dead => {
+            "! its server has died: reads fail, and all that can be done is to unmount it".to_owned()
+        }
+        Way::Mount(row) if row.files.is_empty() => "no files".to_owned(),
+        Way::Mount(row) => format!("files in {}", row.files.join(" ")),
+        Way::Export(row) => {
+            let part = match row.partition {
+                0 => "the whole disk".to_owned(),
+                number => format!("partition {number}"),
+            };
+            let how =
+                if row.writable { "to read and write; what is written is not kept" } else { "read-only" };
+            format!("{part}, {}, {how}", ByteCount(row.bytes))
+        }
+    };
+    format!("point {} on {place}; process {process}{since}; {what}", way.point())
 }

@@ -1,7 +1,9 @@
 //! Points of a disk: on a line of time, and as a list beside it, the newest first.
 
 use super::spot::Spot;
-use super::{Changes, Contents, DETAILS, POLICY, Policy, Restore, Sheet, Topic, What, nothing, rows_in};
+use super::{
+    Changes, Contents, DETAILS, Export, POLICY, Policy, Restore, Sheet, Topic, What, nothing, rows_in,
+};
 use crate::api::events;
 use crate::api::mounts::MountBody;
 use crate::api::text::{Clock, Span, seconds_between};
@@ -51,7 +53,7 @@ const COLUMNS: [Column; 9] = [
     rest("MARKS"),
 ];
 
-const KEYS: [Hint; 13] = [
+const KEYS: [Hint; 14] = [
     hint("Enter", "contents", "partitions and files of the selected point"),
     hint("t", "time", "go to a time, as `1h ago` or `yesterday 14:00`; so does /"),
     hint("+ -", "zoom", "shorter, longer cells of the time line; 0 shows all"),
@@ -61,7 +63,8 @@ const KEYS: [Hint; 13] = [
     DETAILS,
     hint("v", "verify", "read all that it depends on, and compare it with its digests"),
     hint("s", "sync", "a point of this disk, now"),
-    hint("m", "mount", "its disk, partitions and files below a folder of the dispatcher's host"),
+    hint("m", "mount", "its files, below a folder of the dispatcher's host"),
+    hint("e", "export", "have its disk served as a network block device"),
     POLICY,
     hint("symbols", "", timeline::LEGEND),
     hint("digits", "", "how many points are in a cell; + is ten and more"),
@@ -312,6 +315,7 @@ impl Page for Points {
                 let page = point.map(|row| Restore::new(row.clone(), What::Disk, world));
                 return page.map(|page| vec![Order::Open(Box::new(page))]);
             }
+            Key::Char('e') => return point.and_then(|row| super::open(Export::new(row.clone(), 0))),
             Key::Char('d') => return point.map(sheet),
             Key::Char('v') => return point.map(|row| vec![verify(row)]),
             Key::Char('s') => {

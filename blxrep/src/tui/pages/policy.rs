@@ -18,10 +18,10 @@ use crate::tui::words::{count, grouped};
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 
-const COLUMNS: [Column; 4] = [left("KEY", 19, 21), left("VALUE", 8, 24), left("FROM", 7, 7), rest("MEANING")];
+const COLUMNS: [Column; 4] = [left("KEY", 19, 21), left("VALUE", 8, 16), left("FROM", 7, 7), rest("MEANING")];
 
 const KEYS: [Hint; 2] = [
-    hint("Up Down", "scroll", "the row above, below; what is cut off is told in full below the list"),
+    hint("Up Down", "scroll", "the row above, below; it is told in full below the list"),
     hint("FROM", "", "`file`: the policy's file says it; `default`: it does not"),
 ];
 
@@ -68,12 +68,12 @@ impl Policy {
             policies.trouble.iter().map(|why| format!("! {}: {why}; what was in force stays", policies.dir));
         let said = match self.row() {
             None => format!(
-                "no policy of {} names {}: it gets an image only when `blxrep snapshot` asks for it, and these values",
+                "No policy of {} names {}: it gets an image only when `blxrep snapshot` asks for it, and these values",
                 policies.dir, self.agent
             ),
             Some(row) => {
                 let about = if row.description.is_empty() { "" } else { ": " };
-                format!("policy `{}` of {}{about}{}", row.name, row.file, row.description)
+                format!("Policy `{}` of {}{about}{}", row.name, row.file, row.description)
             }
         };
         let disk = self.disk.and_then(|disk| world.disk(disk)).map(|disk| {
@@ -84,7 +84,7 @@ impl Policy {
             };
             format!("{} {is}", disk.device)
         });
-        trouble.chain(disk).chain([said]).collect::<Vec<_>>().join("; ")
+        trouble.chain([said]).chain(disk).collect::<Vec<_>>().join("; ")
     }
 }
 
@@ -127,7 +127,7 @@ impl Page for Policy {
     fn draw(&self, world: &World, area: Rect, buffer: &mut Buffer) {
         let (list, below) = split(area);
         let rows = self.rows();
-        let Some((key, value, ..)) = rows.get(self.list.at()) else {
+        let Some((key, value, _, meaning)) = rows.get(self.list.at()) else {
             let text = frame::in_place(self.failed.is_none(), self.failed.as_deref(), "");
             return frame::nothing(buffer, list, &text);
         };
@@ -137,7 +137,7 @@ impl Page for Policy {
             vec![(*key).to_owned(), value.clone(), (*from).to_owned(), (*meaning).to_owned()]
         };
         table::render(head, &COLUMNS, cells, list, buffer);
-        frame::detail(world, &format!("{key}: {value}. {}", self.said(world)), below, buffer);
+        frame::detail(world, &format!("{key}: {value} ({meaning}). {}", self.said(world)), below, buffer);
     }
 }
 

@@ -37,8 +37,6 @@ pub enum Topic {
     Action(Box<ActionRow>, Option<Report>),
     Partition(Box<PartitionRow>),
     File(Box<FileRow>),
-    /// How to use the point outside of the screen.
-    Export(Box<PointRow>),
     Usage,
 }
 
@@ -90,7 +88,6 @@ impl Sheet {
             }
             Topic::Partition(row) => partition(row),
             Topic::File(row) => file(row),
-            Topic::Export(row) => export(row),
             Topic::Usage => usage(world),
         };
         lines.extend(self.failed.iter().map(|why| ("", format!("! {why}"))));
@@ -146,7 +143,6 @@ impl Page for Sheet {
             Topic::Action(row, _) => format!("{} {}", row.kind, row.id),
             Topic::Partition(row) => format!("partition {}: details", row.partition),
             Topic::File(row) => format!("{}: details", row.name),
-            Topic::Export(row) => format!("{}: export", super::points::short(row.id)),
             Topic::Usage => "store".to_owned(),
         }
     }
@@ -426,22 +422,6 @@ fn file(row: &FileRow) -> Lines {
     ];
     lines.extend(row.target.iter().map(|target| ("leads to", target.clone())));
     lines
-}
-
-fn export(row: &PointRow) -> Lines {
-    let id = row.id;
-    vec![
-        ("", "On the dispatcher's host; none of it changes a byte of the store.".to_owned()),
-        ("", String::new()),
-        ("mount", format!("mkdir /mnt/p && blxrep mount {id} /mnt/p")),
-        ("", "its disk, partitions and files below a folder; `blxrep umount /mnt/p` ends it".to_owned()),
-        ("", String::new()),
-        ("serve", format!("blxrep export {id} --nbd unix:/run/point.sock --writable")),
-        ("", "a network block device, for qemu, nbdcopy, or another host; what is written to it is thrown away".to_owned()),
-        ("", String::new()),
-        ("copy", format!("blxrep export {id} --to /srv/disk.qcow2 --format qcow2")),
-        ("", "an image file".to_owned()),
-    ]
 }
 
 fn usage(world: &World) -> Lines {
