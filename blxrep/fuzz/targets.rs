@@ -143,7 +143,12 @@ pub fn disk(bytes: &[u8]) {
     }
     let _ = detect(&mut fetch, size);
     for part in survey(&mut fetch, size).parts {
-        assert!(part.range.start <= part.range.end && part.range.end <= size);
+        let mut at = 0;
+        while let Some(place) = part.extents.find(at) {
+            assert!(place.start < place.end && place.end <= size);
+            at += place.end - place.start;
+        }
+        assert_eq!(at, part.extents.bytes());
     }
 }
 

@@ -12,6 +12,7 @@ use blxrep::api::exports::{ExportBody, ExportRow, ExportState, StopQuery};
 use blxrep::api::mounts::{MountBody, MountRow, MountState, UnmountQuery};
 use blxrep::api::socket::{ControlSocket, SocketError, connect, socket_path};
 use blxrep::api::types::{Control, ListQuery, RestoreBody, SnapshotBody, SyncBody};
+use blxrep::model::part_id::PartId;
 use fake::{BASE, DELTA, FUZZY, FakeDispatcher, LIVE, SDA};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -393,9 +394,9 @@ async fn files_are_listed_page_by_page_whatever_their_names_are() {
         let one = FilesQuery { path: Some(row.raw.clone()), after: None, ..query.clone() };
         assert_eq!(client.files("9a00", &one).await.unwrap().items, std::slice::from_ref(row));
     }
-    let refused = FilesQuery { partition: Some(3), ..FilesQuery::default() };
+    let refused = FilesQuery { partition: Some(3.into()), ..FilesQuery::default() };
     assert_eq!(code(client.files("9a00", &refused).await).0, ErrorCode::Refused);
-    let none = FilesQuery { partition: Some(9), ..FilesQuery::default() };
+    let none = FilesQuery { partition: Some(9.into()), ..FilesQuery::default() };
     assert_eq!(code(client.files("9a00", &none).await).0, ErrorCode::NotFound);
 }
 
@@ -511,7 +512,10 @@ async fn points_are_served_and_stopped() {
     assert_eq!(code(client.export(&body("unix:x.sock")).await).0, ErrorCode::Invalid, "whose folder?");
     assert_eq!(code(client.export(&body("192.0.2.1:10809")).await).0, ErrorCode::Invalid);
     let served = client.export(&body("unix:/run/a b.sock")).await.unwrap();
-    assert_eq!((served.point.as_str(), served.partition, served.writable), ("9a00111122223333", 0, false));
+    assert_eq!(
+        (served.point.as_str(), &served.partition, served.writable),
+        ("9a00111122223333", &PartId::DISK, false)
+    );
     assert_eq!(client.exports().await.unwrap(), std::slice::from_ref(&served));
     let query = StopQuery { uri: served.uri.clone() };
     let stopped = client.stop_export(&query).await.unwrap();

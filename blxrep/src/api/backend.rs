@@ -15,6 +15,7 @@ use super::types::{
 };
 use crate::model::byte_text::ByteText;
 use crate::model::ids::{ActionId, AgentId, DiskId, PointId};
+use crate::model::part_id::PartId;
 use crate::model::percent::Percent;
 use crate::model::policy::Goal;
 use crate::model::restoration::Conflict;
@@ -46,8 +47,8 @@ pub struct SyncRequest {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RestoreRequest {
     pub point: PointId,
-    /// One partition; the whole disk without it.
-    pub partition: Option<u32>,
+    /// One partition or volume; the whole disk without it.
+    pub partition: Option<PartId>,
     /// Absolute path of a file or a whole block device.
     pub to: PathBuf,
     /// Overwrite what is there. Without it, a target that exists is answered with `ApiError::unconfirmed`, whose
@@ -62,8 +63,8 @@ pub struct RestoreRequest {
 pub struct AgentRestore {
     pub agent: AgentId,
     pub point: PointId,
-    /// One partition; the whole disk without it.
-    pub partition: Option<u32>,
+    /// One partition or volume; the whole disk without it.
+    pub partition: Option<PartId>,
     /// Path of a block device on the agent's host.
     pub device: String,
     /// Write everything, without comparing first.
@@ -105,8 +106,8 @@ pub struct VerifyRequest {
 /// Entries of a folder of a point.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FilesRequest {
-    /// May be left out where only one partition has files.
-    pub partition: Option<u32>,
+    /// May be left out where only one has files.
+    pub partition: Option<PartId>,
     /// From the root; the root itself if it is empty.
     pub path: ByteText,
     /// Entries of an answer.
@@ -119,7 +120,7 @@ pub struct FilesRequest {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FindRequest {
     /// All that have files without it.
-    pub partition: Option<u32>,
+    pub partition: Option<PartId>,
     pub pattern: ByteText,
     pub limit: usize,
     /// So many were told before.
@@ -130,7 +131,7 @@ pub struct FindRequest {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DiffRequest {
     /// All that the first point has files on without it.
-    pub partition: Option<u32>,
+    pub partition: Option<PartId>,
     pub path: ByteText,
     pub limit: usize,
     /// So many were told before.
@@ -144,7 +145,7 @@ pub struct ExportRequest {
     /// `unix:` and an absolute path, or a loopback address and port.
     pub address: String,
     /// 0 is the whole disk.
-    pub partition: u32,
+    pub partition: PartId,
     pub writable: bool,
 }
 
@@ -176,7 +177,7 @@ pub trait Backend: Send + Sync + 'static {
 
     fn point(&self, point: PointId) -> impl Future<Output = Result<PointRow>> + Send;
 
-    /// The partitions of a point, in the order of its table.
+    /// The partitions of a point, in the order of its table, and the volumes on them.
     fn partitions(&self, point: PointId) -> impl Future<Output = Result<Findings<PartitionRow>>> + Send;
 
     /// In the order of the names' bytes.

@@ -1,4 +1,4 @@
-//! What is in a point: its partitions, the files on them, and how those of two points differ.
+//! What is in a point: its partitions and volumes, the files on them, and how those of two points differ.
 //!
 //! Names of files are bytes. Each is told twice: as text that a terminal can show (`path`, with escapes as `\n`, `\xff`
 //! and `\\`), and as `raw`, which stands for exactly its bytes and is what a later request is given
@@ -8,6 +8,7 @@ pub use crate::archive::diff::How;
 pub use crate::archive::entry::FileKind;
 
 use crate::model::byte_text::ByteText;
+use crate::model::part_id::PartId;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
@@ -24,11 +25,11 @@ pub struct Findings<T> {
     pub unread: Vec<String>,
 }
 
-/// One partition; number 0 is a disk without partitions.
+/// One partition, by its number, or one volume, by its name; partition 0 is a disk without partitions.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct PartitionRow {
-    pub partition: u32,
-    /// First byte on the disk.
+    pub partition: PartId,
+    /// Where its first byte lies on the disk. Others of a volume may lie anywhere; of one that cannot be opened it is 0.
     pub start: u64,
     pub bytes: u64,
     /// What lies there, as `blkid` calls it: `ext4`, `swap`, `LVM2_member`. Empty where nothing is known.
@@ -37,7 +38,7 @@ pub struct PartitionRow {
     pub label: String,
     /// Of the filesystem, as `blkid` shows it. Empty if it has none.
     pub uuid: String,
-    /// What the partition table says of it: a GUID, or a byte as `0x83`. Empty for a whole disk.
+    /// What the partition table says of it: a GUID, or a byte as `0x83`. Empty for what is in no table.
     pub type_code: String,
     /// Name that a GPT gives it. Empty if it has none.
     pub name: String,
@@ -50,7 +51,7 @@ pub struct PartitionRow {
 /// One file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct FileRow {
-    pub partition: u32,
+    pub partition: PartId,
     /// Its own name, to be shown.
     pub name: String,
     /// From the root of its filesystem, to be shown.
@@ -73,7 +74,7 @@ pub struct FileRow {
 /// A difference between two points.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ChangeRow {
-    pub partition: u32,
+    pub partition: PartId,
     /// From the root of its filesystem, to be shown.
     pub path: String,
     /// The same path, to be asked for.
@@ -90,9 +91,10 @@ pub struct ChangeRow {
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub struct FilesQuery {
-    /// May be left out where only one partition has files.
+    /// May be left out where only one has files.
     #[serde(default)]
-    pub partition: Option<u32>,
+    #[param(value_type = Option<String>)]
+    pub partition: Option<PartId>,
     /// A folder, whose entries are listed, or a file; the root without it.
     #[serde(default)]
     pub path: Option<ByteText>,
@@ -112,7 +114,8 @@ pub struct FindQuery {
     pub pattern: ByteText,
     /// All that have files without it.
     #[serde(default)]
-    pub partition: Option<u32>,
+    #[param(value_type = Option<String>)]
+    pub partition: Option<PartId>,
     #[serde(default)]
     pub limit: Option<u32>,
     #[serde(default)]
@@ -128,7 +131,8 @@ pub struct DiffQuery {
     pub with: String,
     /// All that both points have without it.
     #[serde(default)]
-    pub partition: Option<u32>,
+    #[param(value_type = Option<String>)]
+    pub partition: Option<PartId>,
     /// Only this file, or what is in this folder.
     #[serde(default)]
     pub path: Option<ByteText>,

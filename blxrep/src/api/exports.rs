@@ -1,5 +1,6 @@
 //! Points that the dispatcher serves as network block devices.
 
+use crate::model::part_id::PartId;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
@@ -10,7 +11,7 @@ pub struct ExportRow {
     /// Id of the point.
     pub point: String,
     /// 0 is the whole disk.
-    pub partition: u32,
+    pub partition: PartId,
     /// Where clients of the NBD protocol connect: `nbd+unix:///?socket=/run/p.sock` or `nbd://127.0.0.1:10809`.
     pub uri: String,
     /// Of the device.
@@ -40,9 +41,9 @@ pub struct ExportBody {
     /// `unix:` and an absolute path on the dispatcher's host, or an address and port of its loopback; port 0 is any that
     /// is free.
     pub address: String,
-    /// One partition, by its number; 0 is the whole disk.
+    /// One partition, by its number, or one volume, by its name; 0 is the whole disk.
     #[serde(default)]
-    pub partition: u32,
+    pub partition: PartId,
     /// Let clients write. What they write goes to a file without a name in the dispatcher's `$TMPDIR`, or `/var/tmp`, at
     /// most 8 GiB, and is gone when the export ends.
     #[serde(default)]

@@ -8,6 +8,7 @@ use crate::model::holes::Holes;
 use crate::model::hook::HookResult;
 use crate::model::host::Footprint;
 use crate::model::ids::{ActionId, AgentId, CutId, DiskId, GenerationId, PointId, StoreId};
+use crate::model::part_id::PartId;
 use crate::model::percent::Percent;
 use crate::model::point::{Consistency, Coverage, PointKind, Round};
 use crate::model::policy::Goal;
@@ -366,9 +367,9 @@ impl FilesReport {
 #[serde(deny_unknown_fields)]
 pub struct RestoreBody {
     pub point: String,
-    /// One partition; the whole disk without it.
+    /// One partition or volume; the whole disk without it.
     #[serde(default)]
-    pub partition: Option<u32>,
+    pub partition: Option<PartId>,
     /// Absolute path of a file or a whole block device on the dispatcher's host. Either this or `agent` and `device`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub to: Option<String>,
@@ -384,7 +385,7 @@ pub struct RestoreBody {
     /// Do not make a point of the device first. Without it one is made, if the device is kept in sync.
     #[serde(default)]
     pub no_undo: bool,
-    /// Files and folders, `[PARTITION:]PATH` each, instead of a disk or partition.
+    /// Files and folders, `[PARTITION:]PATH` each, instead of a disk or a part of it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub paths: Vec<ByteText>,
     /// Absolute path of the folder that they go to: the agent's, or without one the dispatcher's.

@@ -1,6 +1,7 @@
 //! Which parts of a tree are wanted. Pure.
 
 use super::entry::Name;
+use crate::model::part_id::PartId;
 use std::collections::BTreeMap;
 
 /// What is wanted of a folder.
@@ -45,19 +46,15 @@ pub fn path(bytes: &[u8]) -> Option<Vec<Name>> {
         .collect()
 }
 
-/// `[PARTITION:]PATH` in its two parts.
+/// `[PARTITION:]PATH` in its two parts. What is before the colon is a path where it names no part of a disk.
 #[must_use]
-pub fn place(bytes: &[u8]) -> (Option<u32>, &[u8]) {
+pub fn place(bytes: &[u8]) -> (Option<PartId>, &[u8]) {
     let colon = bytes.iter().position(|byte| *byte == b':');
-    let number = colon.and_then(|at| {
-        let digits = bytes[..at].iter().all(u8::is_ascii_digit);
-        let text = std::str::from_utf8(&bytes[..at]).ok().filter(|_| digits)?;
-        Some((text.parse().ok()?, at))
+    let part = colon.and_then(|at| {
+        let id = std::str::from_utf8(&bytes[..at]).ok()?.parse().ok()?;
+        Some((id, &bytes[at + 1..]))
     });
-    match number {
-        Some((number, at)) => (Some(number), &bytes[at + 1..]),
-        None => (None, bytes),
-    }
+    part.map_or((None, bytes), |(id, path)| (Some(id), path))
 }
 
 #[cfg(test)]
@@ -78,11 +75,16 @@ mod tests {
 
     #[test]
     fn a_partition_is_told_from_a_path() {
-        assert_eq!(place(b"2:/etc"), (Some(2), &b"/etc"[..]));
+        let number = |n| Some(PartId::Partition(n));
+        let volume = |name: &str| Some(PartId::Volume(name.to_owned()));
+        assert_eq!(place(b"2:/etc"), (number(2), &b"/etc"[..]));
+        assert_eq!(place(b"vg0-root:/etc"), (volume("vg0-root"), &b"/etc"[..]));
+        assert_eq!(place(b"/vg0-root:/etc"), (None, &b"/vg0-root:/etc"[..]));
+        assert_eq!(place(b"etc:x"), (None, &b"etc:x"[..]));
         assert_eq!(place(b"/a:b"), (None, &b"/a:b"[..]));
         assert_eq!(place(b":x"), (None, &b":x"[..]));
         assert_eq!(place(b"99999999999:x"), (None, &b"99999999999:x"[..]));
-        assert_eq!(place(b"0:"), (Some(0), &b""[..]));
+        assert_eq!(place(b"0:"), (number(0), &b""[..]));
     }
 
     #[test]

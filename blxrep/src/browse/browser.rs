@@ -7,6 +7,7 @@ use crate::api::backend::{DiffRequest, FilesRequest, FindRequest};
 use crate::api::browse::{FileRow, Findings, PartitionRow};
 use crate::api::error::ApiError;
 use crate::model::contents::Part;
+use crate::model::part_id::PartId;
 use crate::mount::MountError;
 use crate::mount::private::{Private, PrivatePoint};
 use rustix::fd::{AsFd, OwnedFd};
@@ -57,10 +58,10 @@ impl Browser {
     fn files(&mut self, request: &FilesRequest) -> Result<Findings<FileRow>, ApiError> {
         let path = rows::components(&request.path)?;
         let point = self.first()?;
-        let part = point.point.part(request.partition)?;
+        let part = point.point.part(request.partition.as_ref())?;
         let root = point.root(&part)?;
         let after = request.after.as_ref().map(|after| after.as_bytes());
-        let page = folder::list(root.folder.as_fd(), part.number, &path, request.limit, after)?;
+        let page = folder::list(root.folder.as_fd(), &part.id, &path, request.limit, after)?;
         Ok(Findings { notes: root.notes(), ..page })
     }
 
@@ -68,11 +69,11 @@ impl Browser {
         let FindRequest { partition, pattern, limit, after } = request;
         let point = self.first()?;
         let (mut roots, mut notes) = (Vec::new(), Vec::new());
-        for part in point.parts(partition)? {
+        for part in point.parts(partition.as_ref())? {
             match point.root(&part) {
                 Ok(root) => {
                     notes.extend(root.notes());
-                    roots.push((part.number, Arc::clone(&root.folder)));
+                    roots.push((part.id.clone(), Arc::clone(&root.folder)));
                 }
                 // One that was not named need not have files.
                 Err(error) if partition.is_none() => notes.push(error.message),
@@ -83,7 +84,7 @@ impl Browser {
             Question::Find(FindRequest { partition, pattern: pattern.clone(), limit: 0, after: 0 });
         let page = self.streams.page(&question, after, limit, move |teller| {
             let pattern = pattern.as_bytes();
-            roots.iter().try_for_each(|(number, root)| search::search(root, *number, pattern, teller))
+            roots.iter().try_for_each(|(id, root)| search::search(root, id, pattern, teller))
         })?;
         Ok(Findings { notes, ..page })
     }
@@ -95,9 +96,9 @@ impl Browser {
             return Err(ApiError::invalid("two points are compared"));
         };
         let (mut roots, mut notes) = (Vec::new(), Vec::new());
-        for part in before.parts(partition)? {
-            let Ok(other) = second.point.part(Some(part.number)) else {
-                notes.push(format!("only point {} has partition {}", before.point.id(), part.number));
+        for part in before.parts(partition.as_ref())? {
+            let Ok(other) = second.point.part(Some(&part.id)) else {
+                notes.push(format!("only point {} has {}", before.point.id(), part.id.described()));
                 continue;
             };
             let mut pair = Vec::new();
@@ -106,12 +107,12 @@ impl Browser {
                 notes.extend(root.notes());
                 pair.push(Arc::clone(&root.folder));
             }
-            roots.push((part.number, pair));
+            roots.push((part.id.clone(), pair));
         }
         let question = Question::Diff(DiffRequest { partition, path, limit: 0, after: 0 });
         let page = self.streams.page(&question, after, limit, move |teller| {
-            roots.iter().try_for_each(|(number, pair)| match &pair[..] {
-                [before, after] => compare::compare([before, after], *number, &names, teller),
+            roots.iter().try_for_each(|(id, pair)| match &pair[..] {
+                [before, after] => compare::compare([before, after], id, &names, teller),
                 _ => Ok(()),
             })
         })?;
@@ -122,7 +123,7 @@ impl Browser {
 /// A point and the roots of its partitions that were looked into.
 struct OpenPoint {
     // Before the point, which waits for the end of its server: that ends when nothing of the mount is open any more.
-    roots: BTreeMap<u32, Root>,
+    roots: BTreeMap<PartId, Root>,
     point: PrivatePoint,
 }
 
@@ -145,10 +146,10 @@ impl OpenPoint {
         Findings { items, next: None, notes: Vec::new(), unread }
     }
 
-    /// The part with a number, or all that have files.
-    fn parts(&self, number: Option<u32>) -> Result<Vec<Part>, MountError> {
-        match number {
-            Some(_) => Ok(vec![self.point.part(number)?]),
+    /// The part with a name, or all that have files.
+    fn parts(&self, id: Option<&PartId>) -> Result<Vec<Part>, MountError> {
+        match id {
+            Some(_) => Ok(vec![self.point.part(id)?]),
             None => Ok(self.point.parts().iter().filter(|part| part.mounting().is_some()).cloned().collect()),
         }
     }
@@ -156,7 +157,7 @@ impl OpenPoint {
     /// The root folder of a part's files, mounted when it is asked for first.
     fn root(&mut self, part: &Part) -> Result<&Root, ApiError> {
         use std::collections::btree_map::Entry;
-        match self.roots.entry(part.number) {
+        match self.roots.entry(part.id.clone()) {
             Entry::Occupied(known) => Ok(known.into_mut()),
             Entry::Vacant(place) => {
                 let (folder, note) = self.point.root(part)?;

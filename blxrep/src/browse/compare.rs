@@ -7,10 +7,16 @@ use crate::api::error::ApiError;
 use crate::archive::diff::{Change, Listener, diff, diff_entry};
 use crate::archive::{ArchiveError, Name, shown};
 use crate::model::byte_text::ByteText;
+use crate::model::part_id::PartId;
 use rustix::fd::{AsFd, OwnedFd};
 
 /// Tells every difference at and below `path`.
-pub fn compare(roots: [&OwnedFd; 2], partition: u32, path: &[Name], teller: &Teller) -> Result<(), ApiError> {
+pub fn compare(
+    roots: [&OwnedFd; 2],
+    partition: &PartId,
+    path: &[Name],
+    teller: &Teller,
+) -> Result<(), ApiError> {
     let (above, last) = path.split_at(path.len().saturating_sub(1));
     let [before, after] = roots.map(|root| rows::open_below(root.as_fd(), above));
     let (before, after) = (before?, after?);
@@ -26,7 +32,7 @@ pub fn compare(roots: [&OwnedFd; 2], partition: u32, path: &[Name], teller: &Tel
 }
 
 struct Changes<'a> {
-    partition: u32,
+    partition: &'a PartId,
     /// Where the folders that are compared are.
     above: ByteText,
     teller: &'a Teller,
@@ -51,7 +57,7 @@ impl Listener for Changes<'_> {
         raw.extend(&change.path);
         let path = shown(&raw);
         let Change { kind, change, what, .. } = change;
-        let row = ChangeRow { partition: self.partition, path, raw: raw.into(), kind, change, what };
+        let row = ChangeRow { partition: self.partition.clone(), path, raw: raw.into(), kind, change, what };
         let told = self.teller.item(&row);
         self.unless_stopped(told)
     }

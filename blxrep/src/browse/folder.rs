@@ -6,6 +6,7 @@ use crate::api::browse::{FileRow, Findings};
 use crate::api::error::ApiError;
 use crate::archive::{Name, shown};
 use crate::model::byte_text::ByteText;
+use crate::model::part_id::PartId;
 use rustix::fd::{AsFd, BorrowedFd};
 use rustix::fs::Dir;
 use std::collections::BinaryHeap;
@@ -13,7 +14,7 @@ use std::collections::BinaryHeap;
 /// At most `limit` entries of the folder at `path` behind the name `after`; of something that is no folder, itself.
 pub fn list(
     root: BorrowedFd<'_>,
-    partition: u32,
+    partition: &PartId,
     path: &[Name],
     limit: usize,
     after: Option<&[u8]>,
@@ -88,7 +89,14 @@ mod tests {
         for limit in [1, 5, 23, 24, 100] {
             let (mut found, mut after) = (Vec::new(), None::<ByteText>);
             loop {
-                let page = list(root.as_fd(), 3, &[], limit, after.as_ref().map(ByteText::as_bytes)).unwrap();
+                let page = list(
+                    root.as_fd(),
+                    &PartId::Partition(3),
+                    &[],
+                    limit,
+                    after.as_ref().map(ByteText::as_bytes),
+                )
+                .unwrap();
                 assert!(page.items.len() <= limit);
                 found.extend(page.items.iter().map(|row| row.raw.as_bytes()[1..].to_vec()));
                 match page.next {
@@ -98,9 +106,11 @@ mod tests {
             }
             assert_eq!(found, names, "{limit}");
         }
-        let one = list(root.as_fd(), 3, &[Name::new(b"file 7%").unwrap()], 10, None).unwrap();
+        let one =
+            list(root.as_fd(), &PartId::Partition(3), &[Name::new(b"file 7%").unwrap()], 10, None).unwrap();
         assert_eq!((one.items[0].name.as_str(), one.items[0].bytes), ("file 7%", 1));
-        let none = list(root.as_fd(), 3, &[Name::new(b"none").unwrap()], 10, None).unwrap_err();
+        let none =
+            list(root.as_fd(), &PartId::Partition(3), &[Name::new(b"none").unwrap()], 10, None).unwrap_err();
         assert!(none.message.contains("has no /none"), "{none}");
     }
 }

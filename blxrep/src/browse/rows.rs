@@ -6,6 +6,7 @@ use crate::archive::walk::kind_of;
 use crate::archive::{Kind, Name, selection, shown};
 use crate::model::byte_text::ByteText;
 use crate::model::contents::{Access, Part};
+use crate::model::part_id::PartId;
 use jiff::Timestamp;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, Stat};
@@ -17,9 +18,9 @@ pub fn partition(part: &Part) -> PartitionRow {
         Access::Never(why) => why.clone(),
     };
     PartitionRow {
-        partition: part.number,
-        start: part.range.start,
-        bytes: part.range.end - part.range.start,
+        partition: part.id.clone(),
+        start: part.extents.find(0).map_or(0, |place| place.start),
+        bytes: part.bytes,
         kind: part.kind.clone(),
         label: part.label.clone(),
         uuid: part.uuid.clone(),
@@ -32,7 +33,7 @@ pub fn partition(part: &Part) -> PartitionRow {
 
 /// One name of a folder, which `above` leads to.
 pub fn file(
-    partition: u32,
+    partition: &PartId,
     folder: BorrowedFd<'_>,
     above: &[Name],
     name: &Name,
@@ -42,7 +43,7 @@ pub fn file(
     let names: Vec<Name> = above.iter().chain([name]).cloned().collect();
     let raw = raw_path(&names);
     Ok(FileRow {
-        partition,
+        partition: partition.clone(),
         name: shown(name.as_bytes()),
         path: shown(raw.as_bytes()),
         raw,

@@ -4,6 +4,7 @@ use super::rows;
 use super::stream::Teller;
 use crate::api::error::ApiError;
 use crate::archive::{MAX_DEPTH, Name, glob, shown};
+use crate::model::part_id::PartId;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
 use rustix::io::Errno;
@@ -11,7 +12,7 @@ use rustix::io::Errno;
 const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 /// Tells every name below a root that fits a pattern. Only what fits is looked at more closely.
-pub fn search(root: &OwnedFd, partition: u32, pattern: &[u8], teller: &Teller) -> Result<(), ApiError> {
+pub fn search(root: &OwnedFd, partition: &PartId, pattern: &[u8], teller: &Teller) -> Result<(), ApiError> {
     let mut search = Search { partition, pattern, path: Vec::new(), teller };
     let mut levels = vec![open(root.as_fd(), b".").map_err(|e| rows::failed(&[], &e.into()))?];
     while let Some(top) = levels.last_mut() {
@@ -40,7 +41,7 @@ fn open(folder: BorrowedFd<'_>, name: &[u8]) -> Result<Dir, Errno> {
 }
 
 struct Search<'a> {
-    partition: u32,
+    partition: &'a PartId,
     pattern: &'a [u8],
     /// Of the folder that is being read.
     path: Vec<Name>,

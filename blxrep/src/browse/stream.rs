@@ -226,7 +226,7 @@ mod tests {
                 Err(counted)
             };
             let request = crate::api::backend::FindRequest {
-                partition: Some(number),
+                partition: Some(number.into()),
                 pattern: Default::default(),
                 limit: 0,
                 after: 0,

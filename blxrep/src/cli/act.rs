@@ -14,6 +14,7 @@ use crate::api::types::{
     ActionRow, Control, RestoreBody, SnapshotBody, SourceBody, SyncBody, SyncRow, VerifyBody, VerifyReport,
 };
 use crate::model::action::ActionState;
+use crate::model::part_id::PartId;
 use crate::model::percent::Percent;
 use crate::model::point::mixture;
 use crate::model::policy::Goal;
@@ -37,7 +38,7 @@ Examples:
   blxrep sync web1 sdb --wait --json";
 
 const RESTORE_EXAMPLES: &str = "\
-With --to, the target is a file or a whole block device on this host, and gets the disk or one partition. A device must
+With --to, the target is a file or a whole block device on this host, and gets the disk or one part of it. A device must
 be at least as large and not in use. What exists is overwritten only with --yes, or when you say so on the terminal.
 
 With --agent and --device, a device of another server gets it: what differs is sent and written, everything is read
@@ -45,13 +46,14 @@ back and compared, and a device that is kept in sync gets a point of what it was
 interruptions of either side. What may be overwritten is in the agent's own configuration (`restore`).
 
 With --path, files are written below --target, with owners, times, attributes and links as they were: on this host, or
-with --agent on another server. PARTITION is its number, 0 for a disk without partitions; it may be left out where only
-one has files.
+with --agent on another server. PARTITION is a partition's number, 0 for a disk without partitions, or a volume's name, as
+`vg0-root`; it may be left out where only one has files.
 
 Examples:
   blxrep restore 4f0c --to /srv/web1-sda.img
   blxrep restore 4f0c2a9b01d3e587 --to /dev/sdc --yes
   blxrep restore 4f0c --partition 2 --to /srv/home.img
+  blxrep restore 4f0c --partition vg0-root --to /srv/root.img
   blxrep restore 4f0c --agent web2 --device /dev/vdb --dry-run
   blxrep restore 4f0c --partition 2 --agent web2 --device /dev/vdb1 --yes
   blxrep restore 4f0c --path 1:/etc/nginx --path 1:/etc/ssl --target /srv/web1 --dry-run
@@ -142,9 +144,9 @@ pub struct RestoreArgs {
     /// File or whole block device to write to
     #[arg(long, value_name = "FILE_OR_DEVICE", required_unless_present_any = ["paths", "device"])]
     to: Option<PathBuf>,
-    /// Only this partition of the disk
-    #[arg(long, value_name = "NUMBER", conflicts_with = "paths")]
-    partition: Option<u32>,
+    /// Only this partition of the disk, by its number, or this volume, by its name
+    #[arg(long, value_name = "PARTITION", conflicts_with = "paths")]
+    partition: Option<PartId>,
     #[command(flatten)]
     device: DeviceArgs,
     #[command(flatten)]

@@ -10,6 +10,7 @@ use crate::archive::{Name, selection, shown};
 use crate::browse::child;
 use crate::model::byte_text::ByteText;
 use crate::model::contents::Part;
+use crate::model::part_id::PartId;
 use crate::model::units::ByteCount;
 use crate::mount::private::PrivatePoint;
 use clap::Args;
@@ -21,12 +22,14 @@ use std::os::unix::ffi::OsStrExt;
 const PAGE: u32 = 1000;
 
 const LS_EXAMPLES: &str = "\
-PARTITION is a partition's number, 0 for a disk without partitions; it may be left out where only one has files.
+PARTITION is a partition's number, 0 for a disk without partitions, or the name of a volume: `vg-lv` of a logical volume,
+`md-NAME` of an md array. It may be left out where only one has files.
 Names that are not plain text are shown with escapes: \\n, \\xff, \\\\.
 
 Examples:
   blxrep ls 4f0c
-  blxrep ls 4f0c 1:/etc";
+  blxrep ls 4f0c 1:/etc
+  blxrep ls 4f0c vg0-root:/etc";
 
 const FIND_EXAMPLES: &str = "\
 PATTERN is compared with names, or with whole paths if it has a slash: `*` and `?` stand for any and for one byte, also a
@@ -169,9 +172,9 @@ fn complete(unread: usize) -> Result<(), CliError> {
 }
 
 /// What people type in two parts.
-fn place(text: &OsStr) -> (Option<u32>, ByteText) {
-    let (number, path) = selection::place(text.as_bytes());
-    (number, path.into())
+fn place(text: &OsStr) -> (Option<PartId>, ByteText) {
+    let (part, path) = selection::place(text.as_bytes());
+    (part, path.into())
 }
 
 fn partition_line(row: &PartitionRow) -> String {
@@ -193,12 +196,12 @@ fn change_line(row: &ChangeRow) -> String {
 }
 
 /// A path as people typed it, in its components.
-pub fn place_of(text: &OsString) -> Result<(Option<u32>, Vec<Name>), CliError> {
-    let (number, path) = selection::place(text.as_bytes());
+pub fn place_of(text: &OsString) -> Result<(Option<PartId>, Vec<Name>), CliError> {
+    let (part, path) = selection::place(text.as_bytes());
     let names = selection::path(path).ok_or_else(|| {
         CliError::Usage(format!("`{}` is no path of a point: it has `..` in it", shown(text.as_bytes())))
     })?;
-    Ok((number, names))
+    Ok((part, names))
 }
 
 /// The root folder of a part's files. What one should know about them is said on stderr.

@@ -11,15 +11,16 @@ use crate::api::error::ApiError;
 use crate::api::text::percent;
 use crate::io::signals::Stop;
 use crate::io::storage::{Access, DataFile, Storage, StorageError};
-use crate::model::partition_table::parse;
-use crate::model::units::{ByteCount, SECTOR_BYTES};
+use crate::model::contents::NoPart;
+use crate::model::part_id::PartId;
+use crate::model::units::ByteCount;
 use crate::mount::session::send;
 use crate::view::PointReader;
 use crate::view::copy::{CopyError, Target, copy};
+use crate::view::part::{PartError, PartReader};
 use clap::{ArgGroup, Args, ValueEnum};
 use serde::Serialize;
 use std::io;
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -33,7 +34,8 @@ Examples:
   blxrep export 4f0c --to /srv/web1-sda.qcow2 --format qcow2
   blxrep export 4f0c --nbd unix:/run/web1.sock
   blxrep export 4f0c --nbd 127.0.0.1:10809 --writable
-  blxrep export 4f0c --partition 1 --to /srv/web1-root.img";
+  blxrep export 4f0c --partition 1 --to /srv/web1-boot.img
+  blxrep export 4f0c --partition vg0-root --to /srv/web1-root.img";
 
 /// Between two looks at how far a copy is.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
@@ -57,9 +59,9 @@ pub struct ExportArgs {
     /// What the file becomes
     #[arg(long, value_enum, default_value = "raw", conflicts_with = "nbd")]
     format: Format,
-    /// Only this partition of the disk, by its number; 0 is the whole disk
-    #[arg(long, value_name = "NUMBER", default_value_t = 0)]
-    partition: u32,
+    /// Only this partition of the disk, by its number, or this volume, by its name; 0 is the whole disk
+    #[arg(long, value_name = "PARTITION", default_value_t = PartId::DISK)]
+    partition: PartId,
     /// Let clients write; the point stays as it is
     #[arg(long)]
     writable: bool,
@@ -96,11 +98,11 @@ pub struct ScratchPlan {
 }
 
 pub async fn export(args: ExportArgs) -> Result<(), CliError> {
-    let part_of = |view: &mut PointView| part(&mut view.reader, args.partition);
+    let client = args.common.client();
     match (&args.nbd, &args.to) {
         (Some(address), _) => {
-            let mut view = view::open(&args.common.client(), &args.point).await?;
-            let part = part_of(&mut view)?;
+            let PointView { chain, reader } = view::open(&client, &args.point).await?;
+            let part = part(reader, &args.partition)?;
             let scratch = args.writable.then(|| ScratchPlan {
                 folder: args.scratch.clone().unwrap_or_else(scratch_folder),
                 limit: args.scratch_limit,
@@ -108,16 +110,15 @@ pub async fn export(args: ExportArgs) -> Result<(), CliError> {
             // From here on a signal ends this in order, so that no socket is left behind.
             let stop = Stop::listen().map_err(CliError::Runtime)?;
             let output = args.common.output();
-            serve(view, part, address, scratch, stop, |serving| output.result(serving, serving_text)).await
+            serve(&chain, part, address, scratch, stop, |serving| output.result(serving, serving_text)).await
         }
         (None, Some(to)) => {
-            let part_file = unfinished_name(to, args.common.data_dir.path())?;
+            let unfinished = unfinished_name(to, args.common.data_dir.path())?;
             let replaces = may_replace(to, args.yes)?;
-            let mut view = view::open(&args.common.client(), &args.point).await?;
-            let part = part_of(&mut view)?;
-            let plan =
-                CopyPlan { to: to.clone(), unfinished: part_file, replaces, format: args.format, part };
-            let done = copy_out(view, plan).await?;
+            let view = view::open(&client, &args.point).await?;
+            let part = part(view.reader, &args.partition)?;
+            let plan = CopyPlan { to: to.clone(), unfinished, replaces, format: args.format };
+            let done = copy_out(part, plan).await?;
             args.common.output().result(&done, |done| {
                 format!("{}: {}, of them {} data", done.file, ByteCount(done.bytes), ByteCount(done.data))
             })
@@ -136,8 +137,8 @@ fn serving_text(serving: &Serving) -> String {
 pub struct ServeArgs {
     #[command(flatten)]
     data_dir: DataDir,
-    #[arg(long, default_value_t = 0)]
-    partition: u32,
+    #[arg(long, default_value_t = PartId::DISK)]
+    partition: PartId,
     #[arg(long)]
     writable: bool,
     point: String,
@@ -151,11 +152,12 @@ pub async fn serve_for_dispatcher(args: ServeArgs) -> Result<(), CliError> {
     let served = async {
         let stop = Stop::listen_with_input().map_err(CliError::Input)?;
         let address: Address = args.address.parse().map_err(CliError::Usage)?;
-        let mut view = view::open(&Client::new(args.data_dir.path()), &args.point).await?;
-        let part = part(&mut view.reader, args.partition)?;
+        let client = Client::new(args.data_dir.path());
+        let PointView { chain, reader } = view::open(&client, &args.point).await?;
+        let part = part(reader, &args.partition)?;
         let limit = size(SCRATCH_LIMIT).map_err(CliError::Usage)?;
         let scratch = args.writable.then(|| ScratchPlan { folder: scratch_folder(), limit });
-        serve(view, part, &address, scratch, stop, |serving| told(Ok(serving))).await
+        serve(&chain, part, &address, scratch, stop, |serving| told(Ok(serving))).await
     };
     served.await.or_else(|error| told(Err(error.into())))
 }
@@ -164,40 +166,13 @@ fn scratch_folder() -> PathBuf {
     std::env::var_os("TMPDIR").map_or_else(|| PathBuf::from(SCRATCH), PathBuf::from)
 }
 
-/// The bytes of a partition, by its number.
-fn part(reader: &mut PointReader, number: u32) -> Result<Range<u64>, CliError> {
-    let bytes = reader.disk_bytes();
-    if number == 0 {
-        return Ok(0..bytes);
-    }
-    let mut damage = None;
-    let mut fetch = |at: u64, length: usize| {
-        let mut out = vec![0; length];
-        match reader.read_at(at, &mut out) {
-            Ok(()) => Some(out),
-            Err(error) => {
-                damage = Some(error);
-                None
-            }
-        }
-    };
-    // A disk does not say in what blocks its table counts: one of them makes sense.
-    let entries = [512, 4096]
-        .into_iter()
-        .filter_map(|block| parse(&mut fetch, bytes, block))
-        .map(|table| table.entries)
-        .find(|entries| !entries.is_empty())
-        .unwrap_or_default();
-    if let Some(entry) = entries.iter().find(|entry| entry.number == number) {
-        let start = entry.first_sector * SECTOR_BYTES;
-        return Ok(start..start + entry.sectors * SECTOR_BYTES);
-    }
-    if let Some(error) = damage {
-        return Err(CliError::Failed(format!("cannot read the partition table: {error}")));
-    }
-    let known: Vec<String> = entries.iter().map(|entry| entry.number.to_string()).collect();
-    let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
-    Err(CliError::Usage(format!("the point has no partition {number}; there are: {known}")))
+/// Opens the part that is meant.
+fn part(reader: PointReader, id: &PartId) -> Result<PartReader, CliError> {
+    PartReader::open(reader, id).map_err(|error| match error {
+        PartError::View(error) => CliError::Failed(format!("cannot read what is on the disk: {error}")),
+        PartError::None(none @ NoPart::Unknown { .. }) => CliError::Usage(format!("the point has {none}")),
+        PartError::None(none) => CliError::Refused(format!("the point has {none}")),
+    })
 }
 
 /// What came of a copy.
@@ -215,7 +190,6 @@ struct CopyPlan {
     unfinished: PathBuf,
     replaces: bool,
     format: Format,
-    part: Range<u64>,
 }
 
 /// The name beside `to` under which the file grows; refuses files within the store.
@@ -253,15 +227,12 @@ fn may_replace(to: &Path, yes: bool) -> Result<bool, CliError> {
     }
 }
 
-async fn copy_out(view: PointView, plan: CopyPlan) -> Result<Copied, CliError> {
+async fn copy_out(mut part: PartReader, plan: CopyPlan) -> Result<Copied, CliError> {
     let mut interrupts = interrupts()?;
-    let total = plan.part.end - plan.part.start;
+    let total = part.bytes();
     let state = Arc::new((AtomicU64::new(0), AtomicBool::new(false)));
     let shared = Arc::clone(&state);
-    let mut copying = tokio::task::spawn_blocking(move || {
-        let mut reader = view.reader;
-        write_out(&mut reader, &plan, &shared.0, &shared.1)
-    });
+    let mut copying = tokio::task::spawn_blocking(move || write_out(&mut part, &plan, &shared.0, &shared.1));
     let mut ticks = tokio::time::interval(LOOK_EVERY);
     ticks.tick().await;
     loop {
@@ -280,20 +251,20 @@ async fn copy_out(view: PointView, plan: CopyPlan) -> Result<Copied, CliError> {
 }
 
 fn write_out(
-    reader: &mut PointReader,
+    part: &mut PartReader,
     plan: &CopyPlan,
     done: &AtomicU64,
     cancel: &AtomicBool,
 ) -> Result<Copied, CliError> {
     let storage = Storage::default();
     let file = create(&storage, plan)?;
-    let bytes = plan.part.end - plan.part.start;
+    let bytes = part.bytes();
     let written = match plan.format {
         Format::Raw => Target::raw(file, bytes),
         Format::Qcow2 => Ok(Target::qcow2(file, bytes)),
     }
     .and_then(|target| {
-        copy(reader, plan.part.clone(), target, |at| {
+        copy(part, target, |at| {
             done.store(at, Ordering::Relaxed);
             !cancel.load(Ordering::Relaxed)
         })

@@ -7,6 +7,7 @@ use crate::api::client::Client;
 use crate::api::mounts::{MountRow, MountState};
 use crate::api::text::printable;
 use crate::model::contents::{Access, Part};
+use crate::model::part_id::PartId;
 use crate::model::units::ByteCount;
 use crate::mount::place;
 use crate::mount::serve::{self, Control, Job};
@@ -18,9 +19,10 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 const MOUNT_EXAMPLES: &str = "\
-DIR then shows `disk.img`, `partitions/<n>.img` and, for every filesystem that this kernel knows, its files under
-`files/<n>` (0 where the disk has no partitions). All of it is read-only; a journal that has to be replayed first is
-replayed into a temporary file, so nothing in the store changes. Only root can look into DIR.
+DIR then shows `disk.img`, `partitions/<p>.img` and, for every filesystem that this kernel knows, its files under
+`files/<p>`. <p> is a partition's number (0 where the disk has none) or a volume's name, as `vg0-root`. All of it is
+read-only; a journal that has to be replayed first is replayed into a temporary file, so nothing in the store changes.
+Only root can look into DIR.
 
 Examples:
   mkdir /mnt/p && blxrep mount 4f0c /mnt/p
@@ -77,7 +79,7 @@ struct Mounted {
 
 #[derive(Debug, Serialize)]
 struct PartRow {
-    partition: u32,
+    partition: PartId,
     start: u64,
     bytes: u64,
     kind: String,
@@ -116,9 +118,9 @@ fn show(dir: &Path, part: &Part) -> PartRow {
         },
     };
     PartRow {
-        partition: part.number,
-        start: part.range.start,
-        bytes: part.range.end - part.range.start,
+        partition: part.id.clone(),
+        start: part.extents.find(0).map_or(0, |place| place.start),
+        bytes: part.bytes,
         kind: part.kind.clone(),
         label: part.label.clone(),
         name: part.name.clone(),
@@ -175,8 +177,7 @@ fn mounts_table(rows: &[MountRow]) -> Table {
 fn mounted_text(row: &Mounted) -> String {
     let mut lines = vec![format!("point {} is mounted on {}", row.point, row.directory)];
     for part in &row.parts {
-        let what =
-            if part.partition == 0 { "disk".to_owned() } else { format!("partition {}", part.partition) };
+        let what = part.partition.described();
         let kind = if part.kind.is_empty() { "unknown" } else { &part.kind };
         let label = if part.label.is_empty() { String::new() } else { format!(" \"{}\"", part.label) };
         let place = part.files.as_deref().unwrap_or("no files");

@@ -2,11 +2,12 @@
 
 use super::error::CliError;
 use super::export::ScratchPlan;
-use super::view::PointView;
+use crate::api::chain::PointChain;
 use crate::io::signals::Stop;
 use crate::io::storage::Storage;
 use crate::view::nbd::Offer;
 use crate::view::nbd::server::Clients;
+use crate::view::part::PartReader;
 use crate::view::scratch::Scratch;
 use crate::view::served::Served;
 use rustix::fs::Mode;
@@ -14,7 +15,6 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixStream;
@@ -78,27 +78,25 @@ pub struct Serving {
 
 /// Serves until it is asked to stop. `tell` is called when clients can come.
 pub async fn serve(
-    view: PointView,
-    part: Range<u64>,
+    chain: &PointChain,
+    part: PartReader,
     address: &Address,
     scratch: Option<ScratchPlan>,
     mut stop: Stop,
     tell: impl FnOnce(&Serving) -> Result<(), CliError>,
 ) -> Result<(), CliError> {
-    let PointView { chain, reader, .. } = view;
-    let layer =
-        |plan: ScratchPlan| Scratch::new(&Storage::default(), &plan.folder, reader.disk_bytes(), plan.limit);
+    let layer = |plan: ScratchPlan| Scratch::new(&Storage::default(), &plan.folder, part.bytes(), plan.limit);
     let scratch = scratch.map(layer).transpose().map_err(|e| CliError::Failed(e.to_string()))?;
     let offer = Offer {
         name: chain.point.to_string(),
         description: format!("point {} of disk {} of {}", chain.point, chain.disk, chain.agent),
-        bytes: part.end - part.start,
+        bytes: part.bytes(),
         writable: scratch.is_some(),
     };
     let listener = Listener::bind(address)?;
     let serving =
         Serving { uri: listener.address().to_string(), bytes: offer.bytes, writable: offer.writable };
-    let mut clients = Clients::new(offer, Served::new(reader, part, scratch));
+    let mut clients = Clients::new(offer, Served::new(part, scratch));
     tell(&serving)?;
     loop {
         let socket = tokio::select! {

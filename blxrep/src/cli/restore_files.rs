@@ -21,6 +21,7 @@ use crate::archive::walk::walk;
 use crate::archive::watched::Watched;
 use crate::model::byte_text::ByteText;
 use crate::model::contents::Part;
+use crate::model::part_id::PartId;
 use crate::model::restored::{self, Outcome, Report, Step};
 use crate::model::units::ByteCount;
 use crate::mount::MountError;
@@ -90,7 +91,7 @@ impl FilesArgs {
 }
 
 /// What is wanted of each partition; that of `None` is the only one with files.
-pub type Wanted = BTreeMap<Option<u32>, Selection>;
+pub type Wanted = BTreeMap<Option<PartId>, Selection>;
 
 /// Sorts `[PARTITION:]PATH` by partition.
 pub fn wanted(paths: &[OsString]) -> Result<Wanted, CliError> {
@@ -105,7 +106,7 @@ pub fn wanted(paths: &[OsString]) -> Result<Wanted, CliError> {
 /// The partitions that are meant. Comes before anything is written: one that does not exist, or none where one is
 /// needed, ends it.
 pub fn parts(point: &PrivatePoint, wanted: Wanted) -> Result<Vec<(Part, Selection)>, CliError> {
-    let part = |(number, selection)| Ok((point.part(number)?, selection));
+    let part = |(id, selection): (Option<PartId>, _)| Ok((point.part(id.as_ref())?, selection));
     wanted.into_iter().map(part).collect()
 }
 

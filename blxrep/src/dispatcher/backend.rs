@@ -105,9 +105,9 @@ impl Control {
     /// How much is to be restored. Refuses a point that lacks something, and a partition that it does not have.
     async fn part_bytes(&self, request: &AgentRestore) -> Result<u64> {
         let store = self.ask(|hub| Ok(hub.store.clone())).await?;
-        let (point, partition) = (request.point, request.partition);
+        let (point, partition) = (request.point, request.partition.clone());
         let consent = Consent { overwrite: true, holes: request.allow_holes };
-        let opened = tokio::task::spawn_blocking(move || store.open_part(point, partition, consent));
+        let opened = tokio::task::spawn_blocking(move || store.open_part(point, partition.as_ref(), consent));
         Ok(opened.await.map_err(|_| stopping())??.bytes())
     }
 }

@@ -70,11 +70,11 @@ async fn open(
     row: &RestorationRow,
     target: &DeviceTarget,
 ) -> Result<(PartReader, PartReader), RestoreError> {
-    let (point, partition, bytes) = (row.restoration.point, row.partition, target.bytes);
+    let (point, partition, bytes) = (row.restoration.point, row.partition.clone(), target.bytes);
     let consent = Consent { overwrite: true, holes: row.allow_holes };
     let store = shared.store.clone();
     let opened = tokio::task::spawn_blocking(move || {
-        let part = store.open_part(point, partition, consent)?;
+        let part = store.open_part(point, partition.as_ref(), consent)?;
         if part.bytes() != bytes {
             return Err(StoreError::Refused(format!("{} has another size than was asked for", point)));
         }

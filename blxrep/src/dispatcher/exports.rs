@@ -73,7 +73,7 @@ impl Exports {
         };
         let row = ExportRow {
             point: request.point.to_string(),
-            partition: request.partition,
+            partition: request.partition.clone(),
             uri: serving.uri,
             bytes: serving.bytes,
             writable: serving.writable,
@@ -134,13 +134,18 @@ fn not_started(error: io::Error) -> ApiError {
 mod tests {
     use super::*;
     use crate::model::ids::PointId;
+    use crate::model::part_id::PartId;
 
     /// The test's own program knows no such command: it ends without a word.
     #[tokio::test]
     async fn a_process_that_does_not_serve_is_an_error_and_takes_no_place() {
         let exports = Exports::new("/nonexistent".into());
-        let request =
-            ExportRequest { point: PointId(1), address: "unix:/x".to_owned(), partition: 0, writable: false };
+        let request = ExportRequest {
+            point: PointId(1),
+            address: "unix:/x".to_owned(),
+            partition: PartId::DISK,
+            writable: false,
+        };
         for _ in 0..2 * MAX_EXPORTS {
             let error = exports.start(request.clone()).await.unwrap_err();
             assert!(error.message.contains("without a word"), "{error}");

@@ -86,7 +86,7 @@ impl Jobs {
             return Err(ApiError::invalid(format!("{} is no absolute path", request.to.display())));
         }
         self.store.check_whole(request.point, consent(request))?;
-        let target = self.store.check_target_of(request.point, request.partition, &request.to)?;
+        let target = self.store.check_target_of(request.point, request.partition.as_ref(), &request.to)?;
         match target.overwrites {
             Some(what) if !request.yes => {
                 let mixture = self.store.point(request.point)?.half_restored.map(mixture);
@@ -109,8 +109,9 @@ impl Jobs {
     pub fn restore(&mut self, action: ActionId, request: RestoreRequest) {
         self.start(action, move |store, progress| {
             let RestoreRequest { point, partition, to, .. } = &request;
-            let report = store.restore_part_to_file(*point, *partition, to, consent(&request), progress)?;
-            tracing::info!(%point, partition, to = %to.display(), bytes = report.bytes,
+            let report =
+                store.restore_part_to_file(*point, partition.as_ref(), to, consent(&request), progress)?;
+            tracing::info!(%point, ?partition, to = %to.display(), bytes = report.bytes,
                 written = report.written, verified = report.verified, "restored");
             Ok(None)
         });

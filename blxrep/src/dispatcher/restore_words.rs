@@ -13,8 +13,8 @@ pub fn place(row: &RestorationRow) -> String {
 /// What is restored.
 pub fn source(row: &RestorationRow) -> String {
     let point = row.restoration.point;
-    match (row.paths.len(), row.partition) {
-        (0, Some(number)) => format!("partition {number} of point {point}"),
+    match (row.paths.len(), &row.partition) {
+        (0, Some(part)) => format!("{} of point {point}", part.described()),
         (0, None) => format!("point {point}"),
         _ => files_of(&row.paths, point),
     }

@@ -179,7 +179,7 @@ impl Hub {
             action,
             agent: agent.clone(),
             restoration,
-            partition: request.partition,
+            partition: request.partition.clone(),
             paths: Vec::new(),
             allow_holes: request.allow_holes,
             undo: if due { Undo::Due } else { Undo::None },

@@ -1,19 +1,26 @@
 //! What lies on a disk, part by part, and how the files of each part can be shown on this host. Pure.
 //!
-//! A part is a partition, or the whole disk as number 0 where it has none. How a part is mounted follows from its
-//! superblock: it also says whether the kernel would have to write to it first (replay its journal).
+//! A part is the whole disk where it has no partitions, a partition, or a volume: an md array, a logical volume of LVM, a
+//! partition within one of them. How a part is mounted follows from its superblock: it also says whether the kernel would
+//! have to write to it first (replay its journal).
 
-use super::partition_table::{self, Fetch, Table, TableId};
+use super::assembly::Assembly;
+use super::extents::Extents;
+use super::part_id::PartId;
+use super::partition_table::{self, Fetch, Table, TableId, u32_at, u64_at};
 use super::superblock::{self, Superblock};
 use serde::{Deserialize, Serialize};
-use std::ops::Range;
 
 /// Sizes of logical blocks that disks with partition tables have.
 const BLOCKS: [u32; 2] = [512, 4096];
 /// Types of MBR entries that hold the logical partitions.
 const EXTENDED: [&str; 3] = ["0x05", "0x0f", "0x85"];
+/// Most parts of a disk; what lies deeper than they is not looked for.
+const MAX_PARTS: usize = 512;
+/// Most places of the disk that all parts together are made of. They are told from one process to another.
+const MAX_PLACES: usize = 16 << 10;
 /// What is advised where this host cannot do it.
-const IN_A_VM: &str = "`blxrep export POINT --nbd` gives the disk to a virtual machine that can";
+pub(super) const IN_A_VM: &str = "`blxrep export POINT --nbd` gives the disk to a virtual machine that can";
 
 /// What lies on a disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,18 +30,19 @@ pub struct Contents {
     pub parts: Vec<Part>,
 }
 
-/// One partition; number 0 is the whole disk.
+/// A partition or a volume; partition 0 is the whole disk.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Part {
-    pub number: u32,
-    /// Bytes of the disk.
-    pub range: Range<u64>,
+    pub id: PartId,
+    pub bytes: u64,
+    /// Where its bytes lie on the disk. None if it cannot be opened; then `access` says why.
+    pub extents: Extents,
     /// As `blkid` calls it: `ext4`, `swap`, `LVM2_member`. Empty where nothing is known.
     pub kind: String,
     pub label: String,
     /// Of the filesystem, as `blkid` shows it. Empty if it has none.
     pub uuid: String,
-    /// What the table says of it: a GUID, or a byte as `0x83`. Empty for a whole disk.
+    /// What the table says of it: a GUID, or a byte as `0x83`. Empty for what is in no table.
     pub type_code: String,
     /// Name that a GPT gives it.
     pub name: String,
@@ -64,13 +72,14 @@ pub struct Mounting {
 impl Part {
     /// A part of which no more is known than where it is.
     #[must_use]
-    pub fn unknown(number: u32, range: Range<u64>) -> Self {
+    pub fn unknown(id: PartId, extents: impl Into<Extents>) -> Self {
         let none = String::new;
         let why = "nothing that this program knows lies there: no filesystem to show".to_owned();
-        let access = Access::Never(why);
+        let (extents, access) = (extents.into(), Access::Never(why));
         Self {
-            number,
-            range,
+            id,
+            bytes: extents.bytes(),
+            extents,
             kind: none(),
             label: none(),
             uuid: none(),
@@ -78,6 +87,11 @@ impl Part {
             name: none(),
             access,
         }
+    }
+
+    /// Whether it may be a disk itself, as of a virtual machine: a volume that no table calls a partition.
+    fn may_have_table(&self) -> bool {
+        matches!(self.id, PartId::Volume(_)) && self.kind.is_empty() && self.type_code.is_empty()
     }
 
     #[must_use]
@@ -89,23 +103,82 @@ impl Part {
     }
 }
 
+/// Why there is no such part.
+#[derive(Debug, thiserror::Error)]
+pub enum NoPart {
+    #[error("no {}, only {known}", id.described())]
+    Unknown { id: PartId, known: String },
+    #[error("no {} that can be opened: {why}", id.described())]
+    Closed { id: PartId, why: String },
+}
+
+impl Contents {
+    /// The part that is meant.
+    pub fn part(&self, id: &PartId) -> Result<&Part, NoPart> {
+        let Some(part) = self.parts.iter().find(|part| part.id == *id) else {
+            let known: Vec<String> = self.parts.iter().map(|part| part.id.to_string()).collect();
+            return Err(NoPart::Unknown { id: id.clone(), known: known.join(", ") });
+        };
+        match &part.access {
+            Access::Never(why) if part.extents.is_empty() => {
+                Err(NoPart::Closed { id: id.clone(), why: why.clone() })
+            }
+            _ => Ok(part),
+        }
+    }
+}
+
 /// Looks through a disk. What cannot be read counts as not being there; the caller knows what its `fetch` refused.
 pub fn survey(fetch: &mut Fetch<'_>, disk_bytes: u64) -> Contents {
+    let disk = Part::unknown(PartId::DISK, 0..disk_bytes);
+    let Contents { table, parts: mut found } = partitions(fetch, &disk);
+    if found.is_empty() {
+        found.push(look(fetch, disk));
+    }
+    let (mut parts, mut assembly, mut places) = (Vec::new(), Assembly::default(), 0);
+    // Volumes hold partitions, arrays hold volumes, and the other way round. Groups come when nothing else is left, for
+    // their members may lie in any of those.
+    while !found.is_empty() && parts.len() < MAX_PARTS {
+        let mut within = Vec::new();
+        for mut part in found {
+            places += part.extents.count();
+            if places > MAX_PLACES {
+                part.extents = Extents::default();
+                part.access = Access::Never("it lies in too many pieces".to_owned());
+            }
+            assembly.learn(fetch, parts.len(), &part);
+            if part.may_have_table() {
+                within.extend(partitions(fetch, &part).parts);
+                if !within.is_empty() {
+                    part.access = Access::Never("it has partitions of its own".to_owned());
+                }
+            }
+            parts.push(part);
+        }
+        found = within;
+        if found.is_empty() {
+            found = assembly.arrays(fetch, &mut parts);
+        }
+        if found.is_empty() {
+            found = assembly.volumes(fetch, &mut parts);
+        }
+        found.truncate(MAX_PARTS - parts.len().min(MAX_PARTS));
+    }
+    Contents { table, parts }
+}
+
+/// The partitions within a part, by the table that makes most sense.
+fn partitions(fetch: &mut Fetch<'_>, outer: &Part) -> Contents {
     let mut found: Vec<Contents> = Vec::new();
     for block in BLOCKS {
-        if let Some(table) = partition_table::parse(fetch, disk_bytes, block) {
-            found.push(Contents { parts: partitions(fetch, &table), table: Some(table.id) });
+        let mut within = |at, length| outer.extents.fetch(fetch, at, length);
+        if let Some(table) = partition_table::parse(&mut within, outer.bytes, block) {
+            found.push(Contents { parts: entries(fetch, outer, &table), table: Some(table.id) });
         }
     }
     // The first of the best: the same bytes read with another block size lead to places where nothing is.
     let best = found.into_iter().reduce(|best, next| if worth(&next) > worth(&best) { next } else { best });
-    match best {
-        Some(contents) if !contents.parts.is_empty() => contents,
-        other => {
-            let whole = look(fetch, Part::unknown(0, 0..disk_bytes));
-            Contents { table: other.and_then(|contents| contents.table), parts: vec![whole] }
-        }
-    }
+    best.unwrap_or(Contents { table: None, parts: Vec::new() })
 }
 
 /// How much a reading of the table makes sense.
@@ -114,13 +187,14 @@ fn worth(contents: &Contents) -> (bool, usize) {
     (matches!(contents.table, Some(TableId::Gpt(_))), known)
 }
 
-fn partitions(fetch: &mut Fetch<'_>, table: &Table) -> Vec<Part> {
+fn entries(fetch: &mut Fetch<'_>, outer: &Part, table: &Table) -> Vec<Part> {
     let mut parts: Vec<Part> = Vec::new();
     for entry in &table.entries {
         let start = entry.first_sector * super::units::SECTOR_BYTES;
         let range = start..start + entry.sectors * super::units::SECTOR_BYTES;
+        let Some(extents) = outer.extents.slice(range) else { continue };
         let (type_code, name) = (entry.kind.clone(), entry.name.clone());
-        let part = Part { type_code, name, ..Part::unknown(entry.number, range) };
+        let part = Part { type_code, name, ..Part::unknown(outer.id.partition(entry.number), extents) };
         if EXTENDED.contains(&entry.kind.as_str()) {
             let access = Access::Never("an extended partition: it only holds the logical ones".to_owned());
             parts.push(Part { access, ..part });
@@ -132,15 +206,9 @@ fn partitions(fetch: &mut Fetch<'_>, table: &Table) -> Vec<Part> {
 }
 
 /// Looks for a superblock in a part.
-fn look(fetch: &mut Fetch<'_>, part: Part) -> Part {
-    let range = part.range.clone();
-    let bytes = range.end - range.start;
-    let mut within = |at: u64, length: usize| {
-        let end = at.checked_add(length as u64).filter(|end| *end <= bytes)?;
-        debug_assert!(range.start + end <= range.end);
-        fetch(range.start + at, length)
-    };
-    let Some(found) = superblock::detect(&mut within, bytes) else { return part };
+pub(super) fn look(fetch: &mut Fetch<'_>, part: Part) -> Part {
+    let mut within = |at, length| part.extents.fetch(fetch, at, length);
+    let Some(found) = superblock::detect(&mut within, part.bytes) else { return part };
     let access = access(&found, &mut within);
     Part { kind: found.kind.to_owned(), label: found.label, uuid: found.uuid, access, ..part }
 }
@@ -161,12 +229,11 @@ fn access(found: &Superblock, fetch: &mut Fetch<'_>) -> Access {
         "btrfs" => btrfs(fetch, mount),
         "vfat" => mount("vfat", "utf8", false, None),
         "swap" => Access::Never("a swap area: it has no files".to_owned()),
+        // What they belong to is said when it was put together.
         "LVM2_member" => Access::Never(format!(
-            "a physical volume of LVM: its logical volumes are not put together on this host; {IN_A_VM}"
+            "a physical volume of LVM: no whole description of a group that it belongs to lies on this disk; {IN_A_VM}"
         )),
-        "linux_raid_member" => Access::Never(format!(
-            "a member of an md array: arrays are not put together on this host; {IN_A_VM}"
-        )),
+        "linux_raid_member" => Access::Never(format!("a member of an md array; {IN_A_VM}")),
         "crypto_LUKS" => Access::Never(format!("encrypted: its key is not here; {IN_A_VM}")),
         "jbd" => Access::Never("the journal of a filesystem that lies elsewhere: it has no files".to_owned()),
         other => Access::Never(format!("{other} is not mounted by this program; {IN_A_VM}")),
@@ -202,14 +269,6 @@ fn btrfs(fetch: &mut Fetch<'_>, mount: impl Fn(&str, &str, bool, Option<&str>) -
     let log_tree = u64_at(&sb, 0x60).is_some_and(|log| log != 0);
     let unreplayed = log_tree.then_some("subvolid=5,rescue=nologreplay");
     mount("btrfs", "subvolid=5", log_tree, unreplayed)
-}
-
-fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
-    bytes.get(at..)?.first_chunk().map(|b| u32::from_le_bytes(*b))
-}
-
-fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
-    bytes.get(at..)?.first_chunk().map(|b| u64::from_le_bytes(*b))
 }
 
 #[cfg(test)]
@@ -251,12 +310,13 @@ mod tests {
         ext4(&mut image, 0, false);
         let contents = surveyed(&image);
         assert_eq!(contents.table, None);
-        assert_eq!((contents.parts[0].number, &contents.parts[0].range), (0, &(0..DISK as u64)));
+        let whole = Extents::from(0..DISK as u64);
+        assert_eq!((&contents.parts[0].id, &contents.parts[0].extents), (&PartId::DISK, &whole));
         let mounting = contents.parts[0].mounting().unwrap();
         assert_eq!((mounting.driver.as_str(), mounting.replay), ("ext4", false));
         assert_eq!(mounting.options, "errors=continue,noload");
         let nothing = surveyed(&vec![0; DISK]);
-        assert!(matches!(&nothing.parts[..], [Part { number: 0, access: Access::Never(_), .. }]));
+        assert!(matches!(&nothing.parts[..], [Part { id: PartId::DISK, access: Access::Never(_), .. }]));
     }
 
     #[test]
@@ -267,7 +327,7 @@ mod tests {
             ext4(&mut image, 256 * block, true);
             put(&mut image, 768 * block + 4086, b"SWAPSPACE2");
             let contents = surveyed(&image);
-            let start = |index: usize| contents.parts[index].range.start;
+            let start = |index: usize| contents.parts[index].extents.find(0).unwrap().start;
             assert_eq!((start(0), start(1)), (256 * block as u64, 768 * block as u64), "{block}");
             let mounting = contents.parts[0].mounting().unwrap();
             assert!(mounting.replay && mounting.unreplayed.as_deref() == Some("errors=continue,noload"));
@@ -311,7 +371,7 @@ mod tests {
                 image[at] = value;
             }
             for part in surveyed(&image).parts {
-                prop_assert!(part.range.start < part.range.end && part.range.end <= 1 << 20);
+                prop_assert!(part.extents.find(part.bytes - 1).is_some_and(|place| place.end <= 1 << 20));
             }
         }
     }

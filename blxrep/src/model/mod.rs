@@ -1,16 +1,21 @@
 //! The words of the product as types. Pure: imports nothing else of the crate, touches no OS.
 
 pub mod action;
+mod assembly;
 pub mod bitmap;
 pub mod byte_text;
 pub mod comparison;
 pub mod contents;
 pub mod encoding;
+pub mod extents;
 pub mod granules;
 pub mod holes;
 pub mod hook;
 pub mod host;
 pub mod ids;
+pub mod lvm;
+pub mod md;
+pub mod part_id;
 pub mod partition_table;
 pub mod percent;
 pub mod point;

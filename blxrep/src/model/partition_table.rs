@@ -216,23 +216,28 @@ pub fn uuid(bytes: &[u8]) -> String {
     text
 }
 
-/// The CRC of IEEE 802.3, which GPT uses. Tables are small and read once: bit by bit is fast enough.
+/// The CRC of IEEE 802.3, which GPT uses.
 fn crc32(bytes: &[u8]) -> u32 {
-    let mut crc = u32::MAX;
+    !crc(u32::MAX, bytes)
+}
+
+/// The same without its first and last step. Tables are small and read once: bit by bit is fast enough.
+pub(super) fn crc(seed: u32, bytes: &[u8]) -> u32 {
+    let mut crc = seed;
     for byte in bytes {
         crc ^= u32::from(*byte);
         for _ in 0..8 {
             crc = (crc >> 1) ^ (0xedb8_8320 * (crc & 1));
         }
     }
-    !crc
+    crc
 }
 
-fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
+pub(super) fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
     bytes.get(at..)?.first_chunk().map(|b| u32::from_le_bytes(*b))
 }
 
-fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
+pub(super) fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
     bytes.get(at..)?.first_chunk().map(|b| u64::from_le_bytes(*b))
 }
 

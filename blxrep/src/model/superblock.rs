@@ -3,7 +3,8 @@
 //! Members of something larger (md, LVM, LUKS) come first: a mirror's member may look like the filesystem on it.
 //! The bytes are hostile; only fixed places are read.
 
-use super::partition_table::{Fetch, uuid};
+use super::partition_table::{Fetch, u32_at, uuid};
+use super::{lvm, md};
 
 /// A filesystem, swap area or member of a volume.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,7 +19,7 @@ pub struct Superblock {
 pub fn detect(fetch: &mut Fetch<'_>, bytes: u64) -> Option<Superblock> {
     // Every superblock but btrfs's and the md ones at the end lies in the first 8 KiB.
     let head = fetch(0, usize::try_from(bytes.min(8 << 10)).ok()?)?;
-    md(fetch, &head, bytes)
+    md(fetch, bytes)
         .or_else(|| lvm(&head))
         .or_else(|| luks(&head))
         .or_else(|| xfs(&head))
@@ -33,7 +34,7 @@ fn found(kind: &'static str, uuid: String, label: &[u8]) -> Option<Superblock> {
 }
 
 /// Bytes up to the first NUL as text, without surrounding blanks or anything that would upset a terminal.
-fn text(bytes: &[u8]) -> String {
+pub(super) fn text(bytes: &[u8]) -> String {
     let end = bytes.iter().position(|b| *b == 0).unwrap_or(bytes.len());
     let clean: String = String::from_utf8_lossy(&bytes[..end]).chars().filter(|c| !c.is_control()).collect();
     clean.trim().to_owned()
@@ -88,16 +89,11 @@ fn swap(fetch: &mut Fetch<'_>, head: &[u8]) -> Option<Superblock> {
 }
 
 fn lvm(head: &[u8]) -> Option<Superblock> {
-    let at = (0..4).map(|sector| sector * 512).find(|at| {
-        head.get(*at..*at + 8).is_some_and(|magic| magic == b"LABELONE")
-            && head.get(at + 24..at + 32).is_some_and(|kind| kind == b"LVM2 001")
-    })?;
-    let header = at.checked_add(usize::try_from(u32_at(head, at + 20)?).ok()?)?;
-    let raw = text(head.get(header..header.checked_add(32)?)?);
+    let label = lvm::Label::find(head)?;
     // LVM's own grouping of its 32 characters.
     let ends = [6, 10, 14, 18, 22, 26, 32];
     let groups: Option<Vec<&str>> =
-        ends.iter().zip([0].iter().chain(&ends)).map(|(end, start)| raw.get(*start..*end)).collect();
+        ends.iter().zip([0].iter().chain(&ends)).map(|(end, start)| label.id.get(*start..*end)).collect();
     found("LVM2_member", groups.map(|groups| groups.join("-")).unwrap_or_default(), &[])
 }
 
@@ -109,24 +105,9 @@ fn luks(head: &[u8]) -> Option<Superblock> {
     found("crypto_LUKS", text(head.get(168..208)?), label)
 }
 
-fn md(fetch: &mut Fetch<'_>, head: &[u8], bytes: u64) -> Option<Superblock> {
-    const MAGIC: [u8; 4] = 0xa92b_4efcu32.to_le_bytes();
-    const KIND: &str = "linux_raid_member";
-    let version_1 = |sb: &[u8]| {
-        let matches = sb.get(..4)? == MAGIC && u32_at(sb, 4)? == 1;
-        matches.then(|| found(KIND, uuid(sb.get(16..32)?), sb.get(32..64)?))?
-    };
-    // 1.1 at the start, 1.2 after 4 KiB, 1.0 at least 8 KiB before the end, on a multiple of 4 KiB.
-    let near_end = (bytes / 512).checked_sub(16).map(|sector| (sector & !7) * 512);
-    let at_end = near_end.and_then(|at| fetch(at, 512));
-    [Some(head), head.get(4096..), at_end.as_deref()].into_iter().flatten().find_map(version_1).or_else(
-        || {
-            // 0.90 in the last whole 64 KiB, with its id in two pieces.
-            let sb = fetch((bytes & !0xffff).checked_sub(0x1_0000)?, 512)?;
-            let matches = sb.get(..4)? == MAGIC && u32_at(&sb, 4)? == 0;
-            matches.then(|| found(KIND, uuid(&[sb.get(20..24)?, sb.get(52..64)?].concat()), &[]))?
-        },
-    )
+fn md(fetch: &mut Fetch<'_>, bytes: u64) -> Option<Superblock> {
+    let superblock = md::Superblock::find(fetch, bytes)?;
+    found("linux_raid_member", superblock.uuid(), superblock.label())
 }
 
 fn vfat(head: &[u8]) -> Option<Superblock> {
@@ -141,10 +122,6 @@ fn vfat(head: &[u8]) -> Option<Superblock> {
     let id = u32_at(head, serial)?;
     let label = head.get(label..label + 11).filter(|label| *label != b"NO NAME    ").unwrap_or_default();
     found("vfat", format!("{:04X}-{:04X}", id >> 16, id & 0xffff), label)
-}
-
-fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
-    bytes.get(at..)?.first_chunk().map(|b| u32::from_le_bytes(*b))
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use super::tree::{folder_name, partition_name, scratch_name};
 use crate::io::loops::LoopDevice;
 use crate::model::contents::{Mounting, Part};
+use crate::model::part_id::PartId;
 use rustix::io::Errno;
 use rustix::mount::MountFlags;
 use std::ffi::CString;
@@ -23,12 +24,12 @@ pub struct Shown {
 
 /// Mounts the files of a part of the point that is mounted on `dir`. The error says why they cannot be shown.
 pub fn show(dir: &Path, part: &Part, how: &Mounting) -> Result<Shown, String> {
-    let folder = dir.join(folder_name(part.number));
-    let plain = match part.number {
-        0 => dir.join("disk.img"),
-        number => dir.join(partition_name(number)),
+    let folder = dir.join(folder_name(&part.id));
+    let plain = match &part.id {
+        &PartId::DISK => dir.join("disk.img"),
+        id => dir.join(partition_name(id)),
     };
-    let scratch = dir.join(scratch_name(part.number));
+    let scratch = dir.join(scratch_name(&part.id));
     let source = if how.replay { &scratch } else { &plain };
     let first = mount(source, how.replay, &folder, &how.driver, &how.options);
     let first = match (first, &how.unreplayed) {

@@ -4,6 +4,7 @@
 use super::session::Session;
 use super::{MountError, files};
 use crate::model::contents::{Access, Part};
+use crate::model::part_id::PartId;
 use rustix::fd::OwnedFd;
 use rustix::fs::{Mode, OFlags};
 use rustix::mount::{MountFlags, MountPropagationFlags};
@@ -72,14 +73,14 @@ impl PrivatePoint {
         &self.session.ready.point
     }
 
-    /// The part that is meant: the one with the number, or the only one that has files.
-    pub fn part(&self, number: Option<u32>) -> Result<Part, MountError> {
-        choose(self.parts(), number).cloned()
+    /// The part that is meant: the one with the name, or the only one that has files.
+    pub fn part(&self, id: Option<&PartId>) -> Result<Part, MountError> {
+        choose(self.parts(), id).cloned()
     }
 
     /// The root folder of a part's files, and what one should know about them.
     pub fn root(&self, part: &Part) -> Result<(OwnedFd, String), MountError> {
-        let named = format!("{} of point {}", name_of(part), self.id());
+        let named = format!("{} of point {}", part.id.described(), self.id());
         let how = match &part.access {
             Access::Mount(how) => how,
             Access::Never(why) => {
@@ -95,14 +96,10 @@ impl PrivatePoint {
     }
 }
 
-fn name_of(part: &Part) -> String {
-    if part.number == 0 { "the disk".to_owned() } else { format!("partition {}", part.number) }
-}
-
-fn choose(parts: &[Part], number: Option<u32>) -> Result<&Part, MountError> {
+fn choose<'a>(parts: &'a [Part], id: Option<&PartId>) -> Result<&'a Part, MountError> {
     let with_files = || parts.iter().filter(|part| part.mounting().is_some());
     let list = || {
-        let all = with_files().map(|part| format!("{} ({})", part.number, part.kind));
+        let all = with_files().map(|part| format!("{} ({})", part.id, part.kind));
         let all: Vec<String> = all.collect();
         if all.is_empty() {
             "none has files".to_owned()
@@ -110,19 +107,19 @@ fn choose(parts: &[Part], number: Option<u32>) -> Result<&Part, MountError> {
             format!("those with files: {}", all.join(", "))
         }
     };
-    match number {
-        Some(number) => parts
+    match id {
+        Some(id) => parts
             .iter()
-            .find(|part| part.number == number)
-            .ok_or_else(|| MountError::NotFound(format!("the point has no partition {number}; {}", list()))),
+            .find(|part| part.id == *id)
+            .ok_or_else(|| MountError::NotFound(format!("the point has no {}; {}", id.described(), list()))),
         None => {
             let mut found = with_files();
             match (found.next(), found.next()) {
                 (Some(only), None) => Ok(only),
                 (None, _) => {
                     let why = parts.iter().map(|part| match &part.access {
-                        Access::Never(why) => format!("{}: {why}", name_of(part)),
-                        Access::Mount(_) => name_of(part),
+                        Access::Never(why) => format!("{}: {why}", part.id.described()),
+                        Access::Mount(_) => part.id.described(),
                     });
                     let why: Vec<String> = why.collect();
                     Err(MountError::Refused(format!("the point has no files: {}", why.join("; "))))
@@ -142,15 +139,16 @@ mod tests {
         let mounting =
             Mounting { driver: String::new(), options: String::new(), replay: false, unreplayed: None };
         let access = if files { Access::Mount(mounting) } else { Access::Never("swap".to_owned()) };
-        Part { kind: "ext4".to_owned(), access, ..Part::unknown(number, 0..1) }
+        Part { kind: "ext4".to_owned(), access, ..Part::unknown(PartId::Partition(number), 0..1) }
     }
 
     #[test]
     fn a_partition_need_not_be_named_where_only_one_has_files() {
         let parts = [part(1, false), part(2, true)];
-        assert_eq!(choose(&parts, None).unwrap().number, 2);
-        assert_eq!(choose(&parts, Some(1)).unwrap().number, 1);
-        let error = choose(&parts, Some(3)).unwrap_err().to_string();
+        assert_eq!(choose(&parts, None).unwrap().id, PartId::Partition(2));
+        let named = |number| choose(&parts, Some(&PartId::Partition(number)));
+        assert_eq!(named(1).unwrap().id, PartId::Partition(1));
+        let error = named(3).unwrap_err().to_string();
         assert!(error.contains("no partition 3") && error.contains("2 (ext4)"), "{error}");
         let two = [part(1, true), part(2, true)];
         assert!(choose(&two, None).unwrap_err().to_string().contains("PARTITION:PATH"));

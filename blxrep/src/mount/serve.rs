@@ -5,7 +5,8 @@ use super::server::{READERS, Server};
 use super::session::{Order, Ready, Word, receive, send};
 use super::tree::Tree;
 use crate::io::storage::Storage;
-use crate::model::contents::{self, Access, Part};
+use crate::model::contents::{Access, Contents, Part};
+use crate::view::part::survey;
 use crate::view::{Chain, PointReader};
 use rustix::fd::OwnedFd;
 use rustix::fs::{Mode, OFlags};
@@ -109,22 +110,8 @@ fn start(job: Job) -> Result<(Ready, JoinHandle<io::Result<()>>), String> {
 fn prepare(job: Job) -> Result<(Ready, Server), String> {
     let Job { point, mut reader, chain, at, dir: _ } = job;
     let disk_bytes = reader.disk_bytes();
-    let mut problems = Vec::new();
-    let mut fetch = |at: u64, length: usize| {
-        let fits = at.checked_add(length as u64).is_some_and(|end| end <= disk_bytes);
-        let mut bytes = vec![0; if fits { length } else { return None }];
-        match reader.read_at(at, &mut bytes) {
-            Ok(()) => Some(bytes),
-            Err(error) => {
-                let line = error.to_string();
-                if !problems.contains(&line) {
-                    problems.push(line);
-                }
-                None
-            }
-        }
-    };
-    let parts = contents::survey(&mut fetch, disk_bytes).parts;
+    let (Contents { parts, .. }, failed) = survey(&mut reader);
+    let problems = failed.iter().map(ToString::to_string).collect();
     let mut readers = vec![reader];
     while readers.len() < READERS {
         let more = PointReader::open(&Storage::default(), &chain);
@@ -141,17 +128,19 @@ fn prepare(job: Job) -> Result<(Ready, Server), String> {
 fn about(point: &str, disk_bytes: u64, parts: &[Part]) -> String {
     let mut text = format!("point {point}, a disk of {disk_bytes} bytes\n");
     for part in parts {
-        let what =
-            if part.number == 0 { "the disk".to_owned() } else { format!("partition {}", part.number) };
         let kind = if part.kind.is_empty() { "unknown" } else { &part.kind };
-        let range = &part.range;
         // Writing to a string cannot fail.
-        let _ = write!(text, "\n{what}: {kind}, bytes {} to {}", range.start, range.end);
+        let _ = write!(text, "\n{}: {kind}, {} bytes", part.id.described(), part.bytes);
+        let _ = match (part.extents.count(), part.extents.find(0)) {
+            (1, Some(place)) => write!(text, " from byte {} on", place.start),
+            (2.., Some(place)) => write!(text, " from byte {} on and in other places", place.start),
+            _ => Ok(()),
+        };
         let _ = match &part.access {
             Access::Mount(how) if how.replay => {
-                write!(text, "\n  files/{}, after a replay of its journal", part.number)
+                write!(text, "\n  files/{}, after a replay of its journal", part.id)
             }
-            Access::Mount(_) => write!(text, "\n  files/{}", part.number),
+            Access::Mount(_) => write!(text, "\n  files/{}", part.id),
             Access::Never(why) => write!(text, "\n  no files: {why}"),
         };
     }

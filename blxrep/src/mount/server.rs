@@ -6,6 +6,9 @@
 
 use super::scratch::Scratch;
 use super::tree::{Node, Tree};
+use crate::model::contents::Part;
+use crate::model::extents::Extents;
+use crate::view::part;
 use crate::view::reader::Content;
 use crate::view::{PointReader, ViewError};
 use fuser::{
@@ -16,7 +19,6 @@ use fuser::{
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::io;
-use std::ops::Range;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
@@ -78,9 +80,9 @@ impl Server {
     /// Serves a point through these readers, all of the same point.
     pub fn new(readers: Vec<PointReader>, tree: Tree, about: String, at: SystemTime) -> io::Result<Self> {
         let mut scratch = BTreeMap::new();
-        for part in tree.parts().iter().filter(|part| part.mounting().is_some_and(|m| m.replay)) {
-            let layer = Scratch::new(part.range.end - part.range.start, MAX_SCRATCH_BYTES)?;
-            scratch.insert(part.number, RwLock::new(layer));
+        let replayed = |part: &Part| part.mounting().is_some_and(|mounting| mounting.replay);
+        for (number, part) in (0..).zip(tree.parts()).filter(|(_, part)| replayed(part)) {
+            scratch.insert(number, RwLock::new(Scratch::new(part.bytes, MAX_SCRATCH_BYTES)?));
         }
         let readers = Readers { free: Mutex::new(readers), returned: Condvar::new() };
         Ok(Self { tree, readers, scratch, about, errors: Mutex::default(), at })
@@ -94,7 +96,7 @@ impl Server {
         match node {
             Node::About => self.about.len() as u64,
             Node::Errors => lock(&self.errors).iter().map(|line| line.len() as u64 + 1).sum(),
-            _ => self.tree.range(node).map_or(0, |range| range.end - range.start),
+            _ => self.tree.extents(node).map_or(0, Extents::bytes),
         }
     }
 
@@ -136,10 +138,10 @@ impl Server {
             let end = start.saturating_add(size as usize).min(text.len());
             return Ok(text[start..end].to_vec());
         }
-        let range = self.tree.range(node).ok_or(Errno::EISDIR)?;
-        let length = (range.end - range.start).saturating_sub(offset).min(u64::from(size)).min(MAX_READ);
+        let extents = self.tree.extents(node).ok_or(Errno::EISDIR)?;
+        let length = extents.bytes().saturating_sub(offset).min(u64::from(size)).min(MAX_READ);
         let mut out = vec![0; usize::try_from(length).unwrap_or(0)];
-        let below = |at: u64, out: &mut [u8]| self.read_disk(range.start + at, out);
+        let below = |at: u64, out: &mut [u8]| self.read_part(extents, at, out);
         let done = match self.scratch_of(node) {
             Some(scratch) => {
                 scratch.read().unwrap_or_else(PoisonError::into_inner).read(offset, &mut out, below)
@@ -151,10 +153,10 @@ impl Server {
     }
 
     fn write_node(&self, node: Node, offset: u64, data: &[u8]) -> Result<u32, Errno> {
-        let (Some(scratch), Some(range)) = (self.scratch_of(node), self.tree.range(node)) else {
+        let (Some(scratch), Some(extents)) = (self.scratch_of(node), self.tree.extents(node)) else {
             return Err(Errno::EROFS);
         };
-        let below = |at: u64, out: &mut [u8]| self.read_disk(range.start + at, out);
+        let below = |at: u64, out: &mut [u8]| self.read_part(extents, at, out);
         let mut scratch = scratch.write().unwrap_or_else(PoisonError::into_inner);
         scratch.write(offset, data, below).map_err(|error| {
             self.note(format!("a write of {} bytes of a replay failed: {error}", data.len()));
@@ -170,8 +172,10 @@ impl Server {
         }
     }
 
-    fn read_disk(&self, at: u64, out: &mut [u8]) -> io::Result<()> {
-        self.readers.with(|reader| reader.read_at(at, out)).map_err(|error| self.failed(&error))
+    fn read_part(&self, extents: &Extents, at: u64, out: &mut [u8]) -> io::Result<()> {
+        self.readers
+            .with(|reader| part::read_at(reader, extents, at, out))
+            .map_err(|error| self.failed(&error))
     }
 
     /// A read that failed, as the reader of the file sees it. The reason is in `errors.txt`.
@@ -189,17 +193,17 @@ impl Server {
 
     /// Where data or a hole begins at or behind `at`.
     fn seek(&self, node: Node, at: u64, hole: bool) -> Result<u64, Errno> {
-        let range = self.tree.range(node).ok_or(Errno::EINVAL)?;
-        let size = range.end - range.start;
+        let extents = self.tree.extents(node).ok_or(Errno::EINVAL)?;
+        let size = extents.bytes();
         if at >= size {
             return Err(Errno::ENXIO);
         }
         if matches!(node, Node::Scratch(_)) {
             return if hole { Ok(size) } else { Ok(at) };
         }
-        let found = self.readers.with(|reader| next(reader, range.start + at, range.end, hole));
+        let found = self.readers.with(|reader| next(reader, extents, at, hole));
         match found.map_err(|error| Errno::from(self.failed(&error)))? {
-            Some(place) => Ok(place - range.start),
+            Some(place) => Ok(place),
             // Behind the last data there is a hole.
             None if hole => Ok(size),
             None => Err(Errno::ENXIO),
@@ -207,17 +211,22 @@ impl Server {
     }
 }
 
-/// Where the next hole (or data) begins before `end`. Gives up after many stretches and calls the rest data.
-fn next(reader: &mut PointReader, mut at: u64, end: u64, hole: bool) -> Result<Option<u64>, ViewError> {
+/// Where the next hole (or data) of a part begins. Gives up after many stretches and calls the rest data.
+fn next(
+    reader: &mut PointReader,
+    extents: &Extents,
+    mut at: u64,
+    hole: bool,
+) -> Result<Option<u64>, ViewError> {
     for _ in 0..MAX_STRETCHES {
-        match reader.next_stretch(at)? {
-            Some((range, content)) if at < end => {
+        match part::next_stretch(reader, extents, at)? {
+            Some((range, content)) => {
                 if (content == Content::Zero) == hole {
                     return Ok(Some(at));
                 }
                 at = range.end;
             }
-            _ => return Ok(None),
+            None => return Ok(None),
         }
     }
     Ok(if hole { None } else { Some(at) })
@@ -353,8 +362,7 @@ impl Filesystem for Server {
     }
 
     fn statfs(&self, _: &Request, _: INodeNo, reply: ReplyStatfs) {
-        let Range { start, end } = self.tree.range(Node::Disk).unwrap_or_default();
         let files = self.tree.parts().len() as u64 + 6;
-        reply.statfs((end - start).div_ceil(4096), 0, 0, files, 0, 4096, 255, 4096);
+        reply.statfs(self.size(Node::Disk).div_ceil(4096), 0, 0, files, 0, 4096, 255, 4096);
     }
 }

@@ -4,20 +4,21 @@
 //! about.txt            what lies on the disk, and why some of it is not shown
 //! errors.txt           reads that failed
 //! disk.img             the whole disk
-//! partitions/<n>.img   one partition
-//! files/<n>/           where the kernel mounts the filesystem of a partition; 0 is the whole disk
-//! .scratch-<n>         not listed: a partition that can be written to, for the replay of its journal
+//! partitions/<p>.img   one partition, by its number, or one volume, by its name
+//! files/<p>/           where the kernel mounts the filesystem of a part; 0 is the whole disk
+//! .scratch-<p>         not listed: a part that can be written to, for the replay of its journal
 //! ```
 
 use crate::model::contents::Part;
-use std::ops::Range;
+use crate::model::extents::Extents;
+use crate::model::part_id::PartId;
 
-/// Inode numbers of parts: the part's number is below.
+/// Inode numbers of parts: the part's place in the list of all is below.
 const PART: u64 = 1 << 32;
 const FOLDER: u64 = 2 << 32;
 const SCRATCH: u64 = 3 << 32;
 
-/// What is behind a name.
+/// What is behind a name. Parts are given by their place in the list of all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Node {
     Root,
@@ -56,32 +57,32 @@ impl Node {
 /// The names of one point.
 #[derive(Clone, Debug)]
 pub struct Tree {
-    disk_bytes: u64,
+    disk: Extents,
     parts: Vec<Part>,
 }
 
-/// The name, within the mounted point, of a partition that can be written to.
+/// The name, within the mounted point, of a part that can be written to.
 #[must_use]
-pub fn scratch_name(part: u32) -> String {
+pub fn scratch_name(part: &PartId) -> String {
     format!(".scratch-{part}")
 }
 
-/// The name of a partition's image.
+/// The name of a part's image.
 #[must_use]
-pub fn partition_name(part: u32) -> String {
+pub fn partition_name(part: &PartId) -> String {
     format!("partitions/{part}.img")
 }
 
 /// The folder that the files of a part are mounted on.
 #[must_use]
-pub fn folder_name(part: u32) -> String {
+pub fn folder_name(part: &PartId) -> String {
     format!("files/{part}")
 }
 
 impl Tree {
     #[must_use]
-    pub const fn new(disk_bytes: u64, parts: Vec<Part>) -> Self {
-        Self { disk_bytes, parts }
+    pub fn new(disk_bytes: u64, parts: Vec<Part>) -> Self {
+        Self { disk: Extents::from(0..disk_bytes), parts }
     }
 
     #[must_use]
@@ -90,7 +91,7 @@ impl Tree {
     }
 
     fn part(&self, number: u32) -> Option<&Part> {
-        self.parts.iter().find(|part| part.number == number)
+        self.parts.get(usize::try_from(number).ok()?)
     }
 
     /// The node with this inode number, if there is one.
@@ -110,7 +111,7 @@ impl Tree {
 
     fn exists(&self, node: Node) -> bool {
         match node {
-            Node::Partition(n) => n > 0 && self.part(n).is_some(),
+            Node::Partition(n) => self.part(n).is_some_and(has_image),
             Node::Folder(n) => self.part(n).is_some_and(|part| part.mounting().is_some()),
             Node::Scratch(n) => self.part(n).and_then(Part::mounting).is_some_and(|mounting| mounting.replay),
             _ => true,
@@ -130,12 +131,12 @@ impl Tree {
                 name("partitions", Node::Partitions),
             ],
             Node::Partitions => {
-                let numbers = self.parts.iter().map(|part| part.number).filter(|number| *number > 0);
-                numbers.map(|n| (format!("{n}.img"), Node::Partition(n))).collect()
+                let images = self.numbered().filter(|(_, part)| has_image(part));
+                images.map(|(n, part)| (format!("{}.img", part.id), Node::Partition(n))).collect()
             }
             Node::Files => {
-                let shown = self.parts.iter().filter(|part| part.mounting().is_some());
-                shown.map(|part| (part.number.to_string(), Node::Folder(part.number))).collect()
+                let shown = self.numbered().filter(|(_, part)| part.mounting().is_some());
+                shown.map(|(n, part)| (part.id.to_string(), Node::Folder(n))).collect()
             }
             _ => Vec::new(),
         }
@@ -145,9 +146,10 @@ impl Tree {
     #[must_use]
     pub fn lookup(&self, folder: Node, name: &str) -> Option<Node> {
         if folder == Node::Root
-            && let Some(number) = name.strip_prefix(".scratch-")
+            && let Some(id) = name.strip_prefix(".scratch-")
         {
-            let node = Node::Scratch(number.parse().ok()?);
+            let (n, _) = self.numbered().find(|(_, part)| part.id.to_string() == id)?;
+            let node = Node::Scratch(n);
             return self.exists(node).then_some(node);
         }
         self.children(folder).into_iter().find(|(known, _)| known == name).map(|(_, node)| node)
@@ -155,13 +157,22 @@ impl Tree {
 
     /// The bytes of the disk that a file shows; `None` for what is no part of the disk.
     #[must_use]
-    pub fn range(&self, node: Node) -> Option<Range<u64>> {
+    pub fn extents(&self, node: Node) -> Option<&Extents> {
         match node {
-            Node::Disk => Some(0..self.disk_bytes),
-            Node::Partition(n) | Node::Scratch(n) => self.part(n).map(|part| part.range.clone()),
+            Node::Disk => Some(&self.disk),
+            Node::Partition(n) | Node::Scratch(n) => self.part(n).map(|part| &part.extents),
             _ => None,
         }
     }
+
+    fn numbered(&self) -> impl Iterator<Item = (u32, &Part)> {
+        (0..).zip(&self.parts)
+    }
+}
+
+/// All of the disk has one of its own, and what cannot be opened has none.
+fn has_image(part: &Part) -> bool {
+    part.id != PartId::DISK && !part.extents.is_empty()
 }
 
 #[cfg(test)]
@@ -179,7 +190,7 @@ mod tests {
                 unreplayed: None,
             }),
         };
-        Part { access, ..Part::unknown(number, start..start + 100) }
+        Part { access, ..Part::unknown(PartId::Partition(number), start..start + 100) }
     }
 
     fn names(tree: &Tree, node: Node) -> Vec<String> {
@@ -188,19 +199,29 @@ mod tests {
 
     #[test]
     fn every_name_leads_to_a_node_and_its_number_back() {
-        let tree =
-            Tree::new(1000, vec![part(1, 100, Some(false)), part(2, 200, None), part(5, 300, Some(true))]);
-        assert_eq!(names(&tree, Node::Partitions), ["1.img", "2.img", "5.img"]);
-        assert_eq!(names(&tree, Node::Files), ["1", "5"]);
+        let volume = |name: &str| PartId::Volume(name.to_owned());
+        let closed = Part { bytes: 100, ..Part::unknown(volume("vg-thin"), Extents::default()) };
+        let parts = vec![
+            part(1, 100, Some(false)),
+            part(2, 200, None),
+            part(5, 300, Some(true)),
+            Part { id: volume("vg-root"), ..part(0, 400, Some(true)) },
+            closed,
+        ];
+        let tree = Tree::new(1000, parts);
+        assert_eq!(names(&tree, Node::Partitions), ["1.img", "2.img", "5.img", "vg-root.img"]);
+        assert_eq!(names(&tree, Node::Files), ["1", "5", "vg-root"]);
         for folder in [Node::Root, Node::Partitions, Node::Files] {
             for (name, node) in tree.children(folder) {
                 assert_eq!(tree.lookup(folder, &name), Some(node));
                 assert_eq!(tree.node(node.inode()), Some(node));
             }
         }
-        assert_eq!(tree.range(Node::Partition(2)), Some(200..300));
-        assert_eq!(tree.lookup(Node::Root, &scratch_name(5)), Some(Node::Scratch(5)));
-        assert_eq!(tree.lookup(Node::Root, &scratch_name(1)), None, "it needs no replay");
+        assert_eq!(tree.extents(Node::Partition(1)), Some(&Extents::from(200..300)));
+        let scratch = |id: &PartId| tree.lookup(Node::Root, &scratch_name(id));
+        assert_eq!(scratch(&PartId::Partition(5)), Some(Node::Scratch(2)));
+        assert_eq!(scratch(&volume("vg-root")), Some(Node::Scratch(3)));
+        assert_eq!(scratch(&PartId::Partition(1)), None, "it needs no replay");
     }
 
     #[test]
@@ -209,7 +230,7 @@ mod tests {
         assert_eq!(names(&tree, Node::Partitions), [""; 0]);
         assert_eq!(names(&tree, Node::Files), ["0"]);
         assert_eq!(tree.lookup(Node::Root, ".scratch-0"), Some(Node::Scratch(0)));
-        for inode in [0, 7, PART, SCRATCH | 1, 9 << 32, u64::MAX] {
+        for inode in [0, 7, PART, PART | 1, SCRATCH | 1, 9 << 32, u64::MAX] {
             assert_eq!(tree.node(inode), None);
         }
     }

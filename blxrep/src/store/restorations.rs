@@ -5,6 +5,7 @@ use super::catalog::key;
 use super::{Store, StoreError};
 use crate::io::db::Record;
 use crate::model::ids::{ActionId, AgentId, PointId};
+use crate::model::part_id::PartId;
 use crate::model::point::Point;
 use crate::model::restoration::{Restoration, Undo};
 use serde::{Deserialize, Serialize};
@@ -17,8 +18,8 @@ pub struct RestorationRow {
     /// Who writes it.
     pub agent: AgentId,
     pub restoration: Restoration,
-    /// One partition of the point; the whole disk without it.
-    pub partition: Option<u32>,
+    /// One partition or volume of the point; the whole disk without it.
+    pub partition: Option<PartId>,
     /// Of files: which, `[PARTITION:]PATH` each.
     pub paths: Vec<Vec<u8>>,
     /// Zeroes are written for what the point lacks.

@@ -7,11 +7,11 @@ use super::{Store, StoreError};
 use crate::io::buffer::AlignedBuffer;
 use crate::io::storage::{Access, DataFile, Storage};
 use crate::io::write_behind::WriteBehind;
-use crate::model::contents;
+use crate::model::contents::NoPart;
 use crate::model::encoding::is_zero;
 use crate::model::ids::PointId;
-use crate::view::PointReader;
-use crate::view::part::PartReader;
+use crate::model::part_id::PartId;
+use crate::view::part::{PartError, PartReader};
 use crate::view::reader::Content;
 use std::io::{Seek, SeekFrom};
 use std::ops::Range;
@@ -110,11 +110,11 @@ impl Store {
         self.check_target_of(id, None, target)
     }
 
-    /// The same for one partition. How large that is is found when it is written: a smaller device is refused then.
+    /// The same for one part of the disk. How large that is is found when it is written: a smaller device is refused then.
     pub fn check_target_of(
         &self,
         id: PointId,
-        partition: Option<u32>,
+        partition: Option<&PartId>,
         target: &Path,
     ) -> Result<Target, StoreError> {
         let point = self.point(id)?;
@@ -155,11 +155,11 @@ impl Store {
         self.restore_part_to_file(id, None, target, consent, progress)
     }
 
-    /// The same for one partition.
+    /// The same for one part of the disk.
     pub fn restore_part_to_file(
         &self,
         id: PointId,
-        partition: Option<u32>,
+        partition: Option<&PartId>,
         target: &Path,
         consent: impl Into<Consent>,
         progress: Progress<'_>,
@@ -180,11 +180,11 @@ impl Store {
         }
     }
 
-    /// Opens a point, or one partition of it, to be restored.
+    /// Opens a point, or one part of it, to be restored.
     pub fn open_part(
         &self,
         id: PointId,
-        partition: Option<u32>,
+        partition: Option<&PartId>,
         consent: Consent,
     ) -> Result<PartReader, StoreError> {
         self.check_whole(id, consent)?;
@@ -194,10 +194,13 @@ impl Store {
         }
         match partition {
             None => Ok(PartReader::whole(reader)),
-            Some(number) => {
-                let range = partition_of(&mut reader, id, number)?;
-                Ok(PartReader::new(reader, range))
-            }
+            Some(part) => PartReader::open(reader, part).map_err(|error| match error {
+                PartError::View(error) => error.into(),
+                PartError::None(none @ NoPart::Unknown { .. }) => {
+                    StoreError::NotFound(format!("point {id} has {none}"))
+                }
+                PartError::None(none) => StoreError::Refused(format!("point {id} has {none}")),
+            }),
         }
     }
 
@@ -282,32 +285,6 @@ impl Store {
         verify_device(source, &device, progress)?;
         Ok(RestoreReport { bytes: needed, written, verified: needed })
     }
-}
-
-/// The bytes of a partition, by its number in the point's own table.
-fn partition_of(reader: &mut PointReader, id: PointId, number: u32) -> Result<Range<u64>, StoreError> {
-    let (disk_bytes, mut failed) = (reader.disk_bytes(), None);
-    let mut fetch = |at: u64, length: usize| {
-        let mut bytes = vec![0; length];
-        let fits = at.checked_add(length as u64).is_some_and(|end| end <= disk_bytes);
-        match reader.read_at(at, if fits { &mut bytes } else { return None }) {
-            Ok(()) => Some(bytes),
-            Err(error) => {
-                failed = Some(error);
-                None
-            }
-        }
-    };
-    let parts = contents::survey(&mut fetch, disk_bytes).parts;
-    if let Some(part) = parts.iter().find(|part| part.number == number) {
-        return Ok(part.range.clone());
-    }
-    // A table that cannot be read must not pass for one that is not there.
-    if let Some(error) = failed {
-        return Err(error.into());
-    }
-    let known: Vec<String> = parts.iter().map(|part| part.number.to_string()).collect();
-    Err(StoreError::NotFound(format!("point {id} has no partition {number}, only {}", known.join(", "))))
 }
 
 /// Removes a file that was not completed.

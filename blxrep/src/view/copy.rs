@@ -1,7 +1,8 @@
 //! A point, or a part of one, written to a file: as it is, or as a qcow2 image.
 
 use super::ViewError;
-use super::reader::{Content, PointReader};
+use super::part::PartReader;
+use super::reader::Content;
 use crate::format::qcow2::{CLUSTER_BYTES, CLUSTER_LENGTH, Counts, Layout, TABLE_SPAN, entry, header, table};
 use crate::io::buffer::AlignedBuffer;
 use crate::io::storage::{DataFile, StorageError};
@@ -61,40 +62,39 @@ impl Target {
     }
 }
 
-/// Copies `part` of a point. `report` is told the bytes done and says whether to go on. Returns the bytes that are not
+/// Copies a part of a point. `report` is told the bytes done and says whether to go on. Returns the bytes that are not
 /// known to be zero.
 pub fn copy(
-    reader: &mut PointReader,
-    part: Range<u64>,
+    part: &mut PartReader,
     mut target: Target,
     mut report: impl FnMut(u64) -> bool,
 ) -> Result<u64, CopyError> {
-    reader.stream();
-    let granule = reader.granule().bytes();
+    part.stream();
+    let bytes = part.bytes();
     let mut buffer = AlignedBuffer::new(CHUNK_LENGTH);
-    let (mut at, mut data) = (part.start, 0);
-    while at < part.end {
-        if !report(at - part.start) {
+    let (mut at, mut data) = (0, 0);
+    while at < bytes {
+        if !report(at) {
             return Err(CopyError::Cancelled);
         }
-        let (zero, until) = match reader.next_stretch(at / granule * granule)? {
-            Some((range, content)) => (content == Content::Zero, range.end.min(part.end)),
-            None => (false, part.end),
+        let (zero, until) = match part.next_stretch(at)? {
+            Some((range, content)) => (content == Content::Zero, range.end),
+            None => (false, bytes),
         };
-        // From here on in whole chunks, counted from the part's start.
-        let chunk_end = (at + CHUNK_BYTES).min(part.end);
-        let skipped = part.start + (until.max(at) - part.start) / CHUNK_BYTES * CHUNK_BYTES;
-        if zero && (skipped > at || until == part.end) {
-            at = if until == part.end { until } else { skipped };
+        // From here on in whole chunks.
+        let chunk_end = (at + CHUNK_BYTES).min(bytes);
+        let skipped = until / CHUNK_BYTES * CHUNK_BYTES;
+        if zero && (skipped > at || until == bytes) {
+            at = if until == bytes { until } else { skipped };
             continue;
         }
         let length = usize::try_from(chunk_end - at).unwrap_or(0);
-        reader.read_at(at, buffer.fill(length))?;
-        target.put(at - part.start, buffer.as_slice())?;
+        part.read_at(at, buffer.fill(length))?;
+        target.put(at, buffer.as_slice())?;
         data += chunk_end - at;
         at = chunk_end;
     }
-    report(part.end - part.start);
+    report(bytes);
     target.finish()?;
     Ok(data)
 }

@@ -43,6 +43,8 @@ pub enum ViewError {
     TooManyRuns,
     #[error("bytes {}..{} are behind the end of the disk at {disk_bytes}", range.start, range.end)]
     BehindEnd { range: Range<u64>, disk_bytes: u64 },
+    #[error("bytes {}..{} are behind the end of the part at {bytes}", range.start, range.end)]
+    BehindPart { range: Range<u64>, bytes: u64 },
     #[error("bytes {}..{} of the disk could not be read when the point was made: what they were is not known", .0.start, .0.end)]
     Hole(Range<u64>),
 }
@@ -140,7 +142,7 @@ impl ViewError {
         match self {
             Self::Storage(e) => Some(&e.path),
             Self::Format { path, .. } | Self::Rotten { path, .. } | Self::Foreign { path } => Some(path),
-            Self::TooManyRuns | Self::BehindEnd { .. } | Self::Hole(_) => None,
+            Self::TooManyRuns | Self::BehindEnd { .. } | Self::BehindPart { .. } | Self::Hole(_) => None,
         }
     }
 }

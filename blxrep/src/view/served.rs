@@ -1,7 +1,8 @@
 //! A point, or a part of one, for many readers at a time, and for writers that change nothing of it.
 
 use super::ViewError;
-use super::reader::{Content, PointReader};
+use super::part::PartReader;
+use super::reader::Content;
 use super::scratch::{Place, Scratch, ScratchError};
 use std::ops::Range;
 use std::sync::{Condvar, Mutex, PoisonError, RwLock};
@@ -23,13 +24,12 @@ pub enum ServeError {
     Scratch(#[from] ScratchError),
 }
 
-/// What is served. Offsets count from the start of the part.
+/// What is served: a part of a point.
 #[derive(Debug)]
 pub struct Served {
     readers: Readers,
     scratch: Option<RwLock<Scratch>>,
-    /// The part of the disk.
-    part: Range<u64>,
+    bytes: u64,
 }
 
 /// Readers that wait for work. A new one is made when none is free and there are not enough yet.
@@ -41,12 +41,12 @@ struct Readers {
 
 #[derive(Debug)]
 struct Idle {
-    readers: Vec<PointReader>,
+    readers: Vec<PartReader>,
     made: usize,
 }
 
 impl Readers {
-    fn with<T>(&self, work: impl FnOnce(&mut PointReader) -> Result<T, ViewError>) -> Result<T, ViewError> {
+    fn with<T>(&self, work: impl FnOnce(&mut PartReader) -> Result<T, ViewError>) -> Result<T, ViewError> {
         let mut reader = self.take();
         let done = work(&mut reader);
         self.lock().readers.push(reader);
@@ -54,7 +54,7 @@ impl Readers {
         done
     }
 
-    fn take(&self) -> PointReader {
+    fn take(&self) -> PartReader {
         let mut idle = self.lock();
         loop {
             if let Some(reader) = idle.readers.pop() {
@@ -79,16 +79,17 @@ impl Readers {
 }
 
 impl Served {
-    /// Serves `part` of a point; with `scratch`, a layer over the whole disk, it can be written to.
+    /// Serves a part of a point; with `scratch`, a layer over all of it, it can be written to.
     #[must_use]
-    pub fn new(reader: PointReader, part: Range<u64>, scratch: Option<Scratch>) -> Self {
+    pub fn new(reader: PartReader, scratch: Option<Scratch>) -> Self {
+        let bytes = reader.bytes();
         let idle = Mutex::new(Idle { readers: vec![reader], made: 1 });
-        Self { readers: Readers { idle, freed: Condvar::new() }, scratch: scratch.map(RwLock::new), part }
+        Self { readers: Readers { idle, freed: Condvar::new() }, scratch: scratch.map(RwLock::new), bytes }
     }
 
     #[must_use]
     pub const fn bytes(&self) -> u64 {
-        self.part.end - self.part.start
+        self.bytes
     }
 
     #[must_use]
@@ -98,7 +99,6 @@ impl Served {
 
     /// Fills `out` from `at`.
     pub fn read(&self, at: u64, out: &mut [u8]) -> Result<(), ServeError> {
-        let at = self.part.start + at;
         match &self.scratch {
             None => Ok(self.readers.with(|reader| reader.read_at(at, out))?),
             Some(scratch) => self.read_over(&scratch.read().unwrap_or_else(PoisonError::into_inner), at, out),
@@ -124,7 +124,7 @@ impl Served {
     pub fn write(&self, at: u64, bytes: &[u8]) -> Result<(), ServeError> {
         let Some(scratch) = &self.scratch else { return Ok(()) };
         let mut scratch = scratch.write().unwrap_or_else(PoisonError::into_inner);
-        let range = self.part.start + at..self.part.start + at + bytes.len() as u64;
+        let range = at..at + bytes.len() as u64;
         let edges = scratch.edges(&range);
         if edges.is_empty() {
             return Ok(scratch.write(range.start, bytes)?);
@@ -154,29 +154,25 @@ impl Served {
     pub fn discard(&self, at: u64, length: u64) -> Result<Range<u64>, ServeError> {
         let Some(scratch) = &self.scratch else { return Ok(at..at) };
         let mut scratch = scratch.write().unwrap_or_else(PoisonError::into_inner);
-        let zeroed = scratch.zero(&(self.part.start + at..self.part.start + at + length))?;
-        Ok(zeroed.start - self.part.start..zeroed.end - self.part.start)
+        Ok(scratch.zero(&(at..at + length))?)
     }
 
     /// Whether the bytes from `at` on are known to be zero, and up to where at most `end`.
     pub fn stretch(&self, at: u64, end: u64) -> Result<(bool, u64), ServeError> {
-        let start = self.part.start;
-        let end = (start + end).min(start + at + MAX_LOOK_BYTES);
-        let (at, mut until) = (start + at, end);
+        let end = end.min(at + MAX_LOOK_BYTES);
+        let mut until = end;
         if let Some(scratch) = &self.scratch {
             let scratch = scratch.read().unwrap_or_else(PoisonError::into_inner);
             let (place, ends) = scratch.place(at, end.min(at + MAX_SCRATCH_LOOK_BYTES));
             if place != Place::Point {
-                return Ok((place == Place::Zero, ends - start));
+                return Ok((place == Place::Zero, ends));
             }
             until = ends;
         }
         let (zero, ends) = self.readers.with(|reader| {
-            // Stretches begin where granules do.
-            let granule = reader.granule().bytes();
-            let found = reader.next_stretch(at / granule * granule)?;
+            let found = reader.next_stretch(at)?;
             Ok(found.map_or((false, until), |(range, content)| (content == Content::Zero, range.end)))
         })?;
-        Ok((zero, ends.clamp(at + 1, until) - start))
+        Ok((zero, ends.clamp(at + 1, until)))
     }
 }

@@ -4,9 +4,10 @@ use blxrep::api::backend::{DiffRequest, FilesRequest, FindRequest};
 use blxrep::api::browse::{ChangeRow, FileKind, FileRow, Findings, How, PartitionRow};
 use blxrep::api::error::{ApiError, Result};
 use blxrep::archive::{glob, shown};
+use blxrep::model::part_id::PartId;
 
 /// The partition with the root filesystem.
-pub const ROOT: u32 = 2;
+pub const ROOT: PartId = PartId::Partition(2);
 
 /// Paths, kinds and lengths. Names are bytes.
 const FILES: [(&[u8], FileKind, u64); 16] = [
@@ -29,8 +30,8 @@ const FILES: [(&[u8], FileKind, u64); 16] = [
 ];
 
 pub fn partitions() -> Findings<PartitionRow> {
-    let row = |partition, start: u64, bytes: u64, kind: &str, label: &str, note: &str| PartitionRow {
-        partition,
+    let row = |partition: u32, start: u64, bytes: u64, kind: &str, label: &str, note: &str| PartitionRow {
+        partition: partition.into(),
         start,
         bytes,
         kind: kind.into(),
@@ -43,7 +44,7 @@ pub fn partitions() -> Findings<PartitionRow> {
     };
     let rows = vec![
         row(1, 1 << 20, 512 << 20, "vfat", "EFI", ""),
-        row(ROOT, 513 << 20, 90 << 30, "ext4", "root", ""),
+        row(2, 513 << 20, 90 << 30, "ext4", "root", ""),
         row(3, (90 << 30) + (513 << 20), 8 << 30, "swap", "", "a swap area: it has no files"),
     ];
     page(rows, 0, 100)
@@ -75,18 +76,22 @@ fn row((path, kind, bytes): (&[u8], FileKind, u64)) -> FileRow {
     }
 }
 
-fn refuse_others(partition: Option<u32>) -> Result<()> {
+fn refuse_others(partition: Option<&PartId>) -> Result<()> {
     match partition {
-        Some(ROOT) => Ok(()),
-        Some(1) => Err(ApiError::failed("the kernel does not mount it as vfat: try a virtual machine")),
-        Some(3) => Err(ApiError::refused("partition 3 has no files: a swap area: it has no files")),
-        Some(n) => Err(ApiError::not_found(format!("the point has no partition {n}"))),
+        Some(&ROOT) => Ok(()),
+        Some(PartId::Partition(1)) => {
+            Err(ApiError::failed("the kernel does not mount it as vfat: try a virtual machine"))
+        }
+        Some(PartId::Partition(3)) => {
+            Err(ApiError::refused("partition 3 has no files: a swap area: it has no files"))
+        }
+        Some(id) => Err(ApiError::not_found(format!("the point has no {}", id.described()))),
         None => Err(ApiError::refused("say which partition, as PARTITION:PATH; those with files: 1, 2")),
     }
 }
 
 pub fn list(request: &FilesRequest) -> Result<Findings<FileRow>> {
-    refuse_others(request.partition)?;
+    refuse_others(request.partition.as_ref())?;
     let asked = request.path.as_bytes();
     let asked = asked.strip_suffix(b"/").unwrap_or(asked);
     let found = FILES.iter().find(|(path, ..)| *path == asked);
@@ -119,7 +124,7 @@ fn name_of(path: &[u8]) -> &[u8] {
 
 pub fn find(request: &FindRequest) -> Result<Findings<FileRow>> {
     if request.partition.is_some() {
-        refuse_others(request.partition)?;
+        refuse_others(request.partition.as_ref())?;
     }
     let pattern = request.pattern.as_bytes();
     let fits = |path: &[u8]| {

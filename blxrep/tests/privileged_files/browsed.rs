@@ -118,11 +118,12 @@ fn lists(api: &Api, point: &str) -> Result<()> {
 
 fn files(api: &Api, point: &str) -> Result<()> {
     let partitions = api.run(api.client.partitions(point))?.items;
-    let root = partitions.iter().find(|row| row.partition == 1).context("no partition 1")?;
+    let root = partitions.iter().find(|row| row.partition == 1.into()).context("no partition 1")?;
     ensure!(root.browsable && root.kind == "ext4" && !root.uuid.is_empty(), "{root:?}");
     let swap = partitions.iter().find(|row| row.kind == "swap").context("no swap")?;
     ensure!(!swap.browsable && swap.note.contains("swap"), "{swap:?}");
-    let query = FilesQuery { partition: Some(1), path: Some("/many".parse()?), ..FilesQuery::default() };
+    let query =
+        FilesQuery { partition: Some(1.into()), path: Some("/many".parse()?), ..FilesQuery::default() };
     let all = api.run(api.client.files(point, &FilesQuery { limit: Some(1000), ..query.clone() }))?;
     ensure!(all.next.is_none() && all.items.len() > 100, "{} files", all.items.len());
     let (mut after, mut paged) = (None, Vec::<FileRow>::new());
@@ -151,14 +152,14 @@ fn files(api: &Api, point: &str) -> Result<()> {
     ensure!(refused(api.run(api.client.files(point, &linked)))?.0 == ErrorCode::Refused);
     let nothing = FilesQuery { path: Some("/none".parse()?), ..query };
     ensure!(refused(api.run(api.client.files(point, &nothing)))?.0 == ErrorCode::NotFound);
-    let no_files = FilesQuery { partition: Some(swap.partition), ..FilesQuery::default() };
+    let no_files = FilesQuery { partition: Some(swap.partition.clone()), ..FilesQuery::default() };
     let (code, why) = refused(api.run(api.client.files(point, &no_files)))?;
     ensure!(code == ErrorCode::Refused && why.contains("swap"), "{why}");
     Ok(())
 }
 
 fn differences(api: &Api, before: &str, after: &str) -> Result<()> {
-    let query = DiffQuery { with: after.to_owned(), partition: Some(1), ..DiffQuery::default() };
+    let query = DiffQuery { with: after.to_owned(), partition: Some(1.into()), ..DiffQuery::default() };
     let (mut found, mut next) = (Vec::new(), None);
     loop {
         let page =

@@ -10,6 +10,7 @@ mod session;
 #[path = "../support/mod.rs"]
 mod support;
 mod to_agent;
+mod volumes;
 
 use std::path::Path;
 use std::time::Duration;

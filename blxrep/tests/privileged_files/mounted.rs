@@ -9,6 +9,7 @@ use crate::support::mount::Filesystem;
 use crate::support::site::{DONE, FAILED, NOT_FOUND, REFUSED};
 use crate::{MIB, PATIENCE, require_root, times};
 use anyhow::{Context, Result, bail, ensure};
+use blxrep::model::part_id::PartId;
 use rustix::process::{Pid, Signal, kill_process};
 use serde::Deserialize;
 use std::fs::{self, File};
@@ -24,7 +25,7 @@ struct Mounted {
 
 #[derive(Debug, Deserialize)]
 struct PartRow {
-    partition: u32,
+    partition: PartId,
     files: Option<PathBuf>,
     note: String,
 }
@@ -181,14 +182,15 @@ fn check(
     let place = scene.place(dir)?.context("it is not listed")?;
     ensure!(place.state == "served", "{place:?}");
     for (volume, original) in scene.volumes.iter().zip(originals).filter(|(volume, _)| volume.disk == disk) {
-        let part = shown.parts.iter().find(|part| part.partition == volume.number).context("no such part")?;
+        let part =
+            shown.parts.iter().find(|part| part.partition == volume.number.into()).context("no such part")?;
         let files = part.files.clone().with_context(|| format!("no files: {part:?}"))?;
         ensure!(files == dir.join(format!("files/{}", volume.number)) && part.note.is_empty(), "{part:?}");
         ensure!(place.files.contains(&files), "{place:?}");
         ensure_same(original.path(), &files)?;
         ensure!(fs::write(files.join("new"), b"x").is_err(), "{} was written to", files.display());
     }
-    if let Some(swap) = shown.parts.iter().find(|part| part.partition == 4) {
+    if let Some(swap) = shown.parts.iter().find(|part| part.partition == 4.into()) {
         ensure!(swap.files.is_none() && swap.note.contains("swap"), "{swap:?}");
     }
     ensure!(fs::read(dir.join("errors.txt"))?.is_empty(), "{:?}", fs::read_to_string(dir.join("errors.txt")));

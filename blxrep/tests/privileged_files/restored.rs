@@ -8,6 +8,7 @@ use crate::support::mount::{Filesystem, Mount};
 use crate::support::site::{DONE, FAILED, NOT_FOUND, REFUSED};
 use crate::{MIB, PATIENCE, require_root, times};
 use anyhow::{Context, Result, ensure};
+use blxrep::model::part_id::PartId;
 use serde::Deserialize;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -39,7 +40,7 @@ struct FileRow {
 
 #[derive(Debug, Deserialize)]
 struct ChangeRow {
-    partition: u32,
+    partition: PartId,
     path: String,
     change: String,
     what: Vec<String>,
@@ -206,7 +207,7 @@ fn files_are_listed_found_and_compared() -> Result<()> {
     sync(root)?;
     let after = restores.scene.sync()?.remove(0);
     let changes: Vec<ChangeRow> = cli(&["diff", &restores.point, &after])?.parse()?;
-    ensure!(changes.iter().all(|row| row.partition == 2), "{changes:?}");
+    ensure!(changes.iter().all(|row| row.partition == 2.into()), "{changes:?}");
     let has = |path: &str, change: &str| changes.iter().any(|row| row.path == path && row.change == change);
     ensure!(has("/a/file", "changed") && has("/to-file", "removed") && has("/new", "added"), "{changes:?}");
     let metadata = changes.iter().find(|row| row.path == "/sparse").context("no change of metadata")?;

@@ -2,6 +2,7 @@
 
 use crate::fixture::*;
 use blxrep::model::ids::PointId;
+use blxrep::model::part_id::PartId;
 use blxrep::store::restore::Progress;
 use blxrep::store::{Store, StoreError};
 use std::cell::Cell;
@@ -48,14 +49,15 @@ fn a_partition_is_restored_by_itself() {
     let out = tempfile::tempdir().unwrap();
     for (number, start, sectors) in partitions {
         let target = out.path().join(number.to_string());
-        let part = Some(u32::try_from(number).unwrap());
-        let report = store.restore_part_to_file(point, part, &target, false, quietly()).unwrap();
+        let part = PartId::from(u32::try_from(number).unwrap());
+        let report = store.restore_part_to_file(point, Some(&part), &target, false, quietly()).unwrap();
         let bytes = start as usize * 512..(start + sectors) as usize * 512;
         assert_eq!(report.bytes, bytes.len() as u64);
         assert!(std::fs::read(&target).unwrap() == content[bytes], "partition {number}");
     }
     let target = out.path().join("none");
-    let error = store.restore_part_to_file(point, Some(2), &target, false, quietly()).unwrap_err();
+    let missing = PartId::Partition(2);
+    let error = store.restore_part_to_file(point, Some(&missing), &target, false, quietly()).unwrap_err();
     assert!(matches!(&error, StoreError::NotFound(text) if text.contains("only 1, 3")), "{error}");
     assert!(!target.exists());
 }

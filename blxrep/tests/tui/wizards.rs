@@ -162,7 +162,7 @@ fn a_partition_goes_to_the_device_of_an_agent_after_its_preflight() {
     screen.keys("Down Right Down Right");
     let body = asked(&mut screen, Key::Enter);
     assert_eq!((body.device.as_deref(), body.agent.as_deref()), (Some("/dev/vdb"), Some("web1")));
-    assert_eq!((body.partition, body.full, body.no_undo, body.dry_run), (Some(2), true, true, true));
+    assert_eq!((body.partition, body.full, body.no_undo, body.dry_run), (Some(2.into()), true, true, true));
     screen.settle();
     screen.shows("dry run, nothing was written: /dev/vdb holds nothing");
     screen.keys("Enter");

@@ -11,7 +11,7 @@ use axum::extract::{Path, State};
 use axum::http::Uri;
 use std::sync::Arc;
 
-/// Partitions of a point, in the order of its table.
+/// Partitions of a point, in the order of its table, and the volumes on them.
 #[utoipa::path(get, path = "/api/v1/points/{point}/partitions", tag = "points", params(("point" = String, Path, description = "Id of the point, or 4 or more of its first digits")), responses((status = 200, body = Findings<PartitionRow>), Problem))]
 pub async fn partitions<B: Backend>(
     State(b): State<Arc<B>>,

@@ -5,6 +5,7 @@ use super::spot::Spot;
 use super::{Files, nothing, open, split};
 use crate::api::browse::{ChangeRow, DiffQuery, How};
 use crate::model::byte_text::ByteText;
+use crate::model::part_id::PartId;
 use crate::tui::ask::{Ask, Reply};
 use crate::tui::frame;
 use crate::tui::key::{Hint, Key, hint};
@@ -37,7 +38,7 @@ pub struct Changes {
 impl Changes {
     /// Between two points, whichever is the older; of a folder, or of everything.
     #[must_use]
-    pub fn new(one: Spot, other: Spot, place: Option<(u32, Vec<u8>)>) -> Self {
+    pub fn new(one: Spot, other: Spot, place: Option<(PartId, Vec<u8>)>) -> Self {
         let (before, after) = one.in_order(other);
         let (partition, path) = place.unzip();
         let path = path.filter(|path| !path.is_empty()).map(ByteText::from);
@@ -74,7 +75,7 @@ impl Page for Changes {
             (Key::Enter | Key::Char('o'), Some(row)) => {
                 let older = key == Key::Char('o') || row.change == How::Removed;
                 let spot = if older { &self.before } else { &self.after };
-                open(Files::around(spot.clone(), row.partition, row.raw.as_bytes()))
+                open(Files::around(spot.clone(), row.partition.clone(), row.raw.as_bytes()))
             }
             (Key::Enter | Key::Char('o'), None) => nothing(),
             _ => None,

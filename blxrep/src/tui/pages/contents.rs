@@ -1,4 +1,4 @@
-//! What lies on a point's disk: its partitions.
+//! What lies on a point's disk: its partitions and volumes.
 
 use super::finds::Finds;
 use super::spot::Spot;
@@ -17,7 +17,7 @@ use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 
 const COLUMNS: [Column; 6] = [
-    right("NUMBER", 6, 6),
+    right("PART", 6, 24),
     left("HOLDS", 8, 14),
     right("SIZE", 9, 10),
     left("LABEL", 8, 20),
@@ -89,12 +89,16 @@ impl Page for Contents {
                 let what = What::Partition(Box::new(row.clone()));
                 open(Restore::new(self.spot.point().clone(), what, world))
             }
-            (Key::Char('e'), Some(row)) => open(Export::new(self.spot.point().clone(), row.partition)),
+            (Key::Char('e'), Some(row)) => {
+                open(Export::new(self.spot.point().clone(), row.partition.clone()))
+            }
             (Key::Char('/'), _) => {
                 self.find = Some(Prompt::new("Find", super::found::ADVICE, ""));
                 nothing()
             }
-            (Key::Enter, Some(row)) if row.browsable => open(Files::new(self.spot.clone(), row.partition)),
+            (Key::Enter, Some(row)) if row.browsable => {
+                open(Files::new(self.spot.clone(), row.partition.clone()))
+            }
             (Key::Enter, Some(row)) => {
                 Some(vec![Order::Say(format!("! Its files cannot be shown: {}", row.note))])
             }
@@ -125,8 +129,7 @@ impl Page for Contents {
         let (list, below) = split(area);
         self.finds.draw((world, "Nothing is on the disk."), &COLUMNS, cells, list, buffer);
         let Some(row) = self.finds.selected() else { return };
-        let part =
-            if row.partition == 0 { "the disk".to_owned() } else { format!("partition {}", row.partition) };
+        let part = row.partition.described();
         let note = if row.note.is_empty() { row.type_code.clone() } else { row.note.clone() };
         let text = format!("{part}: {note}; {}", self.finds.tally("partition"));
         frame::detail(world, &text, below, buffer);

@@ -4,6 +4,7 @@ use super::form::{Choice, Field, Form};
 use super::{Mounts, nothing};
 use crate::api::exports::ExportBody;
 use crate::api::types::PointRow;
+use crate::model::part_id::PartId;
 use crate::tui::ask::{Answer, Ask, Reply};
 use crate::tui::frame;
 use crate::tui::key::{Hint, Key, hint};
@@ -27,7 +28,7 @@ const CLIENTS: usize = 1;
 pub struct Export {
     point: PointRow,
     /// 0 is the whole disk.
-    partition: u32,
+    partition: PartId,
     form: Form,
     /// The dispatcher was told to.
     waits: bool,
@@ -36,7 +37,7 @@ pub struct Export {
 
 impl Export {
     #[must_use]
-    pub fn new(point: PointRow, partition: u32) -> Self {
+    pub fn new(point: PointRow, partition: PartId) -> Self {
         let address = format!("unix:/run/blxrep-{}.sock", super::points::short(point.id));
         let clients = ["read only", "write, too; what they write is not kept"];
         let form = Form::new(vec![
@@ -48,16 +49,16 @@ impl Export {
 
     fn named(&self) -> String {
         let disk = format!("{} of {}", self.point.device, self.point.agent);
-        match self.partition {
-            0 => format!("the whole disk {disk}"),
-            number => format!("partition {number} of {disk}"),
+        match &self.partition {
+            &PartId::DISK => format!("the whole disk {disk}"),
+            part => format!("{} of {disk}", part.described()),
         }
     }
 
     fn serve(&mut self) -> Vec<Order> {
         (self.waits, self.failed) = (true, None);
         let (point, address) = (self.point.id.to_string(), self.form.text(ADDRESS).to_owned());
-        let (partition, writable) = (self.partition, self.form.choice(CLIENTS) == 1);
+        let (partition, writable) = (self.partition.clone(), self.form.choice(CLIENTS) == 1);
         // Who leaves before it serves does not want it.
         vec![Order::Load(Ask::Export(ExportBody { point, address, partition, writable }))]
     }

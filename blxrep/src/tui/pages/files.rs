@@ -6,6 +6,7 @@ use super::{Changes, DETAILS, Found, Picked, Restore, Sheet, Topic, What, nothin
 use crate::api::browse::{FileKind, FileRow, FilesQuery};
 use crate::archive::shown;
 use crate::model::byte_text::ByteText;
+use crate::model::part_id::PartId;
 use crate::model::units::ByteCount;
 use crate::tui::ask::{Ask, Reply};
 use crate::tui::frame;
@@ -40,7 +41,7 @@ const KEYS: [Hint; 7] = [
 #[derive(Debug)]
 pub struct Files {
     spot: Spot,
-    partition: u32,
+    partition: PartId,
     /// From the root; empty there.
     folder: Vec<u8>,
     finds: Finds<FileRow>,
@@ -53,25 +54,25 @@ pub struct Files {
 impl Files {
     /// The root of a partition.
     #[must_use]
-    pub fn new(spot: Spot, partition: u32) -> Self {
+    pub fn new(spot: Spot, partition: PartId) -> Self {
         Self::at(spot, partition, &[], None)
     }
 
     /// The folder that a file is in, with the file selected.
     #[must_use]
-    pub fn around(spot: Spot, partition: u32, path: &[u8]) -> Self {
+    pub fn around(spot: Spot, partition: PartId, path: &[u8]) -> Self {
         Self::at(spot, partition, parent(path), Some(path.to_vec()))
     }
 
-    fn at(spot: Spot, partition: u32, folder: &[u8], wanted: Option<Vec<u8>>) -> Self {
-        let finds = Finds::new(question(&spot, partition, folder));
+    fn at(spot: Spot, partition: PartId, folder: &[u8], wanted: Option<Vec<u8>>) -> Self {
+        let finds = Finds::new(question(&spot, partition.clone(), folder));
         let (folder, marked) = (folder.to_vec(), Picked::default());
         Self { spot, partition, folder, finds, marked, find: None, wanted }
     }
 
     fn go(&mut self, folder: Vec<u8>, wanted: Option<Vec<u8>>) -> Vec<Order> {
         (self.folder, self.wanted) = (folder, wanted);
-        self.finds.ask(question(&self.spot, self.partition, &self.folder))
+        self.finds.ask(question(&self.spot, self.partition.clone(), &self.folder))
     }
 
     /// Up to the folder above, with this one selected; out of the page at the root.
@@ -112,7 +113,7 @@ impl Files {
     fn press_find(&mut self, mut prompt: Prompt, key: Key) -> Option<Vec<Order>> {
         match prompt.press(key) {
             Typed::Left => nothing(),
-            Typed::Done => match Found::new(&self.spot, Some(self.partition), prompt.text()) {
+            Typed::Done => match Found::new(&self.spot, Some(self.partition.clone()), prompt.text()) {
                 Some(found) => open(found),
                 None => nothing(),
             },
@@ -125,7 +126,7 @@ impl Files {
 }
 
 /// The first page of a folder.
-fn question(spot: &Spot, partition: u32, folder: &[u8]) -> Ask {
+fn question(spot: &Spot, partition: PartId, folder: &[u8]) -> Ask {
     let path = (!folder.is_empty()).then(|| ByteText::from(folder.to_vec()));
     let query = FilesQuery { partition: Some(partition), path, limit: Some(PAGE), after: None };
     Ask::Files { point: spot.point().id, query }
@@ -176,9 +177,11 @@ impl Page for Files {
             (Key::Char('['), _) => Some(self.at_point(self.spot.older())),
             (Key::Char(']'), _) => Some(self.at_point(self.spot.newer())),
             (Key::Char('c'), _) => match self.spot.other() {
-                Some(other) => {
-                    open(Changes::new(self.spot.clone(), other, Some((self.partition, self.folder.clone()))))
-                }
+                Some(other) => open(Changes::new(
+                    self.spot.clone(),
+                    other,
+                    Some((self.partition.clone(), self.folder.clone())),
+                )),
                 None => {
                     Some(vec![Order::Say("There is no other point to compare this one with.".to_owned())])
                 }

@@ -6,6 +6,7 @@ use super::spot::Spot;
 use super::{DETAILS, Files, Picked, Restore, Sheet, Topic, What, nothing, open, split};
 use crate::api::browse::{FileRow, FindQuery};
 use crate::model::byte_text::ByteText;
+use crate::model::part_id::PartId;
 use crate::tui::ask::{Ask, Reply};
 use crate::tui::frame;
 use crate::tui::key::{Hint, Key, hint};
@@ -46,7 +47,7 @@ pub struct Found {
 impl Found {
     /// Looks on one partition, or on all; `None` for a text that fits nothing.
     #[must_use]
-    pub fn new(spot: &Spot, partition: Option<u32>, text: &str) -> Option<Self> {
+    pub fn new(spot: &Spot, partition: Option<PartId>, text: &str) -> Option<Self> {
         let (spot, text) = (spot.clone(), text.trim().to_owned());
         let pattern = ByteText::from(pattern(&text).into_bytes());
         let query = FindQuery { pattern, partition, limit: Some(PAGE), after: None };
@@ -96,7 +97,7 @@ impl Page for Found {
         let row = self.finds.selected();
         match (key, row) {
             (Key::Enter, Some(row)) => {
-                open(Files::around(self.spot.clone(), row.partition, row.raw.as_bytes()))
+                open(Files::around(self.spot.clone(), row.partition.clone(), row.raw.as_bytes()))
             }
             (Key::Char('d'), Some(row)) => open(Sheet::new(Topic::File(Box::new(row.clone())))),
             (Key::Char(' '), Some(row)) => {

@@ -4,6 +4,7 @@ use super::rows::Rows;
 use super::{Sheet, Topic, nothing, open, rows_in, split};
 use crate::api::mounts::MountState;
 use crate::api::text::{Clock, Span, seconds_between};
+use crate::model::part_id::PartId;
 use crate::model::units::ByteCount;
 use crate::tui::ask::{Answer, Ask, Reply, Shown, Way};
 use crate::tui::frame;
@@ -219,9 +220,9 @@ fn said(Shown { way, .. }: &Shown) -> String {
         Way::Mount(row) if row.files.is_empty() => "no files".to_owned(),
         Way::Mount(row) => format!("files in {}", row.files.join(" ")),
         Way::Export(row) => {
-            let part = match row.partition {
-                0 => "the whole disk".to_owned(),
-                number => format!("partition {number}"),
+            let part = match &row.partition {
+                &PartId::DISK => "the whole disk".to_owned(),
+                part => part.described(),
             };
             let how =
                 if row.writable { "to read and write; what is written is not kept" } else { "read-only" };

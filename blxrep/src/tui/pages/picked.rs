@@ -2,6 +2,7 @@
 
 use crate::api::browse::FileRow;
 use crate::model::byte_text::ByteText;
+use crate::model::part_id::PartId;
 use crate::tui::words::count;
 use std::collections::BTreeMap;
 
@@ -10,11 +11,11 @@ const MOST: usize = 500;
 
 /// Marked files and folders, by partition and path.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Picked(BTreeMap<(u32, Vec<u8>), String>);
+pub struct Picked(BTreeMap<(PartId, Vec<u8>), String>);
 
 impl Picked {
-    fn key(row: &FileRow) -> (u32, Vec<u8>) {
-        (row.partition, row.raw.as_bytes().to_vec())
+    fn key(row: &FileRow) -> (PartId, Vec<u8>) {
+        (row.partition.clone(), row.raw.as_bytes().to_vec())
     }
 
     #[must_use]
@@ -43,8 +44,9 @@ impl Picked {
     /// As a restore is given them: `PARTITION:PATH`.
     #[must_use]
     pub fn paths(&self) -> Vec<ByteText> {
-        let path =
-            |(partition, path): &(u32, Vec<u8>)| [format!("{partition}:").as_bytes(), path].concat().into();
+        let path = |(partition, path): &(PartId, Vec<u8>)| {
+            [format!("{partition}:").as_bytes(), path].concat().into()
+        };
         self.0.keys().map(path).collect()
     }
 

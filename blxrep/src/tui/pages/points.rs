@@ -9,6 +9,7 @@ use crate::api::mounts::MountBody;
 use crate::api::text::{Clock, Span, seconds_between};
 use crate::api::types::PointRow;
 use crate::model::ids::{DiskId, PointId};
+use crate::model::part_id::PartId;
 use crate::model::point::mixture;
 use crate::model::units::ByteCount;
 use crate::tui::ask::{Answer, Ask, Failure, Reply};
@@ -315,7 +316,9 @@ impl Page for Points {
                 let page = point.map(|row| Restore::new(row.clone(), What::Disk, world));
                 return page.map(|page| vec![Order::Open(Box::new(page))]);
             }
-            Key::Char('e') => return point.and_then(|row| super::open(Export::new(row.clone(), 0))),
+            Key::Char('e') => {
+                return point.and_then(|row| super::open(Export::new(row.clone(), PartId::DISK)));
+            }
             Key::Char('d') => return point.map(sheet),
             Key::Char('v') => return point.map(|row| vec![verify(row)]),
             Key::Char('s') => {

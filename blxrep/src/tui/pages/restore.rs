@@ -11,6 +11,7 @@ use crate::api::browse::PartitionRow;
 use crate::api::error::ErrorCode;
 use crate::api::types::{PointRow, RestoreBody};
 use crate::model::ids::AgentId;
+use crate::model::part_id::PartId;
 use crate::model::point::mixture;
 use crate::model::restoration::Conflict;
 use crate::model::restored::{Outcome, Plan};
@@ -123,8 +124,8 @@ impl Restore {
             };
             return RestoreBody { paths: picked.paths(), target: Some(path), conflict, ..body };
         }
-        let partition = if let What::Partition(row) = &self.what { Some(row.partition) } else { None };
-        let partition = partition.filter(|number| *number > 0);
+        let partition = if let What::Partition(row) = &self.what { Some(&row.partition) } else { None };
+        let partition = partition.filter(|id| **id != PartId::DISK).cloned();
         let allow_holes = self.form.choice(HOLES) == 1;
         let body = RestoreBody { partition, allow_holes, ..body };
         if !self.is_on_agent() {
@@ -204,7 +205,9 @@ impl Restore {
                 let shown = picked.shown();
                 if let [one] = &shown[..] { one.clone() } else { format!("{} files or folders", shown.len()) }
             }
-            What::Partition(row) if row.partition > 0 => format!("partition {} of {disk}", row.partition),
+            What::Partition(row) if row.partition != PartId::DISK => {
+                format!("{} of {disk}", row.partition.described())
+            }
             What::Partition(_) | What::Disk => format!("the whole disk {disk}"),
         }
     }

@@ -141,7 +141,7 @@ impl Page for Sheet {
             }
             Topic::Point(row) => format!("{}: details", super::points::short(row.id)),
             Topic::Action(row, _) => format!("{} {}", row.kind, row.id),
-            Topic::Partition(row) => format!("partition {}: details", row.partition),
+            Topic::Partition(row) => format!("{}: details", row.partition.described()),
             Topic::File(row) => format!("{}: details", row.name),
             Topic::Usage => "store".to_owned(),
         }

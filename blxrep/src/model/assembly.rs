@@ -1,0 +1,319 @@
+//! md arrays and LVM's volume groups, put together from members that lie on one disk.
+
+use super::contents::{Access, IN_A_VM, Part, look};
+use super::extents::Extents;
+use super::part_id::PartId;
+use super::partition_table::Fetch;
+use super::{lvm, md};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Volumes of a group that are named where the group is.
+const MAX_NAMED: usize = 8;
+
+/// What was found of arrays and groups so far. Parts are given by their place in the list of all.
+#[derive(Default)]
+pub struct Assembly {
+    members: Vec<(usize, md::Member)>,
+    physical: Vec<(usize, lvm::Label)>,
+    /// The newest description of each group, by the group's id.
+    groups: BTreeMap<String, lvm::Group>,
+    /// Arrays and groups that were put together, by id.
+    done: BTreeSet<String>,
+}
+
+impl Assembly {
+    /// Looks at a part for what it is a member of.
+    pub fn learn(&mut self, fetch: &mut Fetch<'_>, place: usize, part: &Part) {
+        let mut within = |at, length| part.extents.fetch(fetch, at, length);
+        match part.kind.as_str() {
+            "linux_raid_member" => {
+                let found = md::Superblock::find(&mut within, part.bytes);
+                self.members.extend(found.map(|superblock| (place, superblock.member(part.bytes))));
+            }
+            "LVM2_member" => {
+                let head = within(0, 4 * 512).unwrap_or_default();
+                let Some(label) = lvm::Label::find(&head) else { return };
+                if let Some(group) = label.group(&mut within) {
+                    let newest = self.groups.get(&group.id).is_none_or(|known| known.seqno < group.seqno);
+                    if newest {
+                        self.groups.insert(group.id.clone(), group);
+                    }
+                }
+                self.physical.push((place, label));
+            }
+            _ => {}
+        }
+    }
+
+    /// The arrays that were not put together before. Says of their members what they belong to.
+    pub fn arrays(&mut self, fetch: &mut Fetch<'_>, parts: &mut [Part]) -> Vec<Part> {
+        let Self { members, done, .. } = self;
+        let mut arrays: Vec<Part> = Vec::new();
+        for (_, member) in &*members {
+            if !done.insert(member.uuid.clone()) {
+                continue;
+            }
+            let id = PartId::array(&member.name, &member.uuid);
+            let id = id.unless(|id| parts.iter().chain(&arrays).any(|part| part.id == *id));
+            let all = members.iter().filter(|(_, other)| other.uuid == member.uuid);
+            let usable = all.clone().filter_map(|(place, member)| {
+                let content = member.content.as_ref().ok()?.clone();
+                Some((member.events, parts.get(*place)?.extents.slice(content)?))
+            });
+            // The first of the newest: others may have been left behind by the array.
+            let newest = usable.reduce(|best, next| if next.0 > best.0 { next } else { best });
+            for (place, member) in all {
+                let why = match (&member.content, &newest) {
+                    (Ok(_), Some(_)) => format!("a member of an md array, which is {id} here"),
+                    (Ok(_), None) => format!("a member of an md array that is larger than it; {IN_A_VM}"),
+                    (Err(why), _) => format!("a member of an md array: {why}; {IN_A_VM}"),
+                };
+                set(parts, *place, why);
+            }
+            arrays.extend(newest.map(|(_, extents)| look(fetch, Part::unknown(id, extents))));
+        }
+        arrays
+    }
+
+    /// The logical volumes of groups that were not put together before. Says of their physical volumes what they
+    /// belong to.
+    pub fn volumes(&mut self, fetch: &mut Fetch<'_>, parts: &mut [Part]) -> Vec<Part> {
+        let mut volumes: Vec<Part> = Vec::new();
+        let mut at_hand: BTreeMap<String, Extents> = BTreeMap::new();
+        for (place, label) in &self.physical {
+            let Some(part) = parts.get(*place) else { continue };
+            at_hand.entry(label.id.clone()).or_insert_with(|| part.extents.clone());
+        }
+        for group in self.groups.values() {
+            if !self.done.insert(group.id.clone()) {
+                continue;
+            }
+            let first = volumes.len();
+            for logical in &group.logical {
+                let Some(id) = PartId::logical(&group.name, &logical.name) else { continue };
+                let id = id.unless(|id| parts.iter().chain(&volumes).any(|part| part.id == *id));
+                volumes.push(match group.extents(logical, &at_hand) {
+                    Ok(extents) => look(fetch, Part::unknown(id, extents)),
+                    Err(why) => Part {
+                        bytes: logical.bytes,
+                        access: Access::Never(format!("{why}; {IN_A_VM}")),
+                        ..Part::unknown(id, Extents::default())
+                    },
+                });
+            }
+            let named = named(&volumes[first..]);
+            let ids: BTreeSet<&str> = group.physical_ids().collect();
+            for (place, _) in self.physical.iter().filter(|(_, label)| ids.contains(label.id.as_str())) {
+                let group: String = group.name.chars().filter(|c| !c.is_control()).take(128).collect();
+                set(parts, *place, format!("a physical volume of LVM, of the group {group}: {named}"));
+            }
+        }
+        volumes
+    }
+}
+
+fn set(parts: &mut [Part], place: usize, why: String) {
+    if let Some(part) = parts.get_mut(place) {
+        part.access = Access::Never(why);
+    }
+}
+
+/// The volumes of a group.
+fn named(volumes: &[Part]) -> String {
+    let names: Vec<String> = volumes.iter().take(MAX_NAMED).map(|part| part.id.to_string()).collect();
+    match (names.is_empty(), volumes.len().saturating_sub(MAX_NAMED)) {
+        (true, _) => "it has no volumes".to_owned(),
+        (_, 0) => format!("its volumes are {}", names.join(", ")),
+        (_, more) => format!("its volumes are {} and {more} more", names.join(", ")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    //! `tests/disks` has what Debian's lvm2 and mdadm made on virtual disks, compressed. There each logical volume and
+    //! each array was written to through the kernel: every 32 KiB it says its own name and the byte that it is at.
+
+    use super::*;
+    use crate::model::contents::{Contents, survey};
+    use crate::model::partition_table::{crc, u32_at, u64_at};
+    use proptest::prelude::*;
+
+    /// A partition table with two physical volumes.
+    const LVM: &[u8] = include_bytes!("../../tests/disks/lvm.img.zst");
+    /// The same, with a text that goes over the end of the ring that it lies in.
+    const RING: &[u8] = include_bytes!("../../tests/disks/lvm-ring.img.zst");
+    /// Mirrors of versions 1.2, 1.0 and 0.90, and half a raid0.
+    const MD: &[u8] = include_bytes!("../../tests/disks/md.img.zst");
+    /// Where the metadata areas of both physical volumes begin.
+    const AREAS: [usize; 2] = [2048 * 512 + 4096, 24576 * 512 + 4096];
+
+    fn disk(packed: &[u8]) -> Vec<u8> {
+        zstd::bulk::decompress(packed, 64 << 20).unwrap()
+    }
+
+    fn surveyed(disk: &[u8]) -> Contents {
+        let mut fetch = reader(disk);
+        survey(&mut fetch, disk.len() as u64)
+    }
+
+    fn reader(disk: &[u8]) -> impl FnMut(u64, usize) -> Option<Vec<u8>> {
+        |at, length| disk.get(usize::try_from(at).ok()?..)?.get(..length).map(<[u8]>::to_vec)
+    }
+
+    fn part<'a>(contents: &'a Contents, id: &str) -> &'a Part {
+        contents.part(&id.parse().unwrap()).unwrap()
+    }
+
+    fn why<'a>(contents: &'a Contents, id: &str) -> &'a str {
+        match &contents.parts.iter().find(|part| part.id.to_string() == id).unwrap().access {
+            Access::Never(why) => why,
+            Access::Mount(_) => "",
+        }
+    }
+
+    /// Reads what was stamped from byte `first` on, and returns how many stamps there were.
+    fn stamps(disk: &[u8], part: &Part, name: &str, first: u64) -> usize {
+        let places = (first..part.bytes).step_by(32 << 10);
+        for at in places.clone() {
+            let found = part.extents.fetch(&mut reader(disk), at, 512).unwrap();
+            let wanted = format!("{name} at {at}.");
+            assert_eq!(String::from_utf8_lossy(&found[..wanted.len()]), wanted);
+        }
+        places.count()
+    }
+
+    #[test]
+    fn logical_volumes_are_read_as_device_mapper_wrote_them() {
+        let disk = disk(LVM);
+        let contents = surveyed(&disk);
+        let mut ids: Vec<String> = contents.parts.iter().map(|part| part.id.to_string()).collect();
+        ids.sort();
+        let volumes = ["a--b", "fast", "pool", "root", "snap", "thin", "twin"];
+        let named = volumes.map(|name| format!("vg--0-{name}"));
+        assert_eq!(ids, [&["1".to_owned(), "2".to_owned()][..], &named].concat());
+        assert_eq!(stamps(&disk, part(&contents, "vg--0-root"), "root", 0), 64);
+        assert_eq!(stamps(&disk, part(&contents, "vg--0-fast"), "fast", 0), 32);
+        assert_eq!(stamps(&disk, part(&contents, "vg--0-a--b"), "a-b", 0), 16);
+        assert_eq!(part(&contents, "vg--0-root").extents.count(), 3);
+        assert!(why(&contents, "1").contains("of the group vg-0: its volumes are vg--0-root, "));
+        assert_eq!(why(&contents, "1"), why(&contents, "2"));
+    }
+
+    #[test]
+    fn other_volumes_say_why_they_are_not_opened() {
+        let contents = surveyed(&disk(LVM));
+        for (id, kind) in [
+            ("thin", "type thin:"),
+            ("pool", "type thin-pool:"),
+            ("twin", "type raid1:"),
+            ("snap", "a snapshot"),
+        ] {
+            let id = format!("vg--0-{id}");
+            assert!(why(&contents, &id).contains(kind), "{id}: {}", why(&contents, &id));
+            let none = contents.part(&id.parse().unwrap()).unwrap_err().to_string();
+            assert!(none.contains(&format!("no volume {id} that can be opened")), "{none}");
+        }
+    }
+
+    #[test]
+    fn a_volume_whose_other_half_is_elsewhere_says_so() {
+        let mut disk = disk(LVM);
+        // The label of the second volume.
+        disk[24576 * 512..][..4096].fill(0);
+        let contents = surveyed(&disk);
+        assert!(
+            why(&contents, "vg--0-fast")
+                .contains("BBBBBB11112222333344445555666666 (/dev/vda2 when it was last seen)")
+        );
+        assert!(part(&contents, "vg--0-a--b").extents.count() == 1);
+    }
+
+    #[test]
+    fn either_copy_of_the_text_is_enough_and_the_newest_counts() {
+        let whole = disk(RING);
+        let areas = [2048 * 512 + 4096, 45056 * 512 + 4096];
+        let ids = |disk: &[u8]| surveyed(disk).parts.into_iter().map(|part| part.id).collect::<Vec<_>>();
+        let known = ids(&whole);
+        assert_eq!(known.len(), 6, "{known:?}");
+        for damaged in areas {
+            let mut disk = whole.clone();
+            disk[damaged + 600] ^= 1;
+            assert_eq!(ids(&disk), known);
+        }
+        let mut disk = whole.clone();
+        areas.iter().for_each(|area| disk[area + 600] ^= 1);
+        let contents = surveyed(&disk);
+        assert_eq!(contents.parts.len(), 3);
+        assert!(why(&contents, "1").contains("no whole description"), "{}", why(&contents, "1"));
+    }
+
+    #[test]
+    fn arrays_hold_filesystems_partitions_and_groups() {
+        let disk = disk(MD);
+        let contents = surveyed(&disk);
+        let root = part(&contents, "md-root");
+        assert_eq!((root.kind.as_str(), root.label.as_str()), ("ext4", "inmd"));
+        let first = root.extents.find(0).unwrap().start;
+        assert_eq!(first, (2048 + 2048) * 512, "of the member that the array did not leave behind");
+        assert!(why(&contents, "2").contains("which is md-root here"));
+        let halves = [part(&contents, "md-diskp1"), part(&contents, "md-diskp2")];
+        assert_eq!(halves.map(|half| (half.bytes, half.type_code.as_str())), [(1 << 20, "0x83"); 2]);
+        stamps(&disk, part(&contents, "md-disk"), "disk", 65536);
+        let start = |part: &Part| part.extents.find(0).unwrap().start;
+        assert_eq!(start(halves[1]), start(part(&contents, "md-disk")) + 4096 * 512);
+        assert_eq!(stamps(&disk, part(&contents, "inner-data"), "data", 0), 16);
+        stamps(&disk, part(&contents, "inner-vm"), "vm", 32768);
+        assert_eq!(part(&contents, "inner-vmp1").bytes, 512 << 10);
+        for half in ["5", "6"] {
+            assert!(why(&contents, half).contains("its array is a raid0"), "{}", why(&contents, half));
+        }
+        let old = contents.parts.iter().find(|part| part.kind == "LVM2_member").unwrap();
+        assert!(why(&contents, &old.id.to_string()).contains("of the group inner"), "{old:?}");
+    }
+
+    #[test]
+    fn a_damaged_superblock_of_an_array_opens_nothing() {
+        let mut disk = disk(MD);
+        for member in [2048, 10240] {
+            disk[member * 512 + 4096 + 200] ^= 1;
+        }
+        let contents = surveyed(&disk);
+        assert!(contents.parts.iter().all(|part| part.id.to_string() != "md-root"));
+        assert!(why(&contents, "1").contains("its superblock is damaged"), "{}", why(&contents, "1"));
+    }
+
+    /// Changes a byte of the text in a metadata area and makes its checksums right again.
+    fn forge(disk: &mut [u8], area: usize, at: usize, byte: u8) {
+        let offset = area + usize::try_from(u64_at(disk, area + 40).unwrap()).unwrap();
+        let length = usize::try_from(u64_at(disk, area + 48).unwrap()).unwrap();
+        disk[offset + at % length] = byte;
+        let seed = 0xf597_a6cf;
+        let checksum = crc(seed, &disk[offset..offset + length]);
+        disk[area + 56..area + 60].copy_from_slice(&checksum.to_le_bytes());
+        let checksum = crc(seed, &disk[area + 4..area + 512]);
+        disk[area..area + 4].copy_from_slice(&checksum.to_le_bytes());
+        assert_eq!(u32_at(disk, area), Some(checksum));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+        #[test]
+        fn forged_texts_give_parts_within_the_disk(
+            edits in prop::collection::vec((0usize..8000, prop::sample::select(&b"0123456789{}[]\",=# apv\n"[..])), 1..4)
+        ) {
+            thread_local!(static WHOLE: Vec<u8> = disk(LVM));
+            let mut disk = WHOLE.with(Vec::clone);
+            for (at, byte) in edits {
+                AREAS.iter().for_each(|area| forge(&mut disk, *area, at, byte));
+            }
+            for part in surveyed(&disk).parts {
+                let mut at = 0;
+                while let Some(place) = part.extents.find(at) {
+                    prop_assert!(place.start < place.end && place.end <= disk.len() as u64);
+                    at += place.end - place.start;
+                }
+                prop_assert!(part.extents.is_empty() || at == part.bytes);
+            }
+        }
+    }
+}
