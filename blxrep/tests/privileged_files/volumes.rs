@@ -54,7 +54,7 @@ fn a_logical_volume_comes_back_as_it_was() -> Result<()> {
     everything::make(mount.path())?;
     // As it is while it is mounted: its journal has to be replayed.
     let image = site.path("volume.img");
-    fs::copy(volume.path(), &image)?;
+    fs::copy(volume.backing(), &image)?;
     scatter(&image, &disk)?;
     let point = site.sync_one(AGENT)?;
     bytes(&site, &point, &image)?;

@@ -2,7 +2,7 @@
 
 use super::text::{Section, Value};
 use crate::model::extents::Extents;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 /// Most places of the disk that one volume is made of. Each is in memory for every reader.
@@ -78,16 +78,8 @@ impl Group {
         let physical: BTreeMap<String, Physical> = physical.collect::<Option<_>>()?;
         let volumes = group.section("logical_volumes").map(|section| section.sections().collect::<Vec<_>>());
         let volumes = volumes.unwrap_or_default();
-        let copies = snapshots(&volumes);
         let seen = volumes.iter().filter(|(_, section)| has(section, "status", "VISIBLE"));
-        let logical = seen.map(|(name, section)| {
-            let mut logical = Logical::read(name, section, extent_bytes)?;
-            if copies.contains(name) {
-                let why = "a snapshot of LVM: it holds only what its origin lost since".to_owned();
-                logical.segments = Err(why);
-            }
-            Some(logical)
-        });
+        let logical = seen.map(|(name, section)| Logical::read(name, section, extent_bytes));
         let group = Self {
             id: id(group)?,
             name: name.to_owned(),
@@ -176,6 +168,10 @@ impl Physical {
 
 impl Logical {
     fn read(name: &str, section: &Section, extent_bytes: u64) -> Option<Self> {
+        // What people see as a snapshot is the hidden volume that a volume of another name points to.
+        let first = section.section("segment1").filter(|segment| segment.text("type") == Some("snapshot"));
+        let copy = first.and_then(|first| first.text("cow_store").or_else(|| first.text("merging_store")));
+        let name = copy.unwrap_or(name);
         let count = section.number("segment_count")?;
         let (mut extents, mut segments) = (0u64, Ok(Vec::new()));
         for number in 1..=count {
@@ -201,6 +197,10 @@ impl Segment {
     fn read(section: &Section, length: u64) -> Result<Option<Self>, String> {
         match section.text("type") {
             Some("striped" | "linear") => Ok(Self::striped(section, length)),
+            Some("snapshot") => {
+                let origin = short(section.text("origin").unwrap_or_default());
+                Err(format!("a snapshot of LVM: it holds only what {origin} lost since"))
+            }
             Some(kind) => {
                 // Some have flags behind their name.
                 let kind = short(kind.split('+').next().unwrap_or_default());
@@ -226,15 +226,6 @@ impl Segment {
         };
         (areas.len() as u64 == count).then_some(Self { areas, extents: length / count, chunk })
     }
-}
-
-/// The volumes that hold what snapshots keep. They look like any other: a hidden volume beside them says what they are.
-fn snapshots<'a>(volumes: &[(&'a str, &'a Section)]) -> BTreeSet<&'a str> {
-    let segments = volumes.iter().flat_map(|(_, section)| section.sections());
-    let copies = segments.filter(|(_, segment)| segment.text("type") == Some("snapshot"));
-    copies
-        .filter_map(|(_, segment)| segment.text("cow_store").or_else(|| segment.text("merging_store")))
-        .collect()
 }
 
 fn has(section: &Section, list: &str, flag: &str) -> bool {

@@ -16,6 +16,7 @@ mod text;
 pub use group::{Group, Logical};
 
 use super::partition_table::{Fetch, crc, u32_at, u64_at};
+use super::superblock::text as text_of;
 use std::ops::Range;
 
 const SECTOR: usize = 512;
@@ -44,8 +45,7 @@ impl Label {
             sector.starts_with(b"LABELONE") && sector.get(24..32).is_some_and(|kind| kind == b"LVM2 001")
         })?;
         let header = sector.get(usize::try_from(u32_at(sector, 20)?).ok()?..)?;
-        let id = header.get(..32).filter(|id| id.iter().all(u8::is_ascii_graphic))?;
-        let id = String::from_utf8_lossy(id).into_owned();
+        let id = text_of(header.get(..32)?);
         // Behind id and size: places of data, then of metadata areas, each list with a place of zero at its end.
         let places = header.get(40..)?.as_chunks::<16>().0;
         let mut places = places.iter().map(|raw| (u64_at(raw, 0).unwrap_or(0), u64_at(raw, 8).unwrap_or(0)));

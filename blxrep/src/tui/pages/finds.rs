@@ -198,7 +198,7 @@ mod tests {
 
     fn page(rows: usize, next: Option<&str>) -> Reply {
         let (path, raw, what) = ("/a".to_owned(), b"/a".to_vec().into(), Vec::new());
-        let row = ChangeRow { partition: 1, path, raw, kind: None, change: How::Added, what };
+        let row = ChangeRow { partition: 1.into(), path, raw, kind: None, change: How::Added, what };
         let (items, next) = (vec![row; rows], next.map(str::to_owned));
         Ok(Answer::Changes(Findings { items, next, notes: Vec::new(), unread: Vec::new() }))
     }
