@@ -280,9 +280,9 @@ mod tests {
     }
 
     #[test]
-    fn members_of_other_arrays_and_spares_say_so() {
+    fn members_of_other_levels_and_half_copies_say_so() {
         let whole = disk(MD);
-        // The level, and the role of the member: with each change the sum of all words falls by as much.
+        // The level, nothing, and the features: the sum of all words changes by as much.
         for (field, by, wanted) in
             [(72, 1, "its array is a raid0"), (152, 0, ""), (8, u32::MAX - 1, "still being copied")]
         {
