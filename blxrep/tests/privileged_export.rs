@@ -190,7 +190,7 @@ fn a_partition_alone_is_served_and_copied() -> Result<()> {
     shop.site.cli(&["export", point, "--to", raw])?.expect(REFUSED, &["--yes"])?;
     shop.site
         .cli(&["export", point, "--partition", "7", "--to", raw, "--yes"])?
-        .expect(2, &["there are: 1"])?;
+        .expect(2, &["no partition 7, only 1"])?;
     let inside = shop.site.path("data").join("x.img");
     shop.site
         .cli(&["export", point, "--to", inside.to_str().context("a path")?])?
