@@ -79,7 +79,8 @@ impl Extents {
             return Some(only.clone());
         }
         let bytes = columns.first()?.bytes();
-        if chunk == 0 || bytes % chunk != 0 || columns.iter().any(|column| column.bytes() != bytes) {
+        if chunk == 0 || !bytes.is_multiple_of(chunk) || columns.iter().any(|column| column.bytes() != bytes)
+        {
             return None;
         }
         let starts = columns.iter().map(|column| match &column.0[..] {

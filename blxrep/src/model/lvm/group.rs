@@ -211,8 +211,9 @@ impl Segment {
     }
 
     fn striped(section: &Section, length: u64) -> Option<Self> {
-        let count =
-            section.number("stripe_count").filter(|n| (1..=MAX_STRIPES).contains(n) && length % n == 0)?;
+        let count = section
+            .number("stripe_count")
+            .filter(|n| (1..=MAX_STRIPES).contains(n) && length.is_multiple_of(*n))?;
         let areas = section.list("stripes")?.as_chunks::<2>().0.iter().map(|area| match area {
             [Value::Text(physical), Value::Number(first)] => {
                 Some(Area { physical: physical.clone(), first: *first })
