@@ -56,9 +56,9 @@ pub async fn attempt(
         Member::new(Arc::clone(&unit), Link::new(connection, pace));
     member.lease = Some(Lease::clone(&lease));
     let (point, offset) = begin(&mut member, action).await?;
-    // What is below may be older than what was acknowledged since: by points, or by a dispatcher that was set back.
-    let offset = if unit.imaging(point).map_err(ImageError::Record)? { offset } else { 0 };
-    stream(&mut member, offset, readers).await?;
+    let sent = unit.imaging(point).map_err(ImageError::Record)?;
+    stream(&mut member, goes_on_at(offset, sent, unit.bytes()), readers).await?;
+    unit.sending(u64::MAX).map_err(ImageError::Record)?;
     let summary = conduct::run(std::slice::from_mut(&mut member), terms).await?;
     unit.sealed(point).map_err(ImageError::Record)?;
     for summary in summary {
@@ -96,6 +96,19 @@ async fn begin(
     }
 }
 
+/// Where an image goes on of which the dispatcher has everything below `durable`, and which this side knows to have sent up
+/// to `sent`. More than that it can have only if this machine was set back: what lies above was then read from a later state
+/// of the disk, and once the end was reached anything below may have been sent again from there.
+const fn goes_on_at(durable: u64, sent: u64, bytes: u64) -> u64 {
+    if durable <= sent {
+        durable
+    } else if durable < bytes {
+        sent
+    } else {
+        0
+    }
+}
+
 /// Sends everything from `offset` on. What was marked so far above the offset is forgotten first: it is read after
 /// this, so the stream carries it. Below the offset it stays dirty for the rounds.
 async fn stream(
@@ -116,6 +129,8 @@ async fn stream(
         let frames = frames?;
         // Noted before they are sent: an attempt that goes on behind them must not forget them.
         member.find_holes()?;
+        let end = frames.last().map_or(offset, |frame| frame.range.end);
+        unit.sending(end).map_err(ImageError::Record)?;
         member.send(frames, since).await?;
     }
 }
@@ -133,5 +148,20 @@ async fn published(member: &mut Member<ToDispatcher, ToAgent>, point: PointId) -
     match member.link.hear().await? {
         ToAgent::Published { point: done } if done == point => Ok(()),
         other => Err(LinkError::Unexpected(format!("{other:?}")).into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::goes_on_at;
+
+    #[test]
+    fn an_image_goes_on_behind_what_this_machine_has_sent() {
+        assert_eq!(goes_on_at(64, 80, 100), 64, "some was under way");
+        assert_eq!(goes_on_at(64, u64::MAX, 100), 64, "killed in a round, and the dispatcher, too");
+        assert_eq!(goes_on_at(64, 0, 100), 0, "begun anew");
+        assert_eq!(goes_on_at(64, 48, 100), 48, "set back while it was streamed");
+        assert_eq!(goes_on_at(100, 48, 100), 0, "set back, and rounds went over what is below");
+        assert_eq!(goes_on_at(100, u64::MAX, 100), 100, "killed in a round");
     }
 }

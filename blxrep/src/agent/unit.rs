@@ -11,7 +11,9 @@ use crate::model::granules::GranuleSet;
 use crate::model::holes::Holes;
 use crate::model::host::HostDisk;
 use crate::model::ids::{ActionId, DiskIdentity, Epoch, PointId};
-use crate::model::tracking::{Baseline, BaselineSearch, EpochRecord, IMAGE_WORD, SKIPPED_WORD, Sample};
+use crate::model::tracking::{
+    Baseline, BaselineSearch, EpochRecord, IMAGE_WORD, SENT_WORD, SKIPPED_WORD, Sample,
+};
 use crate::model::units::GranuleSize;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -160,9 +162,9 @@ impl Unit {
     /// has found before counts no more if the image is given up: what follows then is a comparison, as the dispatcher
     /// does not know the point. So it closes every gap, or it is as if it had never been.
     ///
-    /// Returns whether what was sent of it before still counts: since then nothing was acknowledged, so that what was
-    /// written since is still marked.
-    pub fn imaging(&self, point: PointId) -> Result<bool, String> {
+    /// Returns how far what was sent of it before still counts. That is nothing if anything was acknowledged since: what
+    /// was written before that is not marked any more.
+    pub fn imaging(&self, point: PointId) -> Result<u64, String> {
         let mut state = self.state();
         let mut record = self.tracker.record();
         let counts = (record.acknowledged, record.matched) == (None, None);
@@ -170,8 +172,22 @@ impl Unit {
         (record.gap, record.matched, state.compared) = (None, None, None);
         (record.acknowledged, record.open) = (None, None);
         record.agent_words[IMAGE_WORD] = point.0;
+        if !goes_on {
+            record.agent_words[SENT_WORD] = 0;
+        }
         self.store(&record)?;
-        Ok(goes_on)
+        Ok(record.agent_words[SENT_WORD])
+    }
+
+    /// Records, before it is done, that the image is sent up to here.
+    pub fn sending(&self, end: u64) -> Result<(), String> {
+        let _state = self.state();
+        let mut record = self.tracker.record();
+        if record.agent_words[SENT_WORD] >= end {
+            return Ok(());
+        }
+        record.agent_words[SENT_WORD] = end;
+        self.store(&record)
     }
 
     /// Records that all of `point` is read, before the dispatcher hears that: from here on it may be published without

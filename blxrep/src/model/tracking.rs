@@ -249,6 +249,9 @@ pub const AGENT_WORDS: usize = 8;
 pub const SKIPPED_WORD: usize = 0;
 /// In it, the point of the image that was begun last.
 pub const IMAGE_WORD: usize = 1;
+/// In it, how far that image may have been sent: nothing from there on was. `u64::MAX` once anything may have been sent
+/// again.
+pub const SENT_WORD: usize = 2;
 
 #[cfg(test)]
 mod tests {
