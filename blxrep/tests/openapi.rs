@@ -98,6 +98,22 @@ fn ask(dispatcher: &FakeDispatcher, method: &str, target: &str, body: &str) -> (
     (status, serde_json::from_str(body).unwrap_or_else(|e| panic!("{method} {target}: {e}: {answer}")))
 }
 
+#[test]
+fn a_route_says_which_methods_and_values_it_takes() {
+    let dispatcher = FakeDispatcher::start();
+    let (status, body) = ask(&dispatcher, "PUT", "/api/v1/points", "");
+    assert_eq!((status, &body["error"]["code"]), (405, &Value::from("not_found")));
+    assert_eq!(ask(&dispatcher, "PUT", "/api/v1/nothing", "").0, 404);
+    let document = document();
+    let bounds = |path: &str, name: &str| {
+        let parameters = document["paths"][path]["get"]["parameters"].as_array().unwrap();
+        parameters.iter().find(|parameter| parameter["name"] == name).unwrap()["schema"].clone()
+    };
+    let limit = bounds("/api/v1/points", "limit");
+    assert_eq!((&limit["minimum"], &limit["maximum"]), (&Value::from(1), &Value::from(1000)));
+    assert_eq!(bounds("/api/v1/points/{point}", "point")["pattern"], "^[0-9A-Fa-f]{4,16}$");
+}
+
 /// What of a value does not fit a schema: as much of JSON Schema as the document uses. `strict` takes no field that is not
 /// described.
 fn misfits(document: &Value, schema: &Value, value: &Value, at: &str, strict: bool) -> Vec<String> {

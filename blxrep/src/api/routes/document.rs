@@ -3,10 +3,13 @@
 use super::{browse, exports};
 use crate::api::error::ErrorBody;
 use crate::api::events::Event;
+use crate::api::page::MAX_LIMIT;
 use axum::Json;
 use serde::Deserialize;
-use utoipa::openapi::OpenApi as Document;
-use utoipa::{IntoParams, IntoResponses, OpenApi};
+use utoipa::openapi::path::{Operation, ParameterIn};
+use utoipa::openapi::schema::Schema;
+use utoipa::openapi::{OpenApi as Document, PathItem, RefOr};
+use utoipa::{IntoParams, IntoResponses, Modify, OpenApi};
 
 /// The query of lists without a filter.
 #[derive(Debug, Deserialize, IntoParams)]
@@ -76,8 +79,35 @@ pub fn openapi() -> Document {
     Api::openapi()
 }
 
+/// What ids and sizes of lists may be, said of every parameter of those names.
+struct Bounds;
+
+impl Modify for Bounds {
+    fn modify(&self, document: &mut Document) {
+        let operations = document.paths.paths.values_mut().flat_map(operations);
+        for parameter in operations.filter_map(|operation| operation.parameters.as_mut()).flatten() {
+            let RefOr::T(parameter) = parameter else { continue };
+            let Some(RefOr::T(Schema::Object(schema))) = &mut parameter.schema else { continue };
+            match (parameter.name.as_str(), &parameter.parameter_in) {
+                ("point" | "action", ParameterIn::Path) => {
+                    schema.pattern = Some("^[0-9A-Fa-f]{4,16}$".to_owned());
+                }
+                ("limit" | "newest", _) => {
+                    (schema.minimum, schema.maximum) = (Some(1.into()), Some(MAX_LIMIT.into()));
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+fn operations(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
+    [&mut item.get, &mut item.post, &mut item.put, &mut item.delete].into_iter().flatten()
+}
+
 #[derive(OpenApi)]
 #[openapi(
+    modifiers(&Bounds),
     info(
         title = "blxrep",
         description = "The control plane of a blxrep dispatcher: HTTP/1.1 with JSON on the Unix socket `control.sock` in its data \

@@ -91,7 +91,7 @@ pub fn router<B: Backend>(backend: Arc<B>, stop: watch::Receiver<bool>) -> Route
         .route("/api/v1/consolidations/plan", get(consolidation_plan::<B>))
         .route("/api/v1/verifications/source", post(verify_source::<B>))
         .fallback(no_route)
-        .method_not_allowed_fallback(no_route)
+        .method_not_allowed_fallback(no_method)
         .with_state(backend)
 }
 
@@ -133,6 +133,11 @@ async fn no_route(request: Request) -> ApiError {
     ))
 }
 
+/// The route is one, and takes other methods; `Allow` names them.
+async fn no_method(request: Request) -> (StatusCode, Json<ErrorBody>) {
+    (StatusCode::METHOD_NOT_ALLOWED, error_body(no_route(request).await))
+}
+
 /// Gauges for monitoring systems.
 #[utoipa::path(get, path = "/metrics", tag = "watching", responses((status = 200, description = "Gauges as OpenMetrics text", body = String, content_type = "application/openmetrics-text"), Problem))]
 async fn metrics<B: Backend>(State(b): State<Arc<B>>) -> Result<([(HeaderName, &'static str); 1], String)> {
@@ -160,7 +165,7 @@ async fn agent<B: Backend>(State(b): State<Arc<B>>, Path(text): Path<String>) ->
 }
 
 /// Disks, by agent and device.
-#[utoipa::path(get, path = "/api/v1/disks", tag = "watching", params(ListQuery), responses((status = 200, body = Page<DiskRow>), Problem))]
+#[utoipa::path(get, path = "/api/v1/disks", tag = "watching", params(FilterQuery, WindowQuery), responses((status = 200, body = Page<DiskRow>), Problem))]
 async fn disks<B: Backend>(State(b): State<Arc<B>>, uri: Uri) -> Answer<Page<DiskRow>> {
     let query: ListQuery = query(&uri)?;
     if query.newest.is_some() {
