@@ -56,8 +56,8 @@ pub async fn attempt(
         Member::new(Arc::clone(&unit), Link::new(connection, pace));
     member.lease = Some(Lease::clone(&lease));
     let (point, offset) = begin(&mut member, action).await?;
-    let sent = unit.imaging(point).map_err(ImageError::Record)?;
-    stream(&mut member, goes_on_at(offset, sent, unit.bytes()), readers).await?;
+    unit.imaging(point).map_err(ImageError::Record)?;
+    stream(&mut member, offset, readers).await?;
     unit.sending(u64::MAX).map_err(ImageError::Record)?;
     let summary = conduct::run(std::slice::from_mut(&mut member), terms).await?;
     unit.sealed(point).map_err(ImageError::Record)?;
@@ -76,6 +76,7 @@ async fn begin(
     action: ActionId,
 ) -> Result<(PointId, u64), ImageError> {
     let unit = &member.unit;
+    let imaged = unit.imaged();
     let begin = ToDispatcher::Begin {
         action,
         disk: unit.identity.clone(),
@@ -83,29 +84,22 @@ async fn begin(
         bytes: unit.bytes(),
         granule_shift: unit.granule().shift(),
         epoch: unit.epoch(),
+        imaged,
     };
     member.link.say(&begin).await?;
     match member.link.hear().await? {
         ToAgent::Start { point, offset } => {
+            let known = imaged.map_or(0, |(image, sent)| if image == point { sent } else { 0 });
+            if offset > known {
+                let has = format!("it has {offset} bytes of an image of which {known} were sent");
+                return Err(LinkError::Unexpected(has).into());
+            }
             // From the start of a granule: what is dirty below is read again as a whole.
             let granule = member.unit.granule().bytes();
             Ok((point, offset.min(member.unit.bytes()) / granule * granule))
         }
         ToAgent::Refuse { reason } => Err(ImageError::Refused(reason)),
         other => Err(LinkError::Unexpected(format!("{other:?}")).into()),
-    }
-}
-
-/// Where an image goes on of which the dispatcher has everything below `durable`, and which this side knows to have sent up
-/// to `sent`. More than that it can have only if this machine was set back: what lies above was then read from a later state
-/// of the disk, and once the end was reached anything below may have been sent again from there.
-const fn goes_on_at(durable: u64, sent: u64, bytes: u64) -> u64 {
-    if durable <= sent {
-        durable
-    } else if durable < bytes {
-        sent
-    } else {
-        0
     }
 }
 
@@ -148,20 +142,5 @@ async fn published(member: &mut Member<ToDispatcher, ToAgent>, point: PointId) -
     match member.link.hear().await? {
         ToAgent::Published { point: done } if done == point => Ok(()),
         other => Err(LinkError::Unexpected(format!("{other:?}")).into()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::goes_on_at;
-
-    #[test]
-    fn an_image_goes_on_behind_what_this_machine_has_sent() {
-        assert_eq!(goes_on_at(64, 80, 100), 64, "some was under way");
-        assert_eq!(goes_on_at(64, u64::MAX, 100), 64, "killed in a round, and the dispatcher, too");
-        assert_eq!(goes_on_at(64, 0, 100), 0, "begun anew");
-        assert_eq!(goes_on_at(64, 48, 100), 48, "set back while it was streamed");
-        assert_eq!(goes_on_at(100, 48, 100), 0, "set back, and rounds went over what is below");
-        assert_eq!(goes_on_at(100, u64::MAX, 100), 100, "killed in a round");
     }
 }

@@ -162,21 +162,27 @@ impl Unit {
     /// has found before counts no more if the image is given up: what follows then is a comparison, as the dispatcher
     /// does not know the point. So it closes every gap, or it is as if it had never been.
     ///
-    /// Returns how far what was sent of it before still counts. That is nothing if anything was acknowledged since: what
-    /// was written before that is not marked any more.
-    pub fn imaging(&self, point: PointId) -> Result<u64, String> {
+    /// It goes on, or nothing of it was sent by now.
+    pub fn imaging(&self, point: PointId) -> Result<(), String> {
+        let goes_on = self.imaged().is_some_and(|(image, _)| image == point);
         let mut state = self.state();
         let mut record = self.tracker.record();
-        let counts = (record.acknowledged, record.matched) == (None, None);
-        let goes_on = counts && record.agent_words[IMAGE_WORD] == point.0;
         (record.gap, record.matched, state.compared) = (None, None, None);
         (record.acknowledged, record.open) = (None, None);
         record.agent_words[IMAGE_WORD] = point.0;
         if !goes_on {
             record.agent_words[SENT_WORD] = 0;
         }
-        self.store(&record)?;
-        Ok(record.agent_words[SENT_WORD])
+        self.store(&record)
+    }
+
+    /// The image that was begun last, and how far it may have been sent. `None` if anything was acknowledged since: what was
+    /// written before that is not marked any more.
+    pub fn imaged(&self) -> Option<(PointId, u64)> {
+        let record = self.tracker.record();
+        let [image, sent] = [IMAGE_WORD, SENT_WORD].map(|word| record.agent_words[word]);
+        let counts = (record.acknowledged, record.matched) == (None, None) && image != 0;
+        counts.then_some((PointId(image), sent))
     }
 
     /// Records, before it is done, that the image is sent up to here.
@@ -384,7 +390,8 @@ impl Unit {
             let sample = self.sample()?;
             let mut state = self.state();
             let verdict = proof.offer(&mut state.audit, &sample);
-            if state.audit.take_changed() {
+            // Behind a gap comes a new one, once the gap is on record.
+            if !matches!(verdict, Some(Verdict::Gap(_))) && state.audit.take_changed() {
                 self.store_baseline(&state)?;
             }
             drop(state);

@@ -6,10 +6,11 @@ use super::hub::Note;
 use super::intake::{Credit, Intake, Pieces};
 use crate::io::channel::{ChannelError, Connection, Incoming};
 use crate::model::encoding::Encoding;
-use crate::model::ids::{ActionId, AgentId, DiskIdentity};
+use crate::model::ids::{ActionId, AgentId, DiskIdentity, PointId};
 use crate::model::point::{CutSummary, Disk};
 use crate::store::base::{BaseSpec, BaseWriter};
 use crate::store::catalog::DiskOffer;
+use crate::store::{Store, StoreError};
 use crate::wire::snapshot::{ToAgent, ToDispatcher};
 use jiff::Timestamp;
 use std::time::{Duration, Instant};
@@ -65,7 +66,7 @@ async fn run(connection: &mut Snapshot, agent: &AgentId, shared: &Shared) -> Res
     if let Some(reason) = shared.store.trouble() {
         return refuse(connection, reason).await;
     }
-    let (disk, spec) = match admit(agent, shared, begin).await {
+    let (disk, spec, imaged) = match admit(agent, shared, begin).await {
         Ok(admitted) => admitted,
         Err(reason) => return refuse(connection, reason).await,
     };
@@ -78,7 +79,11 @@ async fn run(connection: &mut Snapshot, agent: &AgentId, shared: &Shared) -> Res
         shared.note(Note::BaseDone { action: spec.action, disk: id }).await;
         return refuse(connection, format!("the image is published already, as {point}")).await;
     }
-    let writer = match shared.blocking(move |store| store.begin_base(id, spec)).await {
+    let begin = move |store: &Store| -> Result<BaseWriter, StoreError> {
+        store.limit_base(id, imaged)?;
+        store.begin_base(id, spec)
+    };
+    let writer = match shared.blocking(begin).await {
         Ok(writer) => writer,
         Err(reason) => return refuse(connection, reason).await,
     };
@@ -112,8 +117,12 @@ async fn refuse(connection: &mut Snapshot, reason: String) -> Result<(), Snapsho
 }
 
 /// Finds the disk's row, with the size and granule that the image has.
-async fn admit(agent: &AgentId, shared: &Shared, begin: ToDispatcher) -> Result<(Disk, BaseSpec), String> {
-    let ToDispatcher::Begin { action, disk, device, bytes, granule_shift, epoch } = begin else {
+async fn admit(
+    agent: &AgentId,
+    shared: &Shared,
+    begin: ToDispatcher,
+) -> Result<(Disk, BaseSpec, Option<(PointId, u64)>), String> {
+    let ToDispatcher::Begin { action, disk, device, bytes, granule_shift, epoch, imaged } = begin else {
         return Err("not a begin".to_owned());
     };
     let agent = agent.clone();
@@ -121,7 +130,7 @@ async fn admit(agent: &AgentId, shared: &Shared, begin: ToDispatcher) -> Result<
         let offer = DiskOffer { agent: &agent, identity: &disk, device: &device, bytes, granule_shift };
         store.upsert_disk(&offer, Timestamp::now())
     });
-    Ok((row.await?, BaseSpec { action, epoch, bytes, granule_shift }))
+    Ok((row.await?, BaseSpec { action, epoch, bytes, granule_shift }, imaged))
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -71,6 +71,20 @@ impl Store {
         self.base_writer(disk, claim, row, sidecar)
     }
 
+    /// Of the open base of a disk, only that counts which its agent knows to have sent and what it still knows all changes
+    /// of: `imaged` names the image and how far it was sent. The rest is received again.
+    pub fn limit_base(&self, disk: DiskId, imaged: Option<(PointId, u64)>) -> Result<(), StoreError> {
+        let is_open = |g: &Generation| matches!(g.state, GenerationState::Open { .. });
+        let Some(row) = self.generations(disk)?.into_iter().find(is_open) else { return Ok(()) };
+        let sent = imaged.map_or(0, |(image, sent)| if image == row.base { sent } else { 0 });
+        let durable = goes_on_at(row.durable(), sent, row.bytes);
+        if durable < row.durable() {
+            let state = GenerationState::Open { durable };
+            self.db().write(|tx| tx.put(&Generation { state, ..row }))?;
+        }
+        Ok(())
+    }
+
     /// The base that an image of this action has become, if it was published.
     pub fn base_of(&self, disk: DiskId, action: ActionId) -> Result<Option<PointId>, StoreError> {
         let is_its =
@@ -146,6 +160,19 @@ impl Store {
             writer.sums.set_len(writer.sidecar.file_bytes())?;
         }
         Ok(writer)
+    }
+}
+
+/// Where an image goes on that is here up to `durable`, and that its agent knows to have sent up to `sent`. More than that can
+/// be here only if the agent's machine was set back: what lies above was then read from a later state of the disk, and once
+/// the end was reached anything below may have been sent again from there.
+const fn goes_on_at(durable: u64, sent: u64, bytes: u64) -> u64 {
+    if durable <= sent {
+        durable
+    } else if durable < bytes {
+        sent
+    } else {
+        0
     }
 }
 
@@ -408,3 +435,18 @@ pub(super) fn read_pieces(
 
 /// Bytes read at once from a file that is read through: a multiple of the lengths of ranges and index entries.
 const PIECE_BYTES: usize = 80 << 10;
+
+#[cfg(test)]
+mod tests {
+    use super::goes_on_at;
+
+    #[test]
+    fn an_image_goes_on_behind_what_its_agent_has_sent() {
+        assert_eq!(goes_on_at(64, 80, 100), 64, "some was under way");
+        assert_eq!(goes_on_at(64, u64::MAX, 100), 64, "killed in a round, and the dispatcher, too");
+        assert_eq!(goes_on_at(64, 0, 100), 0, "begun anew");
+        assert_eq!(goes_on_at(64, 48, 100), 48, "set back while it was streamed");
+        assert_eq!(goes_on_at(100, 48, 100), 0, "set back, and rounds went over what is below");
+        assert_eq!(goes_on_at(100, u64::MAX, 100), 100, "killed in a round");
+    }
+}

@@ -58,6 +58,9 @@ pub enum ToDispatcher {
         bytes: u64,
         granule_shift: u32,
         epoch: Epoch,
+        /// The image that was begun last, if everything that was written since is still marked, and how far it may have
+        /// been sent: `u64::MAX` once anything may have been sent again.
+        imaged: Option<(PointId, u64)>,
     },
     /// The last round passed (or is published as fuzzy): this is what the image stands for.
     Seal(CutSummary),

@@ -6,6 +6,7 @@ use crate::support::disk::{Disk, LoopDisk};
 use crate::support::fixture::{pause, wait_for};
 use crate::support::load::{Ground, Load};
 use crate::support::mount::{Filesystem, Mount};
+use crate::support::proxy::{Event, Proxy};
 use crate::support::site::{ActionRow, AgentHome, DONE, FAILED, PointRow, Site, SyncRow};
 use crate::{MIB, PATIENCE, is_soak, program, require_root, summarize};
 use anyhow::{Context, Result, ensure};
@@ -287,18 +288,25 @@ fn a_snapshot_that_is_begun_again_after_points_is_a_state_of_the_disk() -> Resul
     let disk = LoopDisk::new(48 * MIB)?;
     fill_device(disk.path(), 7, |_| Content::Incompressible)?;
     let _dispatcher = site.dispatcher()?;
-    let home = site.agent("again", &[(&disk, "disk")])?;
+    let proxy = Proxy::start(&site.address()?)?;
+    let mut home = site.agent("again", &[(&disk, "disk")])?;
+    home.connect_via(&proxy);
     let agent = home.start(&site, &["--bandwidth-limit", "16MiB"])?;
     site.wait_for_points("again", 1, 1, PATIENCE)?;
-    site.cli(&["snapshot", "again", "disk"])?.expect(DONE, &[])?;
-    let snapshot = wait_for("half of a second image", PATIENCE, || {
-        let ours = |a: &ActionRow| a.kind == "snapshot" && a.state == "running" && a.done > 24 * MIB;
-        Ok(site.actions()?.into_iter().find(ours))
-    })?;
+    let image_of = |bytes: u64| {
+        site.cli(&["snapshot", "again", "disk"])?.expect(DONE, &[])?;
+        wait_for("a part of an image", PATIENCE, || {
+            let ours = |a: &ActionRow| a.kind == "snapshot" && a.state == "running" && a.done > bytes;
+            Ok(site.actions()?.into_iter().find(ours))
+        })
+    };
+    let snapshot = image_of(30 * MIB)?;
     site.cli(&["cancel", &snapshot.id])?.expect(DONE, &[])?;
-    change_granules(disk.path(), 9, 500)?;
+    change_granules(disk.path(), 9, 2000)?;
     site.sync_one("again").with_context(|| agent.tail())?;
-    site.cli(&["snapshot", "again", "disk"])?.expect(DONE, &[])?;
+    // Begun from the start, and broken before it has come to where the first one was.
+    image_of(8 * MIB)?;
+    proxy.happen(Event::Reset);
     let base = wait_for("the second base", PATIENCE, || {
         Ok(site.points("again")?.into_iter().filter(|point| point.kind == "base").nth(1))
     })?;

@@ -147,7 +147,7 @@ fn not_told_of_the_base(killed: bool) -> Result<()> {
     home.connect_via(&proxy);
     let extra = ["--bandwidth-limit", "4MiB"];
     let mut agent = home.start(&site, &extra)?;
-    wait_for("an image under way", PATIENCE, || imaging(&site))?;
+    wait_for("an image under way", PATIENCE, || Ok(imaging(&site)?.filter(|action| action.done > 0)))?;
     proxy.set(Weather::Mute);
     site.wait_for_points("killed", 1, 1, PATIENCE).with_context(|| agent.tail())?;
     change_granules(disk.path(), 33, 100)?;
