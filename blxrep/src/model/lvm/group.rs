@@ -2,11 +2,13 @@
 
 use super::text::{Section, Value};
 use crate::model::extents::Extents;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 /// Most places of the disk that one volume is made of. Each is in memory for every reader.
 const MAX_PLACES: usize = 4096;
+/// Most logical volumes, hidden ones among them: about as many as the longest text that is read can describe.
+const MAX_VOLUMES: usize = 8192;
 /// Most stripes, as in LVM.
 const MAX_STRIPES: u64 = 128;
 /// Sectors of an extent: 4 EiB of them would overflow.
@@ -64,7 +66,7 @@ struct Area {
 }
 
 impl Group {
-    /// The group that a text describes. `None` if it does not make sense.
+    /// The group that a text describes. `None` if it does not make sense, or has too much.
     pub fn parse(text: &[u8]) -> Option<Self> {
         let root = Section::parse(text)?;
         if root.text("contents") != Some("Text Format Volume Group") || root.number("version") != Some(1) {
@@ -73,20 +75,17 @@ impl Group {
         let (name, group) = root.sections().next()?;
         let extent_sectors = group.number("extent_size").filter(|n| (1..=MAX_EXTENT_SECTORS).contains(n))?;
         let extent_bytes = extent_sectors * SECTOR_BYTES;
-        let physical = group.section("physical_volumes")?.sections();
-        let physical = physical.map(|(name, section)| Some((name.to_owned(), Physical::read(section)?)));
-        let physical: BTreeMap<String, Physical> = physical.collect::<Option<_>>()?;
-        let volumes = group.section("logical_volumes").map(|section| section.sections().collect::<Vec<_>>());
-        let volumes = volumes.unwrap_or_default();
-        let seen = volumes.iter().filter(|(_, section)| has(section, "status", "VISIBLE"));
-        let logical = seen.map(|(name, section)| Logical::read(name, section, extent_bytes));
+        let logical = match group.section("logical_volumes") {
+            Some(volumes) => Logical::all(volumes, extent_bytes)?,
+            None => Vec::new(),
+        };
         let group = Self {
             id: id(group)?,
             name: name.to_owned(),
             seqno: group.number("seqno")?,
             extent_bytes,
-            logical: logical.collect::<Option<_>>()?,
-            physical,
+            physical: Physical::all(group.section("physical_volumes")?)?,
+            logical,
         };
         group.extents_are_used_once().then_some(group)
     }
@@ -149,6 +148,16 @@ impl Group {
 }
 
 impl Physical {
+    /// Those of a group by their names. `None` if two have a name or an id in common: they would be one place, and extents
+    /// of both the same bytes.
+    fn all(volumes: &Section) -> Option<BTreeMap<String, Self>> {
+        let all = volumes.sections().map(|(name, section)| Some((name.to_owned(), Self::read(section)?)));
+        let all: BTreeMap<String, Self> = all.collect::<Option<_>>()?;
+        let unique = are_unique(volumes.sections().map(|(name, _)| name))
+            && are_unique(all.values().map(|physical| physical.id.as_str()));
+        unique.then_some(all)
+    }
+
     fn read(section: &Section) -> Option<Self> {
         Some(Self {
             id: id(section)?,
@@ -167,11 +176,32 @@ impl Physical {
 }
 
 impl Logical {
+    /// Those of a group that people see. `None` if there are too many, or two of one name.
+    fn all(volumes: &Section, extent_bytes: u64) -> Option<Vec<Self>> {
+        if volumes.sections().count() > MAX_VOLUMES || !are_unique(volumes.sections().map(|(name, _)| name)) {
+            return None;
+        }
+        // The volume that says so is itself not seen, and its origin does not say it.
+        let segments = volumes.sections().flat_map(|(_, volume)| volume.sections());
+        let merging =
+            segments.filter(|(_, segment)| is_snapshot(segment) && segment.text("merging_store").is_some());
+        let merged_into: BTreeSet<&str> = merging.filter_map(|(_, segment)| segment.text("origin")).collect();
+        let seen = volumes.sections().filter(|(_, volume)| has(volume, "status", "VISIBLE"));
+        let all = seen.map(|(name, volume)| {
+            let mut logical = Self::read(name, volume, extent_bytes)?;
+            if merged_into.contains(name) {
+                logical.segments = Err("a snapshot is being merged into it".to_owned());
+            }
+            Some(logical)
+        });
+        let all: Vec<Self> = all.collect::<Option<_>>()?;
+        are_unique(all.iter().map(|logical| logical.name.as_str())).then_some(all)
+    }
+
     fn read(name: &str, section: &Section, extent_bytes: u64) -> Option<Self> {
         // What people see as a snapshot is the hidden volume that a volume of another name points to.
-        let first = section.section("segment1").filter(|segment| segment.text("type") == Some("snapshot"));
-        let copy = first.and_then(|first| first.text("cow_store").or_else(|| first.text("merging_store")));
-        let name = copy.unwrap_or(name);
+        let first = section.section("segment1").filter(|segment| is_snapshot(segment));
+        let name = first.and_then(|first| first.text("cow_store")).unwrap_or(name);
         let count = section.number("segment_count")?;
         let (mut extents, mut segments) = (0u64, Ok(Vec::new()));
         for number in 1..=count {
@@ -197,7 +227,7 @@ impl Segment {
     fn read(section: &Section, length: u64) -> Result<Option<Self>, String> {
         match section.text("type") {
             Some("striped" | "linear") => Ok(Self::striped(section, length)),
-            Some("snapshot") => {
+            Some(_) if is_snapshot(section) => {
                 let origin = short(section.text("origin").unwrap_or_default());
                 Err(format!("a snapshot of LVM: it holds only what {origin} lost since"))
             }
@@ -227,6 +257,16 @@ impl Segment {
         };
         (areas.len() as u64 == count).then_some(Self { areas, extents: length / count, chunk })
     }
+}
+
+/// Types may have flags behind their name.
+fn is_snapshot(segment: &Section) -> bool {
+    segment.text("type").and_then(|kind| kind.split('+').next()) == Some("snapshot")
+}
+
+fn are_unique<'a>(mut names: impl Iterator<Item = &'a str>) -> bool {
+    let mut known = BTreeSet::new();
+    names.all(|name| known.insert(name))
 }
 
 fn has(section: &Section, list: &str, flag: &str) -> bool {
@@ -319,6 +359,10 @@ mod tests {
         }
         let good = text("");
         assert!(Group::parse(good.as_bytes()).is_some(), "a group need not have volumes");
+        let one_id = good.replace(B, A);
+        assert_eq!(Group::parse(one_id.as_bytes()), None, "two physical volumes of one id");
+        let one_name = good.replace("pv1", "pv0");
+        assert_eq!(Group::parse(one_name.as_bytes()), None, "two physical volumes of one name");
         for (from, to) in [
             ("extent_size = 8", "extent_size = 0"),
             ("version = 1", "version = 2"),
@@ -327,6 +371,45 @@ mod tests {
         ] {
             assert_eq!(Group::parse(good.replacen(from, to, 1).as_bytes()), None, "{to}");
         }
+    }
+
+    fn snapshot(status: &str, store: &str) -> String {
+        format!(
+            "snapshot0 {{ status = [{status}] segment_count = 1 segment1 {{ start_extent = 0 extent_count = 1 \
+             type = \"snapshot\" origin = \"lv\" {store} = \"snap\" }} }} "
+        )
+    }
+
+    #[test]
+    fn names_of_volumes_are_unique_and_not_too_many() {
+        let empty = |name: &str| volume(name, "");
+        assert_eq!(parsed(&empty("lv").repeat(2)), None);
+        let hidden = empty("lv").replace("VISIBLE", "READ");
+        assert_eq!(parsed(&(empty("lv") + &hidden)), None);
+        let shown = snapshot("\"VISIBLE\"", "cow_store");
+        assert!(parsed(&(shown.clone() + &empty("snap").replace("VISIBLE", "READ"))).is_some());
+        assert_eq!(parsed(&(shown + &empty("snap"))), None, "a snapshot is seen under the name of its store");
+        let volumes = |count: usize| (0..count).map(|n| empty(&format!("lv{n}"))).collect::<String>();
+        assert_eq!(parsed(&volumes(8192)).map(|group| group.logical.len()), Some(8192));
+        assert_eq!(parsed(&volumes(8193)), None);
+    }
+
+    #[test]
+    fn what_a_snapshot_is_being_merged_into_is_not_opened() {
+        let origin = volume("lv", &segment(1, 0, 2, "\"pv0\", 0"));
+        let other = volume("other", &segment(1, 0, 2, "\"pv0\", 2"));
+        // While it is merged, LVM says of the snapshot that it is not to be seen.
+        let merged = snapshot("\"READ\"", "merging_store");
+        for flags in ["", "+FLAG"] {
+            let merged = merged.replace("\"snapshot\"", &format!("\"snapshot{flags}\""));
+            for volumes in [format!("{origin}{merged}"), format!("{merged}{origin}")] {
+                let why = placed(&volumes, &[(A, 0)]).unwrap_err();
+                assert!(why.contains("a snapshot is being merged into it"), "{why}");
+            }
+        }
+        assert!(placed(&(other + &merged), &[(A, 0)]).is_ok());
+        let kept = snapshot("\"VISIBLE\"", "cow_store");
+        assert!(placed(&(origin + &kept), &[(A, 0)]).is_ok());
     }
 
     #[test]
