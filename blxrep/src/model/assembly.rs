@@ -45,11 +45,14 @@ impl Assembly {
         }
     }
 
-    /// The arrays that were not put together before. Says of their members what they belong to.
-    pub fn arrays(&mut self, fetch: &mut Fetch<'_>, parts: &mut [Part]) -> Vec<Part> {
+    /// The arrays that were not put together before, `room` of them at most. Says of their members what they belong to.
+    pub fn arrays(&mut self, fetch: &mut Fetch<'_>, parts: &mut [Part], room: usize) -> Vec<Part> {
         let Self { members, done, .. } = self;
         let mut arrays: Vec<Part> = Vec::new();
         for (_, member) in &*members {
+            if arrays.len() >= room {
+                break;
+            }
             if !done.insert(member.uuid.clone()) {
                 continue;
             }
@@ -75,9 +78,9 @@ impl Assembly {
         arrays
     }
 
-    /// The logical volumes of groups that were not put together before. Says of their physical volumes what they
-    /// belong to.
-    pub fn volumes(&mut self, fetch: &mut Fetch<'_>, parts: &mut [Part]) -> Vec<Part> {
+    /// The logical volumes of groups that were not put together before, `room` of them at most. Says of their physical
+    /// volumes what they belong to.
+    pub fn volumes(&mut self, fetch: &mut Fetch<'_>, parts: &mut [Part], room: usize) -> Vec<Part> {
         let mut volumes: Vec<Part> = Vec::new();
         let mut at_hand: BTreeMap<String, Extents> = BTreeMap::new();
         for (place, label) in &self.physical {
@@ -90,6 +93,9 @@ impl Assembly {
             }
             let first = volumes.len();
             for logical in &group.logical {
+                if volumes.len() >= room {
+                    break;
+                }
                 let Some(id) = PartId::logical(&group.name, &logical.name) else { continue };
                 let id = id.unless(|id| parts.iter().chain(&volumes).any(|part| part.id == *id));
                 volumes.push(match group.extents(logical, &at_hand) {
@@ -101,7 +107,7 @@ impl Assembly {
                     },
                 });
             }
-            let named = named(&volumes[first..]);
+            let named = named(&volumes[first..], group.logical.len());
             let ids: BTreeSet<&str> = group.physical_ids().collect();
             for (place, _) in self.physical.iter().filter(|(_, label)| ids.contains(label.id.as_str())) {
                 let group: String = group.name.chars().filter(|c| !c.is_control()).take(128).collect();
@@ -118,11 +124,12 @@ fn set(parts: &mut [Part], place: usize, why: String) {
     }
 }
 
-/// The volumes of a group.
-fn named(volumes: &[Part]) -> String {
+/// The volumes of a group, which has `count`: those that there was no room for are not among the parts.
+fn named(volumes: &[Part], count: usize) -> String {
     let names: Vec<String> = volumes.iter().take(MAX_NAMED).map(|part| part.id.to_string()).collect();
-    match (names.is_empty(), volumes.len().saturating_sub(MAX_NAMED)) {
-        (true, _) => "it has no volumes".to_owned(),
+    match (names.is_empty(), count.saturating_sub(names.len())) {
+        (true, 0) => "it has no volumes".to_owned(),
+        (true, count) => format!("none of its {count} volumes is shown"),
         (_, 0) => format!("its volumes are {}", names.join(", ")),
         (_, more) => format!("its volumes are {} and {more} more", names.join(", ")),
     }
@@ -314,6 +321,92 @@ mod tests {
         assert_eq!(u32_at(disk, area), Some(checksum));
     }
 
+    /// A disk that is one physical volume, of the group `vg`; its extents of 4 KiB begin at 4 MiB.
+    fn group_of(volumes: &str) -> Vec<u8> {
+        const EXTENTS: usize = 2048;
+        const AREA: usize = 4096;
+        let id = |letter: &str| letter.repeat(32);
+        let text = format!(
+            "vg {{ id = \"{}\" seqno = 1 extent_size = 8 physical_volumes {{ pv0 {{ id = \"{}\" pe_start = 8192 \
+             pe_count = {EXTENTS} }} }} logical_volumes {{ {volumes} }} }} \
+             contents = \"Text Format Volume Group\" version = 1",
+            id("G"),
+            id("A")
+        );
+        let mut disk = vec![0; (4 << 20) + EXTENTS * 4096];
+        let mut put = |at: usize, bytes: &[u8]| disk[at..at + bytes.len()].copy_from_slice(bytes);
+        put(512, b"LABELONE");
+        put(512 + 20, &32u32.to_le_bytes());
+        put(512 + 24, b"LVM2 001");
+        put(512 + 32, id("A").as_bytes());
+        // Where its data are, then its metadata area, each list with a place of zero at its end.
+        for (index, word) in [4 << 20, 0, 0, 0, AREA as u64, (4 << 20) - AREA as u64].into_iter().enumerate()
+        {
+            put(512 + 72 + 8 * index, &word.to_le_bytes());
+        }
+        put(AREA + 4, b"\x20LVM2\x20x[5A%r0N*>\x01");
+        for (at, word) in
+            [(24, AREA as u64), (32, (4 << 20) - AREA as u64), (40, 512), (48, text.len() as u64)]
+        {
+            put(AREA + at, &word.to_le_bytes());
+        }
+        put(AREA + 512, text.as_bytes());
+        let checksum = crc(0xf597_a6cf, &disk[512 + 20..1024]);
+        disk[512 + 16..512 + 20].copy_from_slice(&checksum.to_le_bytes());
+        let first = disk[AREA + 512];
+        forge(&mut disk, AREA, 0, first);
+        disk
+    }
+
+    fn linear(name: &str, first: usize, extents: usize) -> String {
+        format!(
+            "{name} {{ status = [\"VISIBLE\"] segment_count = 1 segment1 {{ start_extent = 0 extent_count = {extents} \
+             type = \"striped\" stripe_count = 1 stripes = [\"pv0\", {first}] }} }} "
+        )
+    }
+
+    #[test]
+    fn volumes_beyond_the_limit_are_not_looked_for() {
+        let disk = group_of(&(0..2000).map(|n| linear(&format!("lv{n}"), n, 1)).collect::<String>());
+        let (mut whole, mut late) = (reader(&disk), 0);
+        let beyond = (4 << 20) + 600 * 4096..(4 << 20) + 1900 * 4096;
+        let mut fetch = |at, length| {
+            late += usize::from(beyond.contains(&at));
+            whole(at, length)
+        };
+        let contents = survey(&mut fetch, disk.len() as u64);
+        assert_eq!(contents.parts.len(), 512);
+        assert_eq!(late, 0, "reads of volumes that are not among the parts");
+        assert!(why(&contents, "0").contains("vg-lv7 and 1992 more"), "{}", why(&contents, "0"));
+    }
+
+    #[test]
+    fn a_text_of_many_volumes_of_one_name_is_no_group() {
+        let disk = group_of(&"lv { status = [\"VISIBLE\"] segment_count = 0 } ".repeat(39_900));
+        let contents = surveyed(&disk);
+        assert_eq!(contents.parts.len(), 1);
+        assert!(why(&contents, "0").contains("no whole description"), "{}", why(&contents, "0"));
+    }
+
+    #[test]
+    fn every_part_has_a_name_of_its_own() {
+        for volumes in [["vm", "vmp1"], ["vmp1", "vm"]] {
+            let first = |name| if name == "vm" { 0 } else { 64 };
+            let mut disk = group_of(&volumes.map(|name| linear(name, first(name), 64)).concat());
+            // A table with one partition, from the eighth sector on.
+            let table = &mut disk[4 << 20..][..512];
+            table[446..][..16].copy_from_slice(&[0, 0, 0, 0, 0x83, 0, 0, 0, 8, 0, 0, 0, 16, 0, 0, 0]);
+            table[510..].copy_from_slice(&[0x55, 0xaa]);
+            let contents = surveyed(&disk);
+            let mut ids: Vec<String> = contents.parts.iter().map(|part| part.id.to_string()).collect();
+            ids.sort();
+            assert_eq!(ids, ["0", "vg-vm", "vg-vmp1", "vg-vmp1~2"]);
+            let start = |id| part(&contents, id).extents.find(0).unwrap().start;
+            assert_eq!(start("vg-vmp1"), (4 << 20) + 64 * 4096);
+            assert_eq!(start("vg-vmp1~2"), (4 << 20) + 8 * 512);
+        }
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(48))]
         #[test]
@@ -325,7 +418,9 @@ mod tests {
             for (at, byte) in edits {
                 AREAS.iter().for_each(|area| forge(&mut disk, *area, at, byte));
             }
-            for part in surveyed(&disk).parts {
+            let parts = surveyed(&disk).parts;
+            prop_assert_eq!(parts.iter().map(|part| &part.id).collect::<BTreeSet<_>>().len(), parts.len());
+            for part in parts {
                 let mut at = 0;
                 while let Some(place) = part.extents.find(at) {
                     prop_assert!(place.start < place.end && place.end <= disk.len() as u64);

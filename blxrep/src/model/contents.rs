@@ -146,6 +146,8 @@ pub fn survey(fetch: &mut Fetch<'_>, disk_bytes: u64) -> Contents {
                 part.extents = Extents::default();
                 part.access = Access::Never("it lies in too many pieces".to_owned());
             }
+            // A partition within a volume may be called as another volume is.
+            part.id = part.id.unless(|id| parts.iter().any(|known: &Part| known.id == *id));
             assembly.learn(fetch, parts.len(), &part);
             if part.may_have_table() {
                 within.extend(partitions(fetch, &part).parts);
@@ -155,14 +157,15 @@ pub fn survey(fetch: &mut Fetch<'_>, disk_bytes: u64) -> Contents {
             }
             parts.push(part);
         }
+        let room = MAX_PARTS.saturating_sub(parts.len());
         found = within;
+        found.truncate(room);
         if found.is_empty() {
-            found = assembly.arrays(fetch, &mut parts);
+            found = assembly.arrays(fetch, &mut parts, room);
         }
         if found.is_empty() {
-            found = assembly.volumes(fetch, &mut parts);
+            found = assembly.volumes(fetch, &mut parts, room);
         }
-        found.truncate(MAX_PARTS - parts.len().min(MAX_PARTS));
     }
     Contents { table, parts }
 }
