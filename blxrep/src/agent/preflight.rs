@@ -47,11 +47,10 @@ pub struct Cleared {
 impl Judge {
     /// Looks at the target. The error says why it is refused and what to do. Blocks.
     pub fn device(&self, point: PointId, target: &DeviceTarget) -> Result<Cleared, Refusal> {
-        let path = Path::new(&target.device);
-        let links = self.authority.named_devices();
-        let facts = target_facts(path, &self.host, &links)
-            .map_err(|e| Refusal::Passing(format!("{e}; `lsblk` on that server lists its devices")))?;
-        self.judge(point, target, &facts)
+        let facts = self.look(target)?;
+        let cleared = self.judge(point, target, &facts)?;
+        self.spare_below(&facts)?;
+        Ok(cleared)
     }
 
     /// Looks at the target again, which must be what was agreed to. `touched`: it may have been written to. Blocks.
@@ -61,9 +60,36 @@ impl Judge {
         target: &DeviceTarget,
         touched: bool,
     ) -> Result<Cleared, Refusal> {
-        let cleared = self.device(restoration.point, target)?;
+        let facts = self.look(target)?;
+        let cleared = self.judge(restoration.point, target, &facts)?;
+        // Half written, it is made whole, whatever is kept in sync since.
+        if !touched {
+            self.spare_below(&facts)?;
+        }
         confirm(&cleared, restoration.agreed.as_ref(), touched).map_err(Refusal::Lasting)?;
         Ok(cleared)
+    }
+
+    fn look(&self, target: &DeviceTarget) -> Result<TargetFacts, Refusal> {
+        let links = self.authority.named_devices();
+        target_facts(Path::new(&target.device), &self.host, &links)
+            .map_err(|e| Refusal::Passing(format!("{e}; `lsblk` on that server lists its devices")))
+    }
+
+    /// A point of a disk below the target would hold half of the restore and not say so, and none could undo it: where a
+    /// volume lies on its disks is not known here.
+    fn spare_below(&self, facts: &TargetFacts) -> Result<(), Refusal> {
+        let is_protected = |disk: &&HostDisk| {
+            disk.identity.as_ref().is_some_and(|identity| self.protected.contains(identity))
+        };
+        let Some(disk) = facts.below.iter().find(is_protected) else { return Ok(()) };
+        let (node, below) = (&facts.device.names.node, &disk.device);
+        let identity = disk.identity.as_ref().map(|identity| format!(" ({identity})")).unwrap_or_default();
+        Err(Refusal::Lasting(format!(
+            "{node} is made of {below}{identity}, which this agent keeps in sync: its points would hold a half done restore \
+             and not say so, and none is made to undo it. Restore onto {below} or a partition of it, or have {below} kept \
+             in sync no longer first: `disks_excluded` in its policy"
+        )))
     }
 
     fn judge(&self, point: PointId, target: &DeviceTarget, facts: &TargetFacts) -> Result<Cleared, Refusal> {
@@ -307,6 +333,7 @@ mod tests {
             logical_block_bytes: 4096,
             read_only: false,
             disk: Some(disk),
+            below: Vec::new(),
             in_use: None,
         }
     }
@@ -347,6 +374,24 @@ mod tests {
         assert!(matches!(used, Err(Refusal::Passing(reason)) if reason.contains("unmount it first")));
         let device = NamedDevice { minor: 32, ..facts().device };
         assert!(refused(&all, 4096, &TargetFacts { device, ..facts() }).contains("data directory"));
+    }
+
+    #[test]
+    fn a_disk_below_that_is_kept_in_sync_is_not_written_to() {
+        let (judge, disk) = (judge(&["/dev/sd*"]), facts().disk.unwrap());
+        let below = |serial: &str| {
+            let identity = Some(DiskIdentity::Serial(serial.to_owned()));
+            HostDisk { device: "/dev/sdc".to_owned(), identity, ..disk.clone() }
+        };
+        let over = |below: Vec<HostDisk>| judge.spare_below(&TargetFacts { below, ..facts() });
+        assert_eq!(over(Vec::new()), Ok(()));
+        let unnamed = HostDisk { identity: None, ..disk.clone() };
+        assert_eq!(over(vec![below("B2"), unnamed]), Ok(()));
+        let refused = over(vec![below("B2"), below("A1")]).unwrap_err();
+        assert!(matches!(refused, Refusal::Lasting(_)), "{refused}");
+        let refused = refused.to_string();
+        assert!(refused.starts_with("/dev/sdb is made of /dev/sdc (serial:A1)"), "{refused}");
+        assert!(refused.contains("Restore onto /dev/sdc") && refused.contains("disks_excluded"), "{refused}");
     }
 
     #[test]

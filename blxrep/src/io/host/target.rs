@@ -2,6 +2,7 @@
 
 use super::mounts::Mounts;
 use super::names::{NamedDevice, name_device};
+use super::under::{disks_below, whole};
 use super::{HostError, HostOptions, boot_id, disks, identity, sysfs};
 use crate::model::host::HostDisk;
 use crate::model::restoration::{DeviceMark, DiskMark};
@@ -22,6 +23,8 @@ pub struct TargetFacts {
     pub read_only: bool,
     /// The disk that it is, or lies on.
     pub disk: Option<HostDisk>,
+    /// The disks that this one is made of, on all layers: what is written to it is written to them.
+    pub below: Vec<HostDisk>,
     /// Why it cannot be written to now, and what to do.
     pub in_use: Option<String>,
 }
@@ -32,14 +35,14 @@ pub fn target_facts(path: &Path, options: &HostOptions, links: &[PathBuf]) -> Re
     let number = (device.major, device.minor);
     let dir = sysfs::block_dir(number.0, number.1)?;
     let partition = sysfs::number(&dir, "partition");
-    let whole = match partition.and(dir.parent()) {
-        Some(parent) => parent.to_owned(),
-        None => dir.clone(),
+    let whole = whole(dir.clone());
+    let known: Vec<HostDisk> = disks::candidates(options)?.into_iter().map(|found| found.disk).collect();
+    let find = |dir: &Path| {
+        let number = sysfs::device_number(dir)?;
+        known.iter().find(|disk| (disk.major, disk.minor) == number).cloned()
     };
-    let disk = sysfs::device_number(&whole).and_then(|number| {
-        let found = disks::candidates(options).ok()?.into_iter();
-        found.map(|candidate| candidate.disk).find(|disk| (disk.major, disk.minor) == number)
-    });
+    let disk = find(&whole);
+    let below = disks_below(&whole).iter().filter_map(|dir| find(dir)).collect();
     let bytes = sysfs::number::<u64>(&dir, "size").unwrap_or(0).saturating_mul(SECTOR_BYTES);
     let start = partition.and_then(|_| sysfs::number(&dir, "start")).unwrap_or(0);
     Ok(TargetFacts {
@@ -49,6 +52,7 @@ pub fn target_facts(path: &Path, options: &HostOptions, links: &[PathBuf]) -> Re
         logical_block_bytes: sysfs::number(&whole, "queue/logical_block_size").unwrap_or(512),
         read_only: sysfs::flag(&dir, "ro") || sysfs::flag(&whole, "ro"),
         disk,
+        below,
         in_use: in_use(&dir, &device.names.node)?,
         device,
     })

@@ -1,4 +1,4 @@
-//! Which disks lie under a directory: through filesystems, partitions, dm, md and loop devices.
+//! Which disks lie under a directory: through filesystems, partitions, dm, md and loop devices; and under a device.
 //!
 //! An agent must not protect a disk that the dispatcher on the same machine writes to: every round would store
 //! what the last one wrote. A disk that stands anywhere between the directory and the metal counts.
@@ -69,11 +69,7 @@ impl Search {
         let Ok(dir) = sysfs::block_dir(number.0, number.1) else {
             return;
         };
-        let dir = if sysfs::text(&dir, "partition").is_some() {
-            dir.parent().unwrap_or(&dir).to_owned()
-        } else {
-            dir
-        };
+        let dir = whole(dir);
         let Some(number) = sysfs::device_number(&dir) else {
             return;
         };
@@ -90,6 +86,33 @@ impl Search {
             let _ = self.path(Path::new(&file), depth + 1);
         }
     }
+}
+
+/// The disk that a device is, or lies on: folders in sysfs.
+pub(super) fn whole(dir: PathBuf) -> PathBuf {
+    match (sysfs::text(&dir, "partition"), dir.parent()) {
+        (Some(_), Some(disk)) => disk.to_owned(),
+        _ => dir,
+    }
+}
+
+/// The whole disks that a disk of dm or md is made of, on all layers below it: folders in sysfs. What a loop device keeps its
+/// content in is none: it is a file.
+pub(super) fn disks_below(disk: &Path) -> Vec<PathBuf> {
+    let mut found: Vec<PathBuf> = Vec::new();
+    let mut rest = vec![disk.to_owned()];
+    while let Some(above) = rest.pop() {
+        let slaves = above.join("slaves");
+        for slave in sysfs::names(&slaves) {
+            // One that is gone meanwhile has no folder.
+            let Ok(below) = slaves.join(slave).canonicalize().map(whole) else { continue };
+            if !found.contains(&below) {
+                found.push(below.clone());
+                rest.push(below);
+            }
+        }
+    }
+    found
 }
 
 /// All devices of a btrfs, of which a mount names one.
@@ -116,4 +139,46 @@ fn kept(major: u32, minor: u32) -> KeptDisk {
         identity::of(&dir, table.as_ref().map(|table| &table.id), None)
     });
     KeptDisk { major, minor, identity: identity.map(|identity| identity.to_string()).unwrap_or_default() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::{create_dir_all, write};
+    use std::os::unix::fs::symlink;
+
+    /// A volume on an array of two partitions, one of them of a disk that the volume lies on directly, too.
+    #[test]
+    fn all_layers_below_a_device_are_found() {
+        let dir = tempfile::tempdir().unwrap();
+        let sys = dir.path().canonicalize().unwrap();
+        for disk in ["sda", "sdb", "sdc", "md0", "dm-0"] {
+            create_dir_all(sys.join(disk).join("slaves")).unwrap();
+        }
+        for (disk, partition) in [("sda", "sda1"), ("sdb", "sdb2")] {
+            create_dir_all(sys.join(disk).join(partition)).unwrap();
+            write(sys.join(disk).join(partition).join("partition"), "1").unwrap();
+        }
+        let slave = |above: &str, below: &str| {
+            let name = Path::new(below).file_name().unwrap();
+            symlink(sys.join(below), sys.join(above).join("slaves").join(name)).unwrap();
+        };
+        slave("md0", "sda/sda1");
+        slave("md0", "sdb/sdb2");
+        slave("dm-0", "md0");
+        slave("dm-0", "sda");
+        symlink(sys.join("gone"), sys.join("dm-0/slaves/gone")).unwrap();
+        let below = |disk: &str| {
+            let mut found = disks_below(&sys.join(disk));
+            found.sort();
+            found
+        };
+        let disks = |names: &[&str]| -> Vec<PathBuf> { names.iter().map(|name| sys.join(name)).collect() };
+        assert_eq!(below("dm-0"), disks(&["md0", "sda", "sdb"]));
+        assert_eq!(below("md0"), disks(&["sda", "sdb"]));
+        assert_eq!(below("sda"), disks(&[]));
+        // No kernel makes a ring; one would end.
+        slave("sda", "dm-0");
+        assert_eq!(below("dm-0"), disks(&["dm-0", "md0", "sda", "sdb"]));
+    }
 }
