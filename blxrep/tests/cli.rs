@@ -449,3 +449,24 @@ fn the_screen_ends_with_its_terminal() {
     }
     assert!(ended.is_some(), "it goes on without a terminal");
 }
+
+/// A dispatcher that is gone before the point is open: nobody would ever stop what is served.
+#[test]
+fn what_serves_for_a_dispatcher_ends_with_it_while_it_opens_the_point() {
+    let dir = tempfile::tempdir().unwrap();
+    // It takes the question, and never answers.
+    let dispatcher = std::os::unix::net::UnixListener::bind(dir.path().join("control.sock")).unwrap();
+    let mut command = std::process::Command::new(cargo_bin("blxrep"));
+    command.arg("serve-export").arg("--data-dir").arg(dir.path()).arg(BASE.to_string());
+    command.arg(format!("unix:{}", dir.path().join("nbd").display())).env_remove("RUST_LOG");
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let (mut asked, _) = dispatcher.accept().unwrap();
+    assert!(asked.read(&mut [0; 64]).unwrap() > 0, "a question");
+    let begun = Instant::now();
+    drop(child.stdin.take());
+    assert!(child.wait().unwrap().success());
+    assert!(begun.elapsed() < Duration::from_secs(15), "it waited for an answer: {:?}", begun.elapsed());
+    let mut said = String::new();
+    child.stdout.take().unwrap().read_to_string(&mut said).unwrap();
+    assert_eq!(said, "");
+}

@@ -6,6 +6,7 @@ use super::nbd::{Address, Serving, serve};
 use super::output::{ask, say};
 use super::view::{self, PointView};
 use super::{Common, DataDir};
+use crate::api::chain::PointChain;
 use crate::api::client::Client;
 use crate::api::error::ApiError;
 use crate::api::text::percent;
@@ -15,7 +16,6 @@ use crate::model::contents::NoPart;
 use crate::model::part_id::PartId;
 use crate::model::units::ByteCount;
 use crate::mount::session::send;
-use crate::view::PointReader;
 use crate::view::copy::{CopyError, Target, copy};
 use crate::view::part::{PartError, PartReader};
 use clap::{ArgGroup, Args, ValueEnum};
@@ -101,8 +101,7 @@ pub async fn export(args: ExportArgs) -> Result<(), CliError> {
     let client = args.common.client();
     match (&args.nbd, &args.to) {
         (Some(address), _) => {
-            let PointView { chain, reader } = view::open(&client, &args.point).await?;
-            let part = part(reader, &args.partition)?;
+            let (chain, part) = open(&client, &args.point, &args.partition).await?;
             let scratch = args.writable.then(|| ScratchPlan {
                 folder: args.scratch.clone().unwrap_or_else(scratch_folder),
                 limit: args.scratch_limit,
@@ -115,8 +114,7 @@ pub async fn export(args: ExportArgs) -> Result<(), CliError> {
         (None, Some(to)) => {
             let unfinished = unfinished_name(to, args.common.data_dir.path())?;
             let replaces = may_replace(to, args.yes)?;
-            let view = view::open(&client, &args.point).await?;
-            let part = part(view.reader, &args.partition)?;
+            let (_, part) = open(&client, &args.point, &args.partition).await?;
             let plan = CopyPlan { to: to.clone(), unfinished, replaces, format: args.format };
             let done = copy_out(part, plan).await?;
             args.common.output().result(&done, |done| {
@@ -150,11 +148,14 @@ pub async fn serve_for_dispatcher(args: ServeArgs) -> Result<(), CliError> {
     let told =
         |said: std::result::Result<&Serving, ApiError>| send(io::stdout(), &said).map_err(CliError::Output);
     let served = async {
-        let stop = Stop::listen_with_input().map_err(CliError::Input)?;
+        let mut stop = Stop::listen_with_input().map_err(CliError::Input)?;
         let address: Address = args.address.parse().map_err(CliError::Usage)?;
         let client = Client::new(args.data_dir.path());
-        let PointView { chain, reader } = view::open(&client, &args.point).await?;
-        let part = part(reader, &args.partition)?;
+        let (chain, part) = tokio::select! {
+            opened = open(&client, &args.point, &args.partition) => opened?,
+            // Nobody is there to be told. A thread that still reads ends with the process.
+            () = stop.requested() => return Ok(()),
+        };
         let limit = size(SCRATCH_LIMIT).map_err(CliError::Usage)?;
         let scratch = args.writable.then(|| ScratchPlan { folder: scratch_folder(), limit });
         serve(&chain, part, &address, scratch, stop, |serving| told(Ok(serving))).await
@@ -166,13 +167,18 @@ fn scratch_folder() -> PathBuf {
     std::env::var_os("TMPDIR").map_or_else(|| PathBuf::from(SCRATCH), PathBuf::from)
 }
 
-/// Opens the part that is meant.
-fn part(reader: PointReader, id: &PartId) -> Result<PartReader, CliError> {
-    PartReader::open(reader, id).map_err(|error| match error {
+/// Opens a point, and the part of it that is meant. Cancel-safe: what reads is a thread.
+async fn open(client: &Client, point: &str, part: &PartId) -> Result<(PointChain, PartReader), CliError> {
+    let PointView { chain, reader } = view::open(client, point).await?;
+    let part = part.clone();
+    let opened = tokio::task::spawn_blocking(move || PartReader::open(reader, &part));
+    let opened = opened.await.map_err(|e| CliError::Failed(e.to_string()))?;
+    let part = opened.map_err(|error| match error {
         PartError::View(error) => CliError::Failed(format!("cannot read what is on the disk: {error}")),
         PartError::None(none @ NoPart::Unknown { .. }) => CliError::Usage(format!("the point has {none}")),
         PartError::None(none) => CliError::Refused(format!("the point has {none}")),
-    })
+    })?;
+    Ok((chain, part))
 }
 
 /// What came of a copy.

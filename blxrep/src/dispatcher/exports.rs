@@ -63,14 +63,10 @@ impl Exports {
         let place = Arc::clone(&self.places).try_acquire_owned().map_err(|_| {
             ApiError::unavailable(format!("{MAX_EXPORTS} points are served already; stop one of them first"))
         })?;
-        let mut child = self.spawn(&request).map_err(not_started)?;
-        let serving = match timeout(PATIENCE, word(&mut child)).await {
-            Ok(said) => said?,
-            Err(_) => {
-                let _ = child.start_kill();
-                return Err(ApiError::unavailable("the point takes long to be opened; ask again"));
-            }
-        };
+        let mut opening = Opening(Some(self.spawn(&request).map_err(not_started)?));
+        let slow = || ApiError::unavailable("the point takes long to be opened; ask again");
+        let serving = timeout(PATIENCE, opening.word()).await.map_err(|_| slow())??;
+        let child = opening.0.take().ok_or_else(silent)?;
         let row = ExportRow {
             point: request.point.to_string(),
             partition: request.partition.clone(),
@@ -116,14 +112,33 @@ impl Exports {
     }
 }
 
-/// The first line: where it serves, or why it does not.
-async fn word(child: &mut Child) -> Result<Serving> {
-    let silent =
-        || ApiError::failed("the process that serves the point ended without a word; the log may say why");
-    let mut from = BufReader::new(child.stdout.take().ok_or_else(silent)?.take(MAX_WORD));
-    let mut line = Vec::new();
-    from.read_until(b'\n', &mut line).await.map_err(not_started)?;
-    serde_json::from_slice::<Result<Serving>>(&line).map_err(|_| silent())?
+/// A process that has not said yet that it serves. It is killed with this: whoever asked has gone, or waits no longer. Once
+/// it serves, it is taken out, and ends in order with its input, so that no socket is left behind.
+#[derive(Debug)]
+struct Opening(Option<Child>);
+
+impl Opening {
+    /// The first line: where it serves, or why it does not.
+    async fn word(&mut self) -> Result<Serving> {
+        let output = self.0.as_mut().and_then(|child| child.stdout.take());
+        let mut from = BufReader::new(output.ok_or_else(silent)?.take(MAX_WORD));
+        let mut line = Vec::new();
+        from.read_until(b'\n', &mut line).await.map_err(not_started)?;
+        serde_json::from_slice::<Result<Serving>>(&line).map_err(|_| silent())?
+    }
+}
+
+impl Drop for Opening {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.0 {
+            // The runtime waits for its end.
+            let _ = child.start_kill();
+        }
+    }
+}
+
+fn silent() -> ApiError {
+    ApiError::failed("the process that serves the point ended without a word; the log may say why")
 }
 
 fn not_started(error: io::Error) -> ApiError {
@@ -135,6 +150,24 @@ mod tests {
     use super::*;
     use crate::model::ids::PointId;
     use crate::model::part_id::PartId;
+
+    #[tokio::test]
+    async fn a_process_that_nobody_waits_for_any_more_is_killed() {
+        let mut command = Command::new("sleep");
+        let child = command.arg("600").stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
+        let process = PathBuf::from(format!("/proc/{}", child.id().unwrap()));
+        let mut opening = Opening(Some(child));
+        assert!(timeout(Duration::from_millis(50), opening.word()).await.is_err(), "it says nothing");
+        assert!(process.exists());
+        drop(opening);
+        let gone = async {
+            // The runtime takes it off the list of processes when it hears of its end.
+            while process.exists() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        timeout(Duration::from_secs(60), gone).await.unwrap();
+    }
 
     /// The test's own program knows no such command: it ends without a word.
     #[tokio::test]
