@@ -1,5 +1,6 @@
 //! A way to a folder that nobody but root and this user can lead elsewhere.
 
+use rustix::io::Errno;
 use std::fs::Metadata;
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -85,11 +86,24 @@ fn judge(path: &Path, folder: &Metadata, entry: &Metadata) -> Result<(), Unguard
     }
     // Where it is sticky, only the owners of the folder and of the entry can.
     let is_kept = folder.mode() & 0o1000 != 0 && is_ours(entry.uid());
-    let by_group = folder.mode() & 0o020 != 0 && folder.gid() != 0;
-    if !is_kept && (by_group || folder.mode() & 0o002 != 0) {
+    if is_kept {
+        return Ok(());
+    }
+    let by_group = folder.mode() & 0o020 != 0 && (folder.gid() != 0 || has_acl(path)?);
+    if by_group || folder.mode() & 0o002 != 0 {
         return Err(Unguarded::Writable { folder: path.to_owned() });
     }
     Ok(())
+}
+
+/// Whether a folder has an access control list. Then the bits of its group are the mask of all that the list names, and
+/// `chmod g-w` takes the right to write from each of them.
+fn has_acl(folder: &Path) -> Result<bool, Unguarded> {
+    match rustix::fs::lgetxattr(folder, c"system.posix_acl_access", &mut [0_u8; 0]) {
+        Ok(_) => Ok(true),
+        Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(false),
+        Err(error) => Err(Unguarded::Unknown { path: folder.to_owned(), source: error.into() }),
+    }
 }
 
 #[cfg(test)]
@@ -121,6 +135,32 @@ mod tests {
         assert!(of("shared").is_ok(), "what is restored into may be anybody's");
         open_to_all(&root.join("shared"), 0o1777);
         assert!(of("shared/inner").is_ok(), "sticky");
+    }
+
+    #[test]
+    fn a_way_that_an_access_control_list_lets_others_change_is_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().canonicalize().unwrap().join("listed");
+        create_dir_all(folder.join("inner")).unwrap();
+        open_to_all(&folder, 0o755);
+        // The owner may do all, user 12345 too, the group and others may read; the mask lets through all.
+        let entries: [(u16, u16, u32); 5] = [(1, 7, !0), (2, 7, 12345), (4, 5, !0), (16, 7, !0), (32, 5, !0)];
+        let mut list = 2_u32.to_le_bytes().to_vec();
+        for (tag, rights, id) in entries {
+            list.extend([tag.to_le_bytes(), rights.to_le_bytes()].concat());
+            list.extend(id.to_le_bytes());
+        }
+        let name = c"system.posix_acl_access";
+        if let Err(error) = rustix::fs::setxattr(&folder, name, &list, rustix::fs::XattrFlags::empty()) {
+            eprintln!("skipped: {} takes no access control lists: {error}", folder.display());
+            return;
+        }
+        let group = folder.symlink_metadata().unwrap();
+        assert_eq!(group.mode() & 0o777, 0o775, "the bits of its group are the mask");
+        let why = guarded(&folder.join("inner")).unwrap_err().to_string();
+        assert!(why.contains("chmod go-w") && why.contains("/listed"), "{why}");
+        open_to_all(&folder, 0o755);
+        assert!(guarded(&folder.join("inner")).is_ok(), "the mask lets nobody write");
     }
 
     #[test]
