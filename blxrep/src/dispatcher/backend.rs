@@ -397,7 +397,8 @@ impl Hub {
         Ok(rows::halted(row, self.store.trouble().as_deref()))
     }
 
-    fn snapshot(&mut self, disk: DiskId) -> Result<ActionRow> {
+    /// Has an image of a disk made, as a person wants it.
+    pub fn snapshot(&mut self, disk: DiskId) -> Result<ActionRow> {
         let disk = self.store.disk(disk)?;
         let offer = self.offer(&disk)?;
         if let Some(problem) = &offer {
@@ -409,7 +410,6 @@ impl Hub {
                 "the policy of its agent leaves {device} out: see `disks_excluded`"
             )));
         }
-        self.store.accept_half_restored(&disk, |action| self.restores.has(action))?;
         let of_disk = |a: &&Action| a.disk == Some(disk.id) && a.kind == ActionKind::Snapshot;
         let id = match self.open.values().find(of_disk) {
             Some(open) if open.state == ActionState::Paused => {
@@ -425,6 +425,8 @@ impl Hub {
                 id
             }
         };
+        // An image that is refused says nothing of the disk.
+        self.store.accept_half_restored(&disk, |action| self.restores.has(action))?;
         self.action_row(id)
     }
 

@@ -41,7 +41,20 @@ pub async fn run(
     row: &RestorationRow,
     target: &FilesTarget,
 ) -> Result<Outcome, RestoreError> {
-    let _turn = turn(link, shared).await?;
+    send(link, shared, row, target).await?;
+    link.end().await?;
+    outcome(link, shared, row.action, target.dry_run).await
+}
+
+/// Sends the files. Courier and turn are given back with the end of the stream: what the agent takes to write it holds up
+/// no other restore.
+async fn send(
+    link: &mut RestoreLink,
+    shared: &Shared,
+    row: &RestorationRow,
+    target: &FilesTarget,
+) -> Result<(), RestoreError> {
+    let _turn = turn(link, shared, row.action).await?;
     let errand = Errand {
         data_dir: shared.store.data_dir().to_owned(),
         point: row.restoration.point.to_string(),
@@ -56,18 +69,26 @@ pub async fn run(
     }
     link.say(&ToAgent::Files { partitions, again: row.touched }).await?;
     relay(link, shared, row.action, &mut courier.stream).await?;
-    courier.end().await?;
-    link.end().await?;
-    outcome(link, shared, row.action, target.dry_run).await
+    courier.end().await
 }
 
 /// Waits until one more may be read. The agent, which says nothing before it is told to begin, may leave meanwhile.
-async fn turn(link: &mut RestoreLink, shared: &Shared) -> Result<OwnedSemaphorePermit, RestoreError> {
-    tokio::select! {
+async fn turn(
+    link: &mut RestoreLink,
+    shared: &Shared,
+    action: ActionId,
+) -> Result<OwnedSemaphorePermit, RestoreError> {
+    if let Ok(turn) = Arc::clone(&shared.couriers).try_acquire_owned() {
+        return Ok(turn);
+    }
+    shared.note(Note::RestoreWaits { action, waits: true }).await;
+    let turn = tokio::select! {
         biased;
         turn = Arc::clone(&shared.couriers).acquire_owned() => turn.map_err(|_| RestoreError::Stopping),
         said = link.hear() => Err(said.err().unwrap_or(RestoreError::Unexpected("a word before its turn"))),
-    }
+    }?;
+    shared.note(Note::RestoreWaits { action, waits: false }).await;
+    Ok(turn)
 }
 
 async fn touch(shared: &Shared, action: ActionId) -> Result<(), RestoreError> {

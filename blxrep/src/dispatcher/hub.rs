@@ -85,6 +85,11 @@ pub enum Note {
         action: ActionId,
         reply: oneshot::Sender<Result<restores::Grant, String>>,
     },
+    /// It waits for its turn to be read, or does so no longer.
+    RestoreWaits {
+        action: ActionId,
+        waits: bool,
+    },
     /// Something is about to be written to its target.
     Touch {
         action: ActionId,
@@ -228,6 +233,7 @@ impl Hub {
             Note::Restore { agent, action, reply } => {
                 let _ = reply.send(self.grant_restore(&agent, action));
             }
+            Note::RestoreWaits { action, waits } => self.restore_waits(action, waits),
             Note::Touch { action, reply } => {
                 let _ = reply.send(self.touch(action));
             }
@@ -540,3 +546,6 @@ fn open_restores(store: &Store, actions: &[Action]) -> Result<Restores, StoreErr
 fn waiting_for_agent() -> String {
     "waiting for its agent to connect".to_owned()
 }
+
+#[cfg(test)]
+mod tests;

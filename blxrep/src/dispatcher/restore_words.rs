@@ -1,5 +1,6 @@
 //! What is said of a restore to an agent: what goes where, how far it is, and what it leaves behind.
 
+use super::files_restore::MAX_COURIERS;
 use crate::archive::shown;
 use crate::model::ids::PointId;
 use crate::model::restoration::Undo;
@@ -38,6 +39,14 @@ pub fn under_way(row: &RestorationRow) -> String {
         true => format!("{}, which is unfinished until this has succeeded{}", aim(row), undo(row)),
         false => format!("{}{}", aim(row), undo(row)),
     }
+}
+
+/// Says of a restore of files that others are read before it.
+pub fn in_line(row: &RestorationRow) -> String {
+    format!(
+        "{}: it waits until one of the {MAX_COURIERS} that are read at a time has been read",
+        under_way(row)
+    )
 }
 
 /// What a restore that ends early leaves behind.

@@ -12,7 +12,7 @@
 
 use super::hub::Hub;
 use super::jobs::Report;
-use super::restore_words::{aim, left_behind, place, source, under_way, undo};
+use super::restore_words::{aim, in_line, left_behind, place, source, under_way, undo};
 use super::syncs::Asker;
 use crate::api::backend::{AgentRestore, SyncRequest};
 use crate::api::error::{ApiError, Result};
@@ -372,6 +372,18 @@ impl Hub {
         let row = open.row.clone();
         self.set_state(action, ActionState::Running, under_way(&row));
         Ok(Grant { row, number, stop: stopped })
+    }
+
+    /// Its connection stands, and it waits for its turn to be read, or does so no longer.
+    pub fn restore_waits(&mut self, action: ActionId, waits: bool) {
+        let Some(open) = self.restores.open.get(&action) else { return };
+        let reason = match waits {
+            true => in_line(&open.row),
+            false => under_way(&open.row),
+        };
+        if self.is_running(action) {
+            self.set_state(action, ActionState::Running, reason);
+        }
     }
 
     /// Something is about to be written: that is kept before it happens.
