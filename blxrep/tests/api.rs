@@ -210,7 +210,7 @@ fn what_is_no_request_gets_an_error_in_the_same_form() {
     for (head, body, status) in [
         ("GET /", "", "404"),
         ("GET /api/v2/agents", "", "404"),
-        ("DELETE /api/v1/agents", "", "404"),
+        ("DELETE /api/v1/agents", "", "405"),
         ("GET /api/v1/points?colour=red", "", "400"),
         ("GET /api/v1/points?newest=many", "", "400"),
         ("POST /api/v1/snapshots", "{", "400"),
@@ -227,6 +227,7 @@ fn what_is_no_request_gets_an_error_in_the_same_form() {
         assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{head}: {answer}");
         assert!(answer.contains(r#"{"error":{"code":""#), "{head}: {answer}");
     }
+    assert!(ask("DELETE /api/v1/agents", "").contains("allow: GET,HEAD"), "it says what the route takes");
     let garbage: Vec<u8> = (0..4096u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
     let answer = raw(dispatcher.path(), &garbage);
     assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 400"), "{answer}");
