@@ -33,7 +33,9 @@ pub fn measure(options: &Options, program: &Path, table: &mut Table) -> Result<(
     let (source, target, own) = (LoopDisk::new(bytes)?, LoopDisk::new(bytes)?, LoopDisk::new(4 << 20)?);
     fill_device(source.path(), 5, content_of)?;
     let dispatcher = site.dispatcher()?;
-    let _source = site.agent(SOURCE, &[(&source, "source")])?.start(&site, &[])?;
+    // Its pins go with its home, so that has to stay as long as the agent.
+    let source_home = site.agent(SOURCE, &[(&source, "source")])?;
+    let _source = source_home.start(&site, &[])?;
     let home = site.agent(TARGET, &[(&own, "own")])?;
     home.add_to_config(&format!("  restore: {{devices: [{}]}}\n", target.name()))?;
     let agent = home.start(&site, &[])?;
