@@ -11,6 +11,7 @@ use crate::engine::cut;
 use crate::io::reader::IMAGE_PIECE;
 use crate::model::granules::GranuleSet;
 use crate::model::ids::{ActionId, PointId};
+use crate::model::tracking::Imaged;
 use crate::wire::hello::Channel;
 use crate::wire::snapshot::{ToAgent, ToDispatcher};
 use std::sync::Arc;
@@ -89,7 +90,7 @@ async fn begin(
     member.link.say(&begin).await?;
     match member.link.hear().await? {
         ToAgent::Start { point, offset } => {
-            let known = imaged.map_or(0, |(image, sent)| if image == point { sent } else { 0 });
+            let known = Imaged::sent_of(imaged, point);
             if offset > known {
                 let has = format!("it has {offset} bytes of an image of which {known} were sent");
                 return Err(LinkError::Unexpected(has).into());

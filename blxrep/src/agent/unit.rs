@@ -12,7 +12,7 @@ use crate::model::holes::Holes;
 use crate::model::host::HostDisk;
 use crate::model::ids::{ActionId, DiskIdentity, Epoch, PointId};
 use crate::model::tracking::{
-    Baseline, BaselineSearch, EpochRecord, IMAGE_WORD, SENT_WORD, SKIPPED_WORD, Sample,
+    Baseline, BaselineSearch, EpochRecord, IMAGE_WORD, Imaged, SENT_WORD, SKIPPED_WORD, Sample,
 };
 use crate::model::units::GranuleSize;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -27,7 +27,7 @@ const REBASE_WAIT: Duration = Duration::from_secs(5);
 /// Why nothing is known of what was written last.
 const DETACHED: &str = "the pins were removed under the running agent: what is written is not seen";
 
-/// Why changes are none since a point.
+/// Why the marked changes are not those since a point that is known to be there.
 const UNCOUNTED: &str = "an image was begun, and its point is not known to be published";
 
 /// A tracked disk.
@@ -164,7 +164,7 @@ impl Unit {
     ///
     /// It goes on, or nothing of it was sent by now.
     pub fn imaging(&self, point: PointId) -> Result<(), String> {
-        let goes_on = self.imaged().is_some_and(|(image, _)| image == point);
+        let goes_on = self.imaged().is_some_and(|known| known.image == point);
         let mut state = self.state();
         let mut record = self.tracker.record();
         (record.gap, record.matched, state.compared) = (None, None, None);
@@ -178,11 +178,11 @@ impl Unit {
 
     /// The image that was begun last, and how far it may have been sent. `None` if anything was acknowledged since: what was
     /// written before that is not marked any more.
-    pub fn imaged(&self) -> Option<(PointId, u64)> {
+    pub fn imaged(&self) -> Option<Imaged> {
         let record = self.tracker.record();
         let [image, sent] = [IMAGE_WORD, SENT_WORD].map(|word| record.agent_words[word]);
         let counts = (record.acknowledged, record.matched) == (None, None) && image != 0;
-        counts.then_some((PointId(image), sent))
+        counts.then_some(Imaged { image: PointId(image), sent })
     }
 
     /// Records, before it is done, that the image is sent up to here.

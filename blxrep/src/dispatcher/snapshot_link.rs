@@ -6,8 +6,9 @@ use super::hub::Note;
 use super::intake::{Credit, Intake, Pieces};
 use crate::io::channel::{ChannelError, Connection, Incoming};
 use crate::model::encoding::Encoding;
-use crate::model::ids::{ActionId, AgentId, DiskIdentity, PointId};
+use crate::model::ids::{ActionId, AgentId, DiskIdentity};
 use crate::model::point::{CutSummary, Disk};
+use crate::model::tracking::Imaged;
 use crate::store::base::{BaseSpec, BaseWriter};
 use crate::store::catalog::DiskOffer;
 use crate::store::{Store, StoreError};
@@ -121,7 +122,7 @@ async fn admit(
     agent: &AgentId,
     shared: &Shared,
     begin: ToDispatcher,
-) -> Result<(Disk, BaseSpec, Option<(PointId, u64)>), String> {
+) -> Result<(Disk, BaseSpec, Option<Imaged>), String> {
     let ToDispatcher::Begin { action, disk, device, bytes, granule_shift, epoch, imaged } = begin else {
         return Err("not a begin".to_owned());
     };

@@ -346,7 +346,8 @@ fn compressed(zstd: &mut zstd::bulk::Compressor<'_>, range: &Range<u64>, payload
     Some(Bytes::from(message))
 }
 
-/// Cuts bytes, which begin at a granule, into runs of granules that are all zero (at least [`ZERO_RUN`] long, or everything) and runs that are not.
+/// Cuts bytes, which begin at a granule, into runs of granules that are all zero (at least [`ZERO_RUN`] long, or
+/// everything) and runs that are not.
 fn zero_runs(bytes: &[u8], granule: GranuleSize) -> Vec<(Range<usize>, bool)> {
     let step = usize::try_from(granule.bytes()).unwrap_or(usize::MAX);
     let mut runs: Vec<(Range<usize>, bool)> = Vec::new();

@@ -4,6 +4,7 @@
 use super::ids::{DiskIdentity, Epoch, PointId};
 use super::units::GranuleSize;
 use blxrep_ebpf::class;
+use serde::{Deserialize, Serialize};
 
 /// Sectors per class that the kernel accounts separately; indexes are `blxrep_ebpf::class`.
 pub type PerClass = [u64; class::COUNT];
@@ -241,6 +242,23 @@ pub struct EpochRecord {
     pub gap: Option<String>,
     /// The point that the disk was compared with after that: what differed from it is marked.
     pub matched: Option<PointId>,
+}
+
+/// An image of a disk that was begun, with every change since still marked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Imaged {
+    /// The point that it becomes.
+    pub image: PointId,
+    /// How far it may have been sent: `u64::MAX` once anything may have been sent again.
+    pub sent: u64,
+}
+
+impl Imaged {
+    /// How far `image` may have been sent: nothing of one that is another.
+    #[must_use]
+    pub fn sent_of(imaged: Option<Self>, image: PointId) -> u64 {
+        imaged.filter(|known| known.image == image).map_or(0, |known| known.sent)
+    }
 }
 
 /// Free words in an [`EpochRecord`].

@@ -12,6 +12,7 @@ use crate::io::storage::{Access, DataFile};
 use crate::io::write_behind::WriteBehind;
 use crate::model::ids::{ActionId, DiskId, Epoch, GenerationId, PointId};
 use crate::model::point::{Coverage, CutSummary, Disk, Point, PointDigests, PointKind};
+use crate::model::tracking::Imaged;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -64,25 +65,27 @@ impl Store {
         let granule = self.granule_of(disk.id, spec.granule_shift)?;
         let sidecar = Sidecar::new(granule, spec.bytes)
             .map_err(|e| StoreError::Refused(format!("disk {}: {e}", disk.device)))?;
-        let open =
-            self.generations(disk.id)?.into_iter().find(|g| matches!(g.state, GenerationState::Open { .. }));
+        let open = self.open_base(disk.id)?;
         let row = self.open_generation(&disk, &spec, open.as_ref(), &sidecar)?;
         self.db().write(|tx| tx.put(&row))?;
         self.base_writer(disk, claim, row, sidecar)
     }
 
     /// Of the open base of a disk, only that counts which its agent knows to have sent and what it still knows all changes
-    /// of: `imaged` names the image and how far it was sent. The rest is received again.
-    pub fn limit_base(&self, disk: DiskId, imaged: Option<(PointId, u64)>) -> Result<(), StoreError> {
-        let is_open = |g: &Generation| matches!(g.state, GenerationState::Open { .. });
-        let Some(row) = self.generations(disk)?.into_iter().find(is_open) else { return Ok(()) };
-        let sent = imaged.map_or(0, |(image, sent)| if image == row.base { sent } else { 0 });
-        let durable = goes_on_at(row.durable(), sent, row.bytes);
+    /// of. The rest is received again.
+    pub fn limit_base(&self, disk: DiskId, imaged: Option<Imaged>) -> Result<(), StoreError> {
+        let Some(row) = self.open_base(disk)? else { return Ok(()) };
+        let durable = goes_on_at(row.durable(), Imaged::sent_of(imaged, row.base), row.bytes);
         if durable < row.durable() {
             let state = GenerationState::Open { durable };
             self.db().write(|tx| tx.put(&Generation { state, ..row }))?;
         }
         Ok(())
+    }
+
+    fn open_base(&self, disk: DiskId) -> Result<Option<Generation>, StoreError> {
+        let is_open = |g: &Generation| matches!(g.state, GenerationState::Open { .. });
+        Ok(self.generations(disk)?.into_iter().find(is_open))
     }
 
     /// The base that an image of this action has become, if it was published.

@@ -438,13 +438,13 @@ pub(super) fn write_changes(
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::model::ids::CutId;
     use crate::model::point::{Consistency, Coverage};
     use proptest::prelude::*;
 
-    pub(in crate::store) fn point() -> Point {
+    pub(crate) fn point() -> Point {
         let summary = CutSummary {
             hooks: Vec::new(),
             cut: CutId(1),

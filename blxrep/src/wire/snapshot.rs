@@ -30,6 +30,7 @@
 use crate::model::comparison::Digest;
 use crate::model::ids::{ActionId, DiskIdentity, Epoch, PointId};
 use crate::model::point::CutSummary;
+use crate::model::tracking::Imaged;
 use serde::{Deserialize, Serialize};
 
 /// Blocks of one message: 16 MiB of the disk.
@@ -58,9 +59,8 @@ pub enum ToDispatcher {
         bytes: u64,
         granule_shift: u32,
         epoch: Epoch,
-        /// The image that was begun last, if everything that was written since is still marked, and how far it may have
-        /// been sent: `u64::MAX` once anything may have been sent again.
-        imaged: Option<(PointId, u64)>,
+        /// The image that was begun last, if everything that was written since is still marked.
+        imaged: Option<Imaged>,
     },
     /// The last round passed (or is published as fuzzy): this is what the image stands for.
     Seal(CutSummary),

@@ -2,11 +2,12 @@ use super::*;
 use crate::api::types::ActionRow;
 use crate::config::policy::Policies;
 use crate::model::ids::Epoch;
-use crate::model::point::{Consistency, Coverage, CutSummary};
+use crate::model::point::CutSummary;
 use crate::model::restoration::{
     Agreed, Conflict, DeviceMark, DeviceTarget, DiskMark, FilesTarget, Restoration, Target, Undo,
 };
 use crate::store::base::BaseSpec;
+use crate::store::delta::tests::point;
 use crate::store::restorations::RestorationRow;
 use std::sync::Arc;
 use tempfile::TempDir;
@@ -52,18 +53,7 @@ impl Scene {
         };
         let mut writer = self.hub.store.begin_base(self.disk.id, spec).unwrap();
         writer.write_zeroes(0..BYTES).unwrap();
-        let summary = CutSummary {
-            hooks: Vec::new(),
-            cut: CutId(1),
-            at: Timestamp::now(),
-            consistency: Consistency::Quiet,
-            coverage: Coverage::Proven,
-            notes: Vec::new(),
-            rounds: Vec::new(),
-            freeze_ms: None,
-            group: Vec::new(),
-            holes: Default::default(),
-        };
+        let summary = CutSummary { at: Timestamp::now(), ..point().summary };
         let ready = writer.seal(summary).unwrap();
         self.hub.store.publish(vec![ready], Timestamp::now()).unwrap().remove(0)
     }
